@@ -1,0 +1,256 @@
+//! The promise behind a batch, and the only place that says *delivered*.
+//!
+//! A source opens a promise for each batch it reads. The promise travels with the rows as one or
+//! more shares of an [`Ack`]; a sink lets go of its shares as delivered after its commit. A share
+//! that is dropped any other way counts as failed: a panic, an early `?` or a forgotten branch can
+//! only cause a replay, never a loss.
+//!
+//! Per partition, [`Progress`] is the last position up to which *everything* was delivered. It
+//! moves in the order of reading, whatever order the sinks finish in.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use crate::position::{Position, Span};
+
+/// One share of the promise owed to the source that read some rows.
+#[must_use = "an ack dropped without a verdict counts as failed"]
+pub struct Ack {
+    promise: Option<Arc<Promise>>,
+}
+
+/// Shared by all shares of one promise. The verdict falls when the last share is gone.
+struct Promise {
+    partition: Partition,
+    /// The place of this promise in the partition's order of reading.
+    ordinal: u64,
+    span: Span,
+    received_at_us: i64,
+    failed: std::sync::atomic::AtomicBool,
+}
+
+impl Ack {
+    /// An ack that nobody waits for: rows made by a test or a benchmark.
+    pub fn detached() -> Self {
+        Self { promise: None }
+    }
+
+    /// Another share of the same promise: all shares must be delivered for it to be kept.
+    pub fn share(&self) -> Self {
+        Self { promise: self.promise.clone() }
+    }
+
+    /// The source's positions behind this ack; `None` for a detached one.
+    pub fn span(&self) -> Option<(&str, Span)> {
+        self.promise.as_ref().map(|promise| (promise.partition.name(), promise.span))
+    }
+
+    /// When the oldest of the rows was received, in microseconds since 1970; `None` when detached.
+    pub fn received_at_us(&self) -> Option<i64> {
+        self.promise.as_ref().map(|promise| promise.received_at_us)
+    }
+
+    /// The rows behind this share are where they belong. Called by the engine alone.
+    pub(crate) fn deliver(mut self) {
+        // Taking the promise out is what tells `drop` that this share has its verdict.
+        drop(self.promise.take());
+    }
+}
+
+impl Drop for Ack {
+    fn drop(&mut self) {
+        if let Some(promise) = self.promise.take() {
+            promise.failed.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+}
+
+impl fmt::Debug for Ack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.span() {
+            Some((partition, span)) => write!(f, "Ack({partition} {span})"),
+            None => f.write_str("Ack(detached)"),
+        }
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        // `Arc` orders all earlier releases before this drop: the flag is final here.
+        self.partition.settle(self.ordinal, !*self.failed.get_mut());
+    }
+}
+
+/// How far one partition has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Everything up to and including this position is delivered; `None` before the first.
+    pub delivered: Option<Position>,
+    /// How many promises, in order of reading, are kept.
+    pub kept: u64,
+    /// How many promises were opened.
+    pub opened: u64,
+    /// A promise was broken: nothing behind it will count as delivered in this run.
+    pub failed: bool,
+}
+
+impl Progress {
+    /// Nothing is on its way any more.
+    pub fn is_complete(&self) -> bool {
+        self.kept == self.opened
+    }
+}
+
+/// One ordered stream of a source: a connection, a shard, a file.
+#[derive(Clone)]
+pub struct Partition {
+    shared: Arc<PartitionShared>,
+}
+
+struct PartitionShared {
+    name: String,
+    window: Mutex<Window>,
+    progress: watch::Sender<Progress>,
+}
+
+/// Promises between the oldest open one and the newest, in order of reading.
+#[derive(Default)]
+struct Window {
+    promises: VecDeque<(Position, Verdict)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Open,
+    Delivered,
+    Failed,
+}
+
+impl Partition {
+    /// A partition of which nothing has been read.
+    pub fn new(name: impl Into<String>) -> Self {
+        let shared = PartitionShared {
+            name: name.into(),
+            window: Mutex::default(),
+            progress: watch::Sender::new(Progress::default()),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// The source's own word for it.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// Opens the promise for the next rows read. Must be called in order of reading.
+    ///
+    /// `received_at_us`: when the oldest of the rows was received, microseconds since 1970.
+    pub fn open(&self, span: Span, received_at_us: i64) -> Ack {
+        let mut window = self.lock();
+        window.promises.push_back((span.last, Verdict::Open));
+        let mut ordinal = 0;
+        self.shared.progress.send_if_modified(|progress| {
+            ordinal = progress.opened;
+            progress.opened += 1;
+            false
+        });
+        drop(window);
+        let promise = Promise {
+            partition: self.clone(),
+            ordinal,
+            span,
+            received_at_us,
+            failed: false.into(),
+        };
+        Ack { promise: Some(Arc::new(promise)) }
+    }
+
+    /// Changes whenever the partition moves forward or fails.
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.shared.progress.subscribe()
+    }
+
+    fn settle(&self, ordinal: u64, delivered: bool) {
+        let mut window = self.lock();
+        self.shared.progress.send_if_modified(|progress| {
+            // Promises before `kept` have left the window, so this is the index of ours.
+            let index = usize::try_from(ordinal - progress.kept).expect("the window fits in memory");
+            let verdict = if delivered { Verdict::Delivered } else { Verdict::Failed };
+            window.promises[index].1 = verdict;
+            let mut moved = !delivered && !progress.failed;
+            progress.failed |= !delivered;
+            while let Some(&(last, Verdict::Delivered)) = window.promises.front() {
+                window.promises.pop_front();
+                progress.delivered = Some(last);
+                progress.kept += 1;
+                moved = true;
+            }
+            moved
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Window> {
+        self.shared.window.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(partition: &Partition, last: u64) -> Ack {
+        partition.open(Span::new(last, last), 0)
+    }
+
+    #[test]
+    fn progress_moves_in_the_order_of_reading() {
+        let partition = Partition::new("p");
+        let (first, second) = (open(&partition, 1), open(&partition, 2));
+        second.deliver();
+        assert_eq!(partition.progress().borrow().delivered, None);
+        first.deliver();
+        let progress = *partition.progress().borrow();
+        assert_eq!(progress.delivered, Some(Position::from(2)));
+        assert!(progress.is_complete());
+    }
+
+    #[test]
+    fn all_shares_must_be_delivered() {
+        let partition = Partition::new("p");
+        let left = open(&partition, 1);
+        let right = left.share();
+        left.deliver();
+        assert!(!partition.progress().borrow().is_complete());
+        right.deliver();
+        assert!(partition.progress().borrow().is_complete());
+    }
+
+    #[test]
+    fn a_dropped_share_fails_the_promise_for_good() {
+        let partition = Partition::new("p");
+        let left = open(&partition, 1);
+        drop(left.share());
+        left.deliver();
+        let later = open(&partition, 2);
+        later.deliver();
+        let progress = *partition.progress().borrow();
+        assert!(progress.failed);
+        assert_eq!(progress.delivered, None, "nothing behind a failure counts as delivered");
+    }
+
+    #[test]
+    fn a_panic_fails_the_promise() {
+        let partition = Partition::new("p");
+        let ack = open(&partition, 1);
+        let outcome = std::thread::spawn(move || {
+            let _held = ack;
+            panic!("planned");
+        })
+        .join();
+        assert!(outcome.is_err());
+        assert!(partition.progress().borrow().failed);
+    }
+}

@@ -1,0 +1,133 @@
+//! What the engine hands to a stage: while it is built, and while a source runs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::ack::Partition;
+use crate::batch::Batch;
+use crate::error::StageError;
+use crate::queue::{Closed, Outbox};
+use crate::schema::DeclaredSchema;
+use crate::stage::{BuildError, Port};
+use crate::stats::{Counter, StageStats};
+use crate::suggest::suggest;
+
+/// What a stage's configuration may know while it builds the stage.
+pub struct BuildContext {
+    /// The stage's name in the pipeline file.
+    pub stage: String,
+    /// The pipeline's name.
+    pub pipeline: String,
+    pub(crate) schemas: Arc<BTreeMap<String, Arc<DeclaredSchema>>>,
+    pub(crate) stats: Arc<StageStats>,
+}
+
+impl BuildContext {
+    /// For tests of a stage and for stages built by hand.
+    pub fn detached(stage: &str, schemas: BTreeMap<String, Arc<DeclaredSchema>>) -> Self {
+        let ports = [Port::MAIN, Port::REJECTED];
+        let stats = Arc::new(StageStats::new(stage, "detached", "stage", &ports));
+        Self { stage: stage.to_owned(), pipeline: "detached".to_owned(), schemas: Arc::new(schemas), stats }
+    }
+
+    /// The declared schema of that name.
+    ///
+    /// # Errors
+    /// A [`BuildError`] at `key` that lists what there is.
+    pub fn schema(&self, key: &str, name: &str) -> Result<Arc<DeclaredSchema>, BuildError> {
+        self.schemas.get(name).cloned().ok_or_else(|| {
+            let known = self.schemas.keys().map(String::as_str);
+            BuildError::invalid(key, format!("no schema is named \"{name}\""))
+                .hint(suggest(name, known, "Schemas", "Declare it as [schema.NAME]."))
+        })
+    }
+
+    /// A counter of the stage's own, such as `reconnects`: shown with the stage's figures.
+    pub fn counter(&self, name: &'static str) -> Counter {
+        self.stats.counter(name)
+    }
+}
+
+/// What a running source holds of the engine.
+pub struct SourceContext {
+    outbox: Option<Outbox>,
+    stop: CancellationToken,
+    stats: Arc<StageStats>,
+}
+
+impl SourceContext {
+    pub(crate) fn new(outbox: Outbox, stop: CancellationToken, stats: Arc<StageStats>) -> Self {
+        Self { outbox: Some(outbox), stop, stats }
+    }
+
+    /// A new ordered stream of this source, with no progress yet.
+    pub fn partition(&self, name: impl Into<String>) -> Partition {
+        Partition::new(name)
+    }
+
+    /// Sends a batch out by the main port, and waits while the pipeline is full. See
+    /// [`SourceContext::send_to`].
+    ///
+    /// # Errors
+    /// As for [`SourceContext::send_to`].
+    pub async fn send(&self, batch: Batch) -> Result<(), StageError> {
+        self.send_to(Port::MAIN, batch).await
+    }
+
+    /// Sends a batch out by a port, and waits while the pipeline is full. Dropping the future fails
+    /// the batch.
+    ///
+    /// # Errors
+    /// A stage behind this one has ended: return the error, the engine knows the real cause.
+    pub async fn send_to(&self, port: Port, batch: Batch) -> Result<(), StageError> {
+        let Some(outbox) = &self.outbox else {
+            return Err(StageError::bug("the source sent a batch after it had closed its ports"));
+        };
+        let rows = batch.rows.num_rows();
+        outbox.send(port, batch).await.map_err(|Closed| StageError::reader_gone())?;
+        self.stats.left(port, rows);
+        Ok(())
+    }
+
+    /// Resolves when the source should stop reading. Cancel safe.
+    pub async fn stop_requested(&self) {
+        self.stop.cancelled().await;
+    }
+
+    /// Whether the source should stop reading.
+    pub fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// A token to hand to tasks of the source's own; cancelled when the source should stop reading.
+    pub fn stop_token(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// No more batches will come: the stages behind drain and end. Promises stay open.
+    pub fn close(&mut self) {
+        self.outbox = None;
+    }
+
+    /// Closes the ports and waits until every promise of the partition has its verdict.
+    ///
+    /// # Errors
+    /// A promise was broken: rows of this partition are stored nowhere, and must be read again.
+    pub async fn drain(&mut self, partition: &Partition) -> Result<(), StageError> {
+        self.close();
+        let mut progress = partition.progress();
+        // The sender lives as long as the partition, so this never ends early.
+        let last = progress.wait_for(|progress| progress.failed || progress.is_complete()).await;
+        match last {
+            Ok(progress) if !progress.failed => Ok(()),
+            _ => Err(StageError::reader_gone()),
+        }
+    }
+
+    /// A counter of the source's own, such as `reconnects`: shown with its other figures.
+    pub fn counter(&self, name: &'static str) -> Counter {
+        self.stats.counter(name)
+    }
+}

@@ -1,0 +1,277 @@
+//! What a stage is: a [`Source`], a [`Transform`] or a [`Sink`], and the typed configuration that
+//! builds it.
+//!
+//! A stage sees no TOML text, no queue and no other stage. Its configuration builds it from an
+//! input schema without any I/O, and declares the schema of each of its ports; so the plan knows
+//! every edge before anything starts, and a running stage can't meet a missing column.
+
+use std::time::Duration;
+
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+
+pub use crate::context::{BuildContext, SourceContext};
+pub use crate::error::{Fault, StageError};
+pub use crate::batch::Batch;
+
+/// A named output of a stage. In `inputs`, `"x"` reads the main port of stage `x` and
+/// `"x.rejected"` its port `rejected`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Port(&'static str);
+
+impl Port {
+    /// The port that is meant when none is named.
+    pub const MAIN: Port = Port("");
+    /// Rows that a stage refuses, as dead letters (see [`crate::dead_letter`]).
+    pub const REJECTED: Port = Port("rejected");
+
+    /// A port of a stage's own; lower-case letters and underscores.
+    pub const fn new(name: &'static str) -> Self {
+        Self(name)
+    }
+
+    /// The word after the dot; empty for the main port.
+    pub const fn name(self) -> &'static str {
+        self.0
+    }
+}
+
+/// Reads rows from outside.
+#[async_trait]
+pub trait Source: Send {
+    /// Called once. Owns its loop: a connection must be polled even while the pipeline is full.
+    ///
+    /// Returns when the input has ended, or soon after [`SourceContext::stop_requested`]: then it
+    /// reads no more, calls [`SourceContext::close`] so that the stages behind it drain, and waits
+    /// for its promises before it lets go of the outside.
+    ///
+    /// # Errors
+    /// Transient faults of the outside are the source's own to retry (it knows what a reconnect
+    /// costs); any error returned stops the run.
+    async fn run(self: Box<Self>, cx: SourceContext) -> Result<(), StageError>;
+}
+
+/// Turns batches into batches. Synchronous, pure and without a clock: the same input and state give
+/// the same output, whenever it is replayed.
+pub trait Transform: Send {
+    /// Called for each batch, in order. Rows given to neither port are filtered.
+    ///
+    /// # Errors
+    /// Any error stops the run; bad *rows* are no error, they leave by [`Port::REJECTED`].
+    fn apply(&mut self, batch: Batch, out: &mut Emitter) -> Result<(), StageError>;
+
+    /// Called once, after the last batch and only when the input has really ended.
+    ///
+    /// # Errors
+    /// As for [`Transform::apply`].
+    fn finish(&mut self, out: &mut Emitter) -> Result<(), StageError> {
+        let _ = out;
+        Ok(())
+    }
+}
+
+/// Stores rows outside.
+#[async_trait]
+pub trait Sink: Send {
+    /// Called until it succeeds, before any source starts: connects, creates what is missing,
+    /// compares what is there with the schema of the input.
+    ///
+    /// # Errors
+    /// Transient: called again after a backoff. Permanent: the run ends before anything is read.
+    async fn open(&mut self) -> Result<(), StageError>;
+
+    /// All or nothing: every row of the group is durable on return, or none is visible.
+    ///
+    /// Not cancel safe: at a hard stop the future is dropped and the group counts as failed.
+    ///
+    /// # Errors
+    /// Transient: called again with the same group after a backoff, so a group whose outcome is
+    /// unknown must be recognised. Data: the engine halves the group until the bad row is alone and
+    /// sends that out by [`Port::REJECTED`]. Permanent: the run stops.
+    async fn write(&mut self, group: &Group) -> Result<(), StageError>;
+
+    /// Called once after the last group.
+    ///
+    /// # Errors
+    /// Any error fails the run; the rows are already stored.
+    async fn close(&mut self) -> Result<(), StageError> {
+        Ok(())
+    }
+}
+
+/// Batches that a sink commits together.
+#[derive(Debug)]
+pub struct Group {
+    batches: Vec<Batch>,
+}
+
+impl Group {
+    /// A group of these batches, in this order.
+    pub fn new(batches: Vec<Batch>) -> Self {
+        Self { batches }
+    }
+
+    /// The batches, in order of arrival. None is empty.
+    pub fn batches(&self) -> &[Batch] {
+        &self.batches
+    }
+
+    /// All rows of the group.
+    pub fn rows(&self) -> usize {
+        self.batches.iter().map(|batch| batch.rows.num_rows()).sum()
+    }
+
+    pub(crate) fn into_batches(self) -> Vec<Batch> {
+        self.batches
+    }
+}
+
+/// How many rows a sink wants at once, and how long it will wait for them.
+#[derive(Debug, Clone, Copy)]
+pub struct Grouping {
+    /// A group is written once it holds this many rows.
+    pub rows_max: usize,
+    /// A group is written once it holds this many bytes, as Arrow columns in memory.
+    pub bytes_max: usize,
+    /// How long the first batch of a group may wait for more. Zero: whatever is there now is
+    /// written now, so that groups are small when idle and large under load.
+    pub linger: Duration,
+}
+
+impl Default for Grouping {
+    fn default() -> Self {
+        Self { rows_max: 20_000, bytes_max: 16 << 20, linger: Duration::ZERO }
+    }
+}
+
+/// Where a transform puts its output.
+#[derive(Debug, Default)]
+pub struct Emitter {
+    emitted: Vec<(Port, Batch)>,
+}
+
+impl Emitter {
+    /// Sends a batch out by the main port.
+    pub fn emit(&mut self, batch: Batch) {
+        self.emit_to(Port::MAIN, batch);
+    }
+
+    /// Sends a batch out by a named port, which the configuration must have declared.
+    pub fn emit_to(&mut self, port: Port, batch: Batch) {
+        self.emitted.push((port, batch));
+    }
+
+    /// What was emitted since the last call, in order. For the engine, and for tests of a stage.
+    pub fn take(&mut self) -> Vec<(Port, Batch)> {
+        std::mem::take(&mut self.emitted)
+    }
+}
+
+/// What every stage's type says about itself, printed by `pipeline stages`.
+#[derive(Debug, Clone, Copy)]
+pub struct StageDoc {
+    /// The word in the pipeline file: `type = "mqtt"`.
+    pub type_name: &'static str,
+    /// One sentence: what it does for the pipeline.
+    pub summary: &'static str,
+    /// Ports besides the main one: name and what leaves by it.
+    pub ports: &'static [(&'static str, &'static str)],
+    /// What happens on a transient and on a permanent failure, how large the duplication window
+    /// is, and what the key for deduplication is.
+    pub failure: &'static str,
+}
+
+/// Outputs of a stage: each port and the schema of the rows that leave by it.
+pub type Outputs = Vec<(Port, SchemaRef)>;
+
+/// A source ready to run.
+pub struct BuiltSource {
+    /// The running source.
+    pub source: Box<dyn Source>,
+    /// Its ports; the main one first.
+    pub outputs: Outputs,
+}
+
+/// A transform ready to run.
+pub struct BuiltTransform {
+    /// The running transform.
+    pub transform: Box<dyn Transform>,
+    /// Its ports; the main one first.
+    pub outputs: Outputs,
+}
+
+/// A sink ready to run.
+pub struct BuiltSink {
+    /// The running sink.
+    pub sink: Box<dyn Sink>,
+    /// How the engine groups batches for it.
+    pub grouping: Grouping,
+    /// [`Port::REJECTED`] if it can say which row is bad; else empty.
+    pub outputs: Outputs,
+}
+
+/// The configuration of a source: what a `[sources.NAME]` table holds besides `type`.
+///
+/// Derive `Deserialize` with `#[serde(deny_unknown_fields)]` and `JsonSchema`; doc comments become
+/// the reference that `pipeline stages` prints. Not `flatten`, `untagged` or `tag`: they lose the
+/// place of a mistake.
+pub trait SourceConfig: DeserializeOwned + JsonSchema + Send + 'static {
+    /// What `pipeline stages` prints.
+    const DOC: StageDoc;
+    /// Checks the configuration and builds the stage. No I/O.
+    ///
+    /// # Errors
+    /// The key that is wrong, and a way out.
+    fn build(self, cx: &BuildContext) -> Result<BuiltSource, BuildError>;
+}
+
+/// The configuration of a transform: `[transforms.NAME]`. See [`SourceConfig`].
+pub trait TransformConfig: DeserializeOwned + JsonSchema + Send + 'static {
+    /// What `pipeline stages` prints.
+    const DOC: StageDoc;
+    /// Checks the configuration against the input's schema and builds the stage. No I/O.
+    ///
+    /// # Errors
+    /// The key that is wrong, and a way out.
+    fn build(self, input: &SchemaRef, cx: &BuildContext) -> Result<BuiltTransform, BuildError>;
+}
+
+/// The configuration of a sink: `[sinks.NAME]`. See [`SourceConfig`].
+pub trait SinkConfig: DeserializeOwned + JsonSchema + Send + 'static {
+    /// What `pipeline stages` prints.
+    const DOC: StageDoc;
+    /// Checks the configuration against the input's schema and builds the stage. No I/O.
+    ///
+    /// # Errors
+    /// The key that is wrong, and a way out.
+    fn build(self, input: &SchemaRef, cx: &BuildContext) -> Result<BuiltSink, BuildError>;
+}
+
+/// A mistake in a stage's configuration, by the key that holds it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct BuildError {
+    /// Dotted path of the key within the stage's table, such as `range.temperature`; empty for the
+    /// stage as a whole.
+    pub key: String,
+    /// What is wrong: lower case, no full stop.
+    pub message: String,
+    /// A way out, in sentences.
+    pub hint: Option<String>,
+}
+
+impl BuildError {
+    /// The value at `key` will never work.
+    pub fn invalid(key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { key: key.into(), message: message.into(), hint: None }
+    }
+
+    /// A way out, in sentences.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}

@@ -1,0 +1,278 @@
+//! Counters of a run, kept by the engine and read while it runs.
+//!
+//! Reading takes no lock that a stage waits for. The same counters make the status line, the final
+//! report and, later, the metrics endpoint.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::stage::Port;
+
+/// Microseconds since 1970 by this machine's clock: when a row is received, when it is stored.
+pub fn now_us() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// All counters of one run.
+#[derive(Debug)]
+pub struct RunStats {
+    /// One entry a stage, in the order of the plan: sources first, sinks last.
+    pub stages: Vec<Arc<StageStats>>,
+    /// One entry an edge.
+    pub edges: Vec<Arc<EdgeStats>>,
+}
+
+/// What a stage is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum StageState {
+    /// Not started, or a sink that is not reachable yet.
+    Starting,
+    /// At work, or waiting for it.
+    Running,
+    /// A sink whose last write failed and that will try again.
+    Retrying,
+    /// Finished.
+    Ended,
+    /// Ended by an error.
+    Failed,
+}
+
+impl StageState {
+    /// The word used in logs and reports.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Retrying => "retrying",
+            Self::Ended => "ended",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// Counters of one stage.
+#[derive(Debug)]
+pub struct StageStats {
+    /// The stage's name in the pipeline file.
+    pub name: String,
+    /// The word behind `type`.
+    pub type_name: &'static str,
+    /// `source`, `transform` or `sink`.
+    pub kind: &'static str,
+    rows_in: AtomicU64,
+    rows_out: Vec<(Port, AtomicU64)>,
+    rows_stored: AtomicU64,
+    groups_stored: AtomicU64,
+    retries: AtomicU64,
+    busy_us: AtomicU64,
+    last_commit_lag_us: AtomicI64,
+    last_commit_at_us: AtomicI64,
+    state: AtomicU8,
+    last_error: Mutex<Option<String>>,
+    named: Mutex<BTreeMap<&'static str, Counter>>,
+}
+
+impl StageStats {
+    pub(crate) fn new(name: &str, type_name: &'static str, kind: &'static str, ports: &[Port]) -> Self {
+        Self {
+            name: name.to_owned(),
+            type_name,
+            kind,
+            rows_in: AtomicU64::new(0),
+            rows_out: ports.iter().map(|port| (*port, AtomicU64::new(0))).collect(),
+            rows_stored: AtomicU64::new(0),
+            groups_stored: AtomicU64::new(0),
+            retries: AtomicU64::new(0),
+            busy_us: AtomicU64::new(0),
+            last_commit_lag_us: AtomicI64::new(-1),
+            last_commit_at_us: AtomicI64::new(-1),
+            state: AtomicU8::new(StageState::Starting as u8),
+            last_error: Mutex::default(),
+            named: Mutex::default(),
+        }
+    }
+
+    /// Rows that came in by all edges.
+    pub fn rows_in(&self) -> u64 {
+        self.rows_in.load(Relaxed)
+    }
+
+    /// Rows that left by a port, whether or not anybody reads it.
+    pub fn rows_out(&self, port: Port) -> u64 {
+        self.rows_out.iter().find(|(name, _)| *name == port).map_or(0, |(_, rows)| rows.load(Relaxed))
+    }
+
+    /// Every port with the rows that left by it.
+    pub fn ports(&self) -> impl Iterator<Item = (Port, u64)> + '_ {
+        self.rows_out.iter().map(|(port, rows)| (*port, rows.load(Relaxed)))
+    }
+
+    /// Rows that a sink has made durable.
+    pub fn rows_stored(&self) -> u64 {
+        self.rows_stored.load(Relaxed)
+    }
+
+    /// Groups that a sink has committed.
+    pub fn groups_stored(&self) -> u64 {
+        self.groups_stored.load(Relaxed)
+    }
+
+    /// Attempts that failed for a transient reason.
+    pub fn retries(&self) -> u64 {
+        self.retries.load(Relaxed)
+    }
+
+    /// Time spent inside the stage's own code.
+    pub fn busy(&self) -> Duration {
+        Duration::from_micros(self.busy_us.load(Relaxed))
+    }
+
+    /// Age of the oldest row of the last committed group, from receipt to commit.
+    pub fn commit_lag(&self) -> Option<Duration> {
+        u64::try_from(self.last_commit_lag_us.load(Relaxed)).ok().map(Duration::from_micros)
+    }
+
+    /// When the last group was committed, in microseconds since 1970.
+    pub fn last_commit_at_us(&self) -> Option<i64> {
+        Some(self.last_commit_at_us.load(Relaxed)).filter(|at| *at >= 0)
+    }
+
+    /// What the stage is doing.
+    pub fn state(&self) -> StageState {
+        [StageState::Starting, StageState::Running, StageState::Retrying, StageState::Ended, StageState::Failed]
+            [usize::from(self.state.load(Relaxed))]
+    }
+
+    /// The last error, also after it has passed.
+    pub fn last_error(&self) -> Option<String> {
+        self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Counters of the stage's own, such as `reconnects`.
+    pub fn named(&self) -> Vec<(&'static str, u64)> {
+        let named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        named.iter().map(|(name, counter)| (*name, counter.get())).collect()
+    }
+
+    /// A counter of the stage's own; the same one for the same name.
+    pub(crate) fn counter(&self, name: &'static str) -> Counter {
+        self.named.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default().clone()
+    }
+
+    pub(crate) fn entered(&self, rows: usize) {
+        self.rows_in.fetch_add(rows as u64, Relaxed);
+    }
+
+    pub(crate) fn left(&self, port: Port, rows: usize) {
+        if let Some((_, count)) = self.rows_out.iter().find(|(name, _)| *name == port) {
+            count.fetch_add(rows as u64, Relaxed);
+        }
+    }
+
+    pub(crate) fn stored(&self, rows: usize, oldest_received_at_us: Option<i64>) {
+        let now = now_us();
+        self.rows_stored.fetch_add(rows as u64, Relaxed);
+        self.groups_stored.fetch_add(1, Relaxed);
+        self.last_commit_at_us.store(now, Relaxed);
+        if let Some(received) = oldest_received_at_us {
+            self.last_commit_lag_us.store((now - received).max(0), Relaxed);
+        }
+    }
+
+    pub(crate) fn busy_for(&self, spent: Duration) {
+        self.busy_us.fetch_add(u64::try_from(spent.as_micros()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    pub(crate) fn set_state(&self, state: StageState) {
+        self.state.store(state as u8, Relaxed);
+    }
+
+    pub(crate) fn failed_once(&self, error: String) {
+        self.retries.fetch_add(1, Relaxed);
+        self.note_error(error);
+    }
+
+    pub(crate) fn note_error(&self, error: String) {
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    }
+}
+
+/// A counter that a stage keeps by name. Clones count together.
+#[derive(Debug, Clone, Default)]
+pub struct Counter(Arc<AtomicU64>);
+
+impl Counter {
+    /// Counts one more.
+    pub fn increment(&self) {
+        self.add(1);
+    }
+
+    /// Counts some more.
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Relaxed);
+    }
+
+    /// The count so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Counters of one edge.
+#[derive(Debug)]
+pub struct EdgeStats {
+    /// The stage that writes.
+    pub from: String,
+    /// The port it writes by.
+    pub port: Port,
+    /// The stage that reads.
+    pub to: String,
+    rows_max: AtomicU32,
+    rows_waiting: AtomicI64,
+    rows_passed: AtomicU64,
+}
+
+impl EdgeStats {
+    pub(crate) fn new(from: &str, port: Port, to: &str) -> Self {
+        Self {
+            from: from.to_owned(),
+            port,
+            to: to.to_owned(),
+            rows_max: AtomicU32::new(0),
+            rows_waiting: AtomicI64::new(0),
+            rows_passed: AtomicU64::new(0),
+        }
+    }
+
+    /// The bound of the queue.
+    pub fn rows_max(&self) -> u32 {
+        self.rows_max.load(Relaxed)
+    }
+
+    /// Rows in the queue now.
+    pub fn rows_waiting(&self) -> u64 {
+        u64::try_from(self.rows_waiting.load(Relaxed)).unwrap_or(0)
+    }
+
+    /// Rows that were taken out of the queue.
+    pub fn rows_passed(&self) -> u64 {
+        self.rows_passed.load(Relaxed)
+    }
+
+    pub(crate) fn set_rows_max(&self, rows_max: u32) {
+        self.rows_max.store(rows_max, Relaxed);
+    }
+
+    pub(crate) fn entered(&self, rows: u32) {
+        self.rows_waiting.fetch_add(i64::from(rows), Relaxed);
+    }
+
+    pub(crate) fn left(&self, rows: u32) {
+        self.rows_waiting.fetch_sub(i64::from(rows), Relaxed);
+        self.rows_passed.fetch_add(u64::from(rows), Relaxed);
+    }
+}

@@ -1,0 +1,19 @@
+//! The stages of pipeline: what a pipeline file can name.
+//!
+//! [`registry`] is the list. One file or folder a stage, in the folder of its kind; a stage knows the
+//! engine, and no other stage. What stages share lies beside them: [`decode`] turns payloads into
+//! columns for every source, `mqtt_client` is the connection of the MQTT source and sink.
+
+pub mod decode;
+#[cfg(feature = "mqtt")]
+mod mqtt_client;
+pub mod sinks;
+pub mod sources;
+pub mod transforms;
+
+use pipeline_engine::Registry;
+
+/// Every type of stage there is.
+pub fn registry() -> Registry {
+    Registry::new()
+}

@@ -1,0 +1,9 @@
+//! Where rows are stored: `[sinks.NAME]`.
+
+pub mod console;
+#[cfg(feature = "mqtt")]
+pub mod mqtt;
+#[cfg(feature = "parquet")]
+pub mod parquet;
+#[cfg(feature = "timescaledb")]
+pub mod timescaledb;
