@@ -185,7 +185,7 @@ fn build(draft: Draft, links: &[Vec<Link>], order: &[usize], mut mistakes: Vec<M
                 let to = nodes.len();
                 edges.extend(inputs.into_iter().map(|(from, port, _)| Edge { from, port, to }));
                 built_at[index] = Some(to);
-                nodes.push(node(stage, input, built, stats));
+                nodes.push(node(stage, built, stats));
             }
             Err(error) => {
                 let mut mistake = Mistake::new(stage.places.of(&error.key), in_code(&stage, &error.key, error.message));
@@ -215,13 +215,13 @@ fn ports_of(stage: &DraftStage) -> Vec<Port> {
     if stage.kind == Kind::Sink { named.collect() } else { std::iter::once(Port::MAIN).chain(named).collect() }
 }
 
-fn node(stage: DraftStage, input: Option<SchemaRef>, built: Built, stats: Arc<StageStats>) -> Node {
+fn node(stage: DraftStage, built: Built, stats: Arc<StageStats>) -> Node {
     let outputs: Outputs = match &built {
         Built::Source(source) => source.outputs.clone(),
         Built::Transform(transform) => transform.outputs.clone(),
         Built::Sink(sink) => sink.outputs.clone(),
     };
-    Node { name: stage.name, kind: stage.kind, type_name: stage.type_name, input, outputs, built, stats }
+    Node { name: stage.name, kind: stage.kind, type_name: stage.type_name, outputs, built, stats }
 }
 
 type Input = (usize, Port, SchemaRef);

@@ -76,8 +76,6 @@ pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) kind: Kind,
     pub(crate) type_name: &'static str,
-    /// `None` for a source.
-    pub(crate) input: Option<SchemaRef>,
     pub(crate) outputs: Outputs,
     pub(crate) built: Built,
     pub(crate) stats: Arc<StageStats>,

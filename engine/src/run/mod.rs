@@ -6,6 +6,8 @@
 //! the run with that stage's name; what is on its way then counts as failed and comes again.
 
 mod sink;
+#[cfg(test)]
+mod tests;
 mod transform;
 
 use std::future::Future;
