@@ -70,3 +70,73 @@ pub fn s3() -> S3 {
         region: get("TEST_S3_REGION"),
     }
 }
+
+/// A new database with the TimescaleDB extension, dropped by nobody: the set of services is thrown away
+/// as a whole. Gives its URL.
+pub fn database(prefix: &str) -> String {
+    let url = database_url();
+    let name = unique(prefix);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let own = format!("{}/{name}", url.rsplit_once('/').expect("a URL with a database").0);
+    runtime.block_on(async {
+        execute(&url, &format!("create database {name}")).await;
+        execute(&own, "create extension if not exists timescaledb").await;
+    });
+    own
+}
+
+async fn execute(url: &str, sql: &str) {
+    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.expect("the database");
+    let serving = tokio::spawn(connection);
+    client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    drop(client);
+    serving.await.expect("no panic").ok();
+}
+
+/// Publishes messages with QoS 1 and waits until the broker has them all.
+pub async fn publish<'a>(messages: impl Iterator<Item = (String, &'a [u8])>) {
+    use rumqttc_v5::{AsyncClient, Event, Incoming, MqttOptions, mqttbytes::QoS};
+    let url = mqtt_url();
+    let (host, port) = url.trim_start_matches("mqtt://").split_once(':').expect("host and port");
+    let mut options = MqttOptions::new(unique("publisher"), (host, port.parse::<u16>().expect("a port")));
+    options.set_max_packet_size(Some(1 << 20));
+    let (client, mut events) = AsyncClient::new(options, 10);
+    let messages: Vec<(String, Vec<u8>)> = messages.map(|(topic, payload)| (topic, payload.to_vec())).collect();
+    let mut missing = messages.len();
+    let sending = tokio::spawn(async move {
+        for (topic, payload) in messages {
+            client.publish(topic, QoS::AtLeastOnce, false, payload).await.expect("the broker takes it");
+        }
+        client
+    });
+    while missing > 0 {
+        if let Event::Incoming(Incoming::PubAck(_)) = events.poll().await.expect("a connection") {
+            missing -= 1;
+        }
+    }
+    drop(sending.await.expect("no panic"));
+}
+
+/// Every row of every Parquet object of a bucket under a prefix.
+pub async fn read_parquet(bucket: &str, prefix: &str) -> Vec<arrow::record_batch::RecordBatch> {
+    use futures::TryStreamExt;
+    use object_store::{ObjectStore, ObjectStoreExt};
+    let s3 = s3();
+    let store = object_store::aws::AmazonS3Builder::new()
+        .with_bucket_name(bucket)
+        .with_endpoint(s3.endpoint)
+        .with_access_key_id(s3.access_key)
+        .with_secret_access_key(s3.secret_key)
+        .with_region(s3.region)
+        .with_allow_http(true)
+        .build()
+        .expect("a valid configuration");
+    let objects: Vec<_> = store.list(Some(&prefix.into())).try_collect().await.expect("a listing");
+    let mut batches = Vec::new();
+    for object in objects.iter().filter(|object| object.location.as_ref().ends_with(".parquet")) {
+        let bytes = store.get(&object.location).await.expect("the object").bytes().await.expect("its bytes");
+        let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(bytes).expect("Parquet");
+        batches.extend(reader.build().expect("Parquet").map(|batch| batch.expect("rows")));
+    }
+    batches
+}
