@@ -1,0 +1,280 @@
+//! The columns of the batch that is being decoded, and the keys that lead to them.
+//!
+//! A row is complete only when [`Table::finish_row`] has said so; until then
+//! [`Table::take_back`] leaves no trace of it.
+
+use arrow::array::ArrayRef;
+use pipeline_engine::schema::{DeclaredSchema, Origin};
+
+use super::Message;
+use super::column::Column;
+use super::fault::{Fault, Verdict, reason};
+
+/// An index into [`Table::nodes`].
+pub(super) type NodeId = usize;
+
+/// The node of the payload itself.
+pub(super) const ROOT: NodeId = 0;
+
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) columns: Vec<Column>,
+    origins: Vec<Origin>,
+    nodes: Vec<Node>,
+    rows: usize,
+    /// Differs for each row, so that a node knows without clearing whether this row has met it.
+    row_stamp: u64,
+    /// Why the message that is being read can't become rows: serde's errors carry only text.
+    pub(super) fault: Option<Box<Fault>>,
+    /// Whether text may stand for bytes: the payload's format has none of its own.
+    pub(super) base64: bool,
+}
+
+/// A place in the payload that a path of keys leads to or through.
+#[derive(Debug)]
+struct Node {
+    path: String,
+    /// Sorted by key.
+    children: Vec<(Box<str>, NodeId)>,
+    target: Target,
+    /// The row that met it last.
+    stamp: u64,
+    /// What the keys of the last object were, in their order: the next message of the same fleet
+    /// has the same ones.
+    learned: Vec<Learned>,
+}
+
+/// What to do with the value of a key.
+#[derive(Debug, Clone)]
+pub(super) enum Target {
+    /// It is the value of this column.
+    Column(usize),
+    /// It is an object with columns inside.
+    Object,
+    /// It is the value of several columns, or of one and has others inside.
+    Shared(Box<[usize]>),
+}
+
+#[derive(Debug)]
+struct Learned {
+    key: Vec<u8>,
+    child: Option<NodeId>,
+}
+
+/// Beyond so many keys in an object, and for keys longer than so many bytes, nothing is learned.
+const LEARNED_MAX: usize = 64;
+
+impl Table {
+    pub(super) fn new(schema: &DeclaredSchema) -> Self {
+        let columns =
+            schema.columns.iter().map(|column| Column::new(&column.name, column.kind, column.format, column.required));
+        let mut table = Self {
+            columns: columns.collect(),
+            origins: schema.columns.iter().map(|column| column.origin.clone()).collect(),
+            nodes: vec![Node::new(String::new())],
+            rows: 0,
+            row_stamp: 1,
+            fault: None,
+            base64: false,
+        };
+        for (index, column) in schema.columns.iter().enumerate() {
+            if let Origin::Field(path) = &column.origin {
+                table.lead_to(path, index);
+            }
+        }
+        table
+    }
+
+    fn lead_to(&mut self, path: &[String], column: usize) {
+        let mut node = ROOT;
+        for key in path {
+            node = match self.child(node, key) {
+                Ok(child) => child,
+                Err(place) => {
+                    let above = &self.nodes[node].path;
+                    let path = if above.is_empty() { key.clone() } else { format!("{above}.{key}") };
+                    let child = self.nodes.len();
+                    self.nodes.push(Node::new(path));
+                    self.nodes[node].children.insert(place, (key.as_str().into(), child));
+                    if let Target::Column(other) = self.nodes[node].target {
+                        self.nodes[node].target = Target::Shared([other].into());
+                    }
+                    child
+                }
+            };
+        }
+        let node = &mut self.nodes[node];
+        node.target = match &node.target {
+            Target::Object if node.children.is_empty() => Target::Column(column),
+            Target::Object => Target::Shared([column].into()),
+            Target::Column(other) => Target::Shared([*other, column].into()),
+            Target::Shared(others) => Target::Shared(others.iter().copied().chain([column]).collect()),
+        };
+    }
+
+    fn child(&self, node: NodeId, key: &str) -> Result<NodeId, usize> {
+        let children = &self.nodes[node].children;
+        children.binary_search_by(|(name, _)| (**name).cmp(key)).map(|index| children[index].1)
+    }
+
+    /// Where the `ordinal`th key of an object leads.
+    pub(super) fn find(&mut self, node: NodeId, ordinal: usize, key: &str) -> Option<NodeId> {
+        match self.nodes[node].learned.get(ordinal) {
+            Some(learned) if learned.key == key.as_bytes() => learned.child,
+            _ => self.learn(node, ordinal, key),
+        }
+    }
+
+    fn learn(&mut self, node: NodeId, ordinal: usize, key: &str) -> Option<NodeId> {
+        let child = self.child(node, key).ok();
+        if ordinal < LEARNED_MAX && key.len() <= LEARNED_MAX {
+            let learned = &mut self.nodes[node].learned;
+            // A key too long to be learned leaves a gap that no key matches: it is no UTF-8.
+            while learned.len() <= ordinal {
+                learned.push(Learned { key: vec![0xff], child: None });
+            }
+            let place = &mut learned[ordinal];
+            place.key.clear();
+            place.key.extend_from_slice(key.as_bytes());
+            place.child = child;
+        }
+        child
+    }
+
+    /// The node that this path of keys leads to, if a column lies there.
+    pub(super) fn node_of(&self, dotted: &str) -> Option<NodeId> {
+        self.nodes.iter().position(|node| node.path == dotted && !matches!(node.target, Target::Object))
+    }
+
+    /// The first required column that no node in `given` leads to.
+    pub(super) fn first_unreachable(&self, given: &[Option<NodeId>]) -> Option<(&str, &str)> {
+        let reached = |column: usize| given.iter().flatten().any(|node| self.columns_at(*node).contains(&column));
+        (0..self.columns.len()).find_map(|index| match &self.origins[index] {
+            Origin::Field(_) if self.columns[index].required && !reached(index) => {
+                let node = (0..self.nodes.len()).find(|node| self.columns_at(*node).contains(&index))?;
+                Some((self.columns[index].name.as_str(), self.nodes[node].path.as_str()))
+            }
+            _ => None,
+        })
+    }
+
+    pub(super) fn columns_at(&self, node: NodeId) -> &[usize] {
+        match &self.nodes[node].target {
+            Target::Column(column) => std::slice::from_ref(column),
+            Target::Object => &[],
+            Target::Shared(columns) => columns,
+        }
+    }
+
+    /// Notes that this row has met the node.
+    ///
+    /// # Errors
+    /// It had met it before: two values, and nothing says which one is meant.
+    pub(super) fn enter(&mut self, node: NodeId) -> Verdict {
+        let node = &mut self.nodes[node];
+        if node.stamp == self.row_stamp {
+            return Err(Fault::new(
+                reason::DUPLICATE_KEY,
+                format!("the key \"{}\" stands twice in one object", node.path),
+            ));
+        }
+        node.stamp = self.row_stamp;
+        Ok(())
+    }
+
+    pub(super) fn target(&self, node: NodeId) -> &Target {
+        &self.nodes[node].target
+    }
+
+    pub(super) fn has_children(&self, node: NodeId) -> bool {
+        !self.nodes[node].children.is_empty()
+    }
+
+    #[cold]
+    pub(super) fn no_object(&self, node: NodeId, found: &str) -> Box<Fault> {
+        Fault::new(
+            reason::WRONG_TYPE,
+            format!("the key \"{}\" must hold an object, found {found}", self.nodes[node].path),
+        )
+    }
+
+    /// Gives the row what comes with the message, and null where the payload had nothing.
+    ///
+    /// # Errors
+    /// A required column has no value.
+    pub(super) fn finish_row(&mut self, message: &Message<'_>) -> Verdict {
+        for (column, origin) in self.columns.iter_mut().zip(&self.origins) {
+            if column.len() > self.rows {
+                continue;
+            }
+            let text = match origin {
+                Origin::Field(_) => None,
+                Origin::Topic => message.topic,
+                Origin::TopicSegment(number) => message.topic.and_then(|topic| topic.split('/').nth(number - 1)),
+                Origin::ReceivedAt => {
+                    column.put_micros(message.received_at_us)?;
+                    continue;
+                }
+            };
+            match text {
+                Some(text) => column.put_text(text, false)?,
+                None if column.required => return Err(column.missing()),
+                None => column.put_null(),
+            }
+        }
+        self.rows += 1;
+        self.row_stamp += 1;
+        Ok(())
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Forgets everything from the row `rows` on, also a row that was only begun.
+    pub(super) fn take_back(&mut self, rows: usize) {
+        self.columns.iter_mut().for_each(|column| column.truncate(rows));
+        self.rows = rows;
+        self.row_stamp += 1;
+    }
+
+    pub(super) fn take(&mut self) -> Vec<ArrayRef> {
+        self.rows = 0;
+        self.columns.iter_mut().map(Column::take).collect()
+    }
+
+    /// Columns that hold the time of receipt.
+    pub(super) fn received_at_columns(&self) -> Vec<usize> {
+        (0..self.origins.len()).filter(|index| self.origins[*index] == Origin::ReceivedAt).collect()
+    }
+
+    /// Puts the text of a CSV field, which has no types of its own, into a column.
+    pub(super) fn put_field(&mut self, column: usize, text: &str) -> Verdict {
+        use pipeline_engine::schema::ColumnType::{
+            Binary, Bool, Float32, Float64, Int16, Int32, Int64, Json, Text, Timestamp,
+        };
+        let column = &mut self.columns[column];
+        let trimmed = text.trim_ascii();
+        match column.kind {
+            Text => column.put_text(text, true),
+            Binary => column.put_text(trimmed, true),
+            Bool if trimmed.eq_ignore_ascii_case("true") => column.put_bool(true),
+            Bool if trimmed.eq_ignore_ascii_case("false") => column.put_bool(false),
+            Int16 | Int32 | Int64 | Float32 | Float64 | Timestamp => {
+                match (trimmed.parse::<i64>(), trimmed.parse::<f64>()) {
+                    (Ok(value), _) => column.put_int(value),
+                    (_, Ok(value)) => column.put_float(value),
+                    _ => column.put_text(trimmed, true),
+                }
+            }
+            Json => super::json_text::reformat(column, trimmed),
+            Bool => Err(column.wrong_type(super::column::Quoted(text))),
+        }
+    }
+}
+
+impl Node {
+    fn new(path: String) -> Self {
+        Self { path, children: Vec::new(), target: Target::Object, stamp: 0, learned: Vec::new() }
+    }
+}

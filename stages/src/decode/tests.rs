@@ -1,0 +1,1 @@
+//! Rules of the decoder, each with the words it refuses with.
