@@ -9,6 +9,8 @@ mod address;
 #[cfg(feature = "embedded-broker")]
 mod embedded;
 mod fault;
+#[cfg(test)]
+pub(crate) mod fault_broker;
 mod link;
 mod settings;
 mod tls;
@@ -21,7 +23,7 @@ pub(crate) use address::Address;
 pub(crate) use embedded::EmbeddedBroker;
 pub(crate) use fault::{Lost, LostBy};
 pub(crate) use link::{Commands, Delivered, Event, Events, Notice, Receipt, Refusal, Subscribed, open, probe};
-pub(crate) use settings::{Direction, Login, PACKET_BYTES_MAX, Session, Settings, client_id, seconds};
+pub(crate) use settings::{Direction, Login, Session, Settings, client_id, seconds};
 pub use settings::Protocol;
 pub use tls::TlsConfig;
 pub(crate) use topics::{Topics, check_filter, check_topic};
