@@ -56,6 +56,14 @@ pub trait Source: Send {
 /// Turns batches into batches. Synchronous, pure and without a clock: the same input and state give
 /// the same output, whenever it is replayed.
 pub trait Transform: Send {
+    /// Called once, before any source starts. May read what the transform needs from outside.
+    ///
+    /// # Errors
+    /// Any error ends the run before anything is read.
+    fn open(&mut self) -> Result<(), StageError> {
+        Ok(())
+    }
+
     /// Called for each batch, in order. Rows given to neither port are filtered.
     ///
     /// # Errors
