@@ -67,7 +67,6 @@ pub(super) struct Fleet {
 #[derive(Debug)]
 struct Device {
     signals: Signals,
-    id: String,
     id_quoted: String,
     head: Vec<u8>,
     topic: Option<String>,
@@ -101,7 +100,6 @@ impl Fleet {
                 head: head(&id),
                 topic: settings.topic.of_device(&id),
                 id_quoted: quoted(&id),
-                id,
             }
         };
         Self {

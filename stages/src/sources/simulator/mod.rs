@@ -147,8 +147,9 @@ impl SourceConfig for SimulatorConfig {
         failure: "Nothing outside can fail for a while. A file to replay that can't be read, a row of it that is no \
                   reading, and a truth file that can't be written stop the run; what was sent before is still \
                   delivered. Each run is a stream of its own that begins at message 1: what a killed run had in \
-                  flight is gone, and the next run does not repeat it, unless start_time, seed and settings are the \
-                  same: then the rows are the same, and (device_id, timestamp) tells them apart.",
+                  flight is gone, and the next run does not repeat it. Only with start_time and the same seed and \
+                  settings the next run makes the same rows again: (device_id, timestamp) is the key by which a sink \
+                  recognises them, and planted duplicates.",
     };
 
     fn build(self, cx: &BuildContext) -> Result<BuiltSource, BuildError> {

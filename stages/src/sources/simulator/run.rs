@@ -15,7 +15,7 @@ use super::replay::{Replay, ReplaySettings};
 use super::truth::{Kind, Planted, Truth};
 use crate::decode::{Decoded, Decoder, Message};
 
-/// The most rows of a batch: 8 ms of generating at worst, and about 1 MiB.
+/// The most rows of a batch: about 1 MiB, generated in 3 ms and decoded in 9.
 pub(super) const ROWS_MAX: usize = 8_192;
 /// The most bytes of a batch, for replays of long rows.
 const BYTES_MAX: usize = 8 << 20;

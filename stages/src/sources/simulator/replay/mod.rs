@@ -3,24 +3,21 @@
 //! Values go out digit for digit as they stand in the file, in the order of the file. Only the
 //! timestamp of a CSV row is completed: without a zone it is UTC, and it is sent as RFC 3339.
 
+mod csv;
+mod json_lines;
+
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use arrow::array::{Array, AsArray};
-use arrow::csv::{Reader, ReaderBuilder, reader::Format};
-use arrow::datatypes::{DataType, Field, Schema};
-use arrow::record_batch::RecordBatch;
 use chrono::{DateTime, NaiveDateTime};
-use pipeline_engine::columns;
 use pipeline_engine::stage::StageError;
-use serde::Deserialize;
 
 use super::fleet::Outgoing;
-use super::payload::quoted;
 use super::topic::Topic;
+use csv::CsvRows;
+use json_lines::JsonLines;
 
 const TIMESTAMP: &str = "timestamp";
 const DEVICE_ID: &str = "device_id";
@@ -173,200 +170,8 @@ fn open(path: &Path) -> Result<BufReader<File>, StageError> {
     Ok(BufReader::with_capacity(1 << 16, file))
 }
 
-/// Rows of a CSV file with a header, every field taken as text.
-struct CsvRows {
-    reader: Reader<BufReader<File>>,
-    batch: RecordBatch,
-    row: usize,
-    /// Data rows read before `batch`.
-    rows_before: usize,
-    /// `"name":` of each column.
-    keys: Vec<String>,
-    timestamp: usize,
-    device_id_column: Option<usize>,
-    device_id: String,
-}
-
-impl CsvRows {
-    fn open(path: &Path, device_id: &str) -> Result<Self, StageError> {
-        let unreadable = |error| {
-            StageError::permanent(format!("\"{}\" is not a CSV file with a header", path.display())).because(error)
-        };
-        let (header, _) = Format::default().with_header(true).infer_schema(open(path)?, Some(0)).map_err(unreadable)?;
-        let names: Vec<&str> =
-            header.fields().iter().map(|field| field.name().trim_start_matches('\u{feff}').trim()).collect();
-        let text = |name: &&str| Field::new(*name, DataType::Utf8, true);
-        let schema = Arc::new(Schema::new(names.iter().map(text).collect::<Vec<_>>()));
-        let timestamp = columns::find(&schema, "", TIMESTAMP).map_err(|mistake| {
-            StageError::permanent(format!("\"{}\" has no column \"{TIMESTAMP}\"", path.display()))
-                .hint(mistake.hint.unwrap_or_default())
-        })?;
-        let keys = names.iter().map(|name| format!("{}:", quoted(name))).collect();
-        let device_id_column = names.iter().position(|name| *name == DEVICE_ID);
-        let batch = RecordBatch::new_empty(schema.clone());
-        let reader = ReaderBuilder::new(schema).with_header(true).with_batch_size(1024).build(open(path)?);
-        let reader = reader.map_err(unreadable)?;
-        let device_id = device_id.to_owned();
-        Ok(Self { reader, batch, row: 0, rows_before: 0, keys, timestamp, device_id_column, device_id })
-    }
-
-    fn next(&mut self, payload: &mut Vec<u8>) -> Result<Option<RowHead<'_>>, Mistake> {
-        while self.row == self.batch.num_rows() {
-            self.rows_before += self.row;
-            self.row = 0;
-            match self.reader.next() {
-                Some(Ok(batch)) => self.batch = batch,
-                Some(Err(error)) => {
-                    return Err(Mistake { place: format!("after row {}", self.rows_before), text: error.to_string() });
-                }
-                None => {
-                    self.batch = self.batch.slice(0, 0);
-                    return Ok(None);
-                }
-            }
-        }
-        let row = self.row;
-        self.row += 1;
-        let field = |column: usize| {
-            let texts = self.batch.column(column).as_string::<i32>();
-            if texts.is_null(row) { "" } else { texts.value(row).trim() }
-        };
-        let written = field(self.timestamp);
-        let (time_us, timestamp) = read_time(written).ok_or_else(|| Mistake {
-            place: format!("row {}", self.rows_before + row + 1),
-            text: format!(
-                "\"{written}\" is not a timestamp such as \"2026-01-31 12:00:00\" or \"2026-01-31T12:00:00Z\""
-            ),
-        })?;
-        let own_id = self.device_id_column.map(&field).filter(|id| !id.is_empty());
-        let device_id = own_id.unwrap_or(&self.device_id);
-        payload.extend_from_slice(b"{\"device_id\":");
-        payload.extend_from_slice(quoted(device_id).as_bytes());
-        payload.extend_from_slice(b",\"timestamp\":\"");
-        payload.extend_from_slice(timestamp.as_bytes());
-        payload.push(b'"');
-        for (column, key) in self.keys.iter().enumerate() {
-            if column != self.timestamp && Some(column) != self.device_id_column {
-                payload.push(b',');
-                payload.extend_from_slice(key.as_bytes());
-                push_value(payload, field(column));
-            }
-        }
-        payload.push(b'}');
-        let device_id = Cow::Owned(device_id.to_owned());
-        Ok(Some(RowHead { time_us, device_id }))
-    }
-}
-
-/// A field as JSON: a number, `true` or `false` as it is written, nothing as null, else a text.
-fn push_value(payload: &mut Vec<u8>, field: &str) {
-    match field {
-        "" => payload.extend_from_slice(b"null"),
-        "true" | "false" => payload.extend_from_slice(field.as_bytes()),
-        _ if is_json_number(field.as_bytes()) => payload.extend_from_slice(field.as_bytes()),
-        _ => payload.extend_from_slice(quoted(field).as_bytes()),
-    }
-}
-
-/// Whether JSON writes a number like this: no plus, no leading zero, digits around the point.
-fn is_json_number(text: &[u8]) -> bool {
-    fn digits(text: &[u8]) -> (usize, &[u8]) {
-        let count = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
-        (count, &text[count..])
-    }
-    let whole = text.strip_prefix(b"-").unwrap_or(text);
-    let (count, mut rest) = digits(whole);
-    if count == 0 || (count > 1 && whole[0] == b'0') {
-        return false;
-    }
-    if let Some(fraction) = rest.strip_prefix(b".") {
-        let (count, after) = digits(fraction);
-        if count == 0 {
-            return false;
-        }
-        rest = after;
-    }
-    if let [b'e' | b'E', exponent @ ..] = rest {
-        let exponent = exponent.strip_prefix(b"+").or(exponent.strip_prefix(b"-")).unwrap_or(exponent);
-        let (count, after) = digits(exponent);
-        if count == 0 {
-            return false;
-        }
-        rest = after;
-    }
-    rest.is_empty()
-}
-
-/// Lines that are JSON objects, sent as they are; only a missing `device_id` is put in front.
-struct JsonLines {
-    reader: BufReader<File>,
-    line: String,
-    number: u64,
-    device_id: String,
-}
-
-/// The fields of a line that the replay needs. The rest is not looked at.
-#[derive(Deserialize)]
-struct LineHead<'a> {
-    #[serde(borrow)]
-    timestamp: Cow<'a, str>,
-    #[serde(borrow, default)]
-    device_id: Option<Cow<'a, str>>,
-}
-
-impl JsonLines {
-    fn open(path: &Path, device_id: &str) -> Result<Self, StageError> {
-        let reader = open(path)?;
-        Ok(Self { reader, line: String::new(), number: 0, device_id: device_id.to_owned() })
-    }
-
-    fn next(&mut self, payload: &mut Vec<u8>) -> Result<Option<RowHead<'_>>, Mistake> {
-        loop {
-            self.line.clear();
-            self.number += 1;
-            let place = || format!("line {}", self.number);
-            let mut limited = std::io::Read::take(&mut self.reader, LINE_BYTES_MAX as u64 + 1);
-            let read = limited.read_line(&mut self.line);
-            match read.map_err(|error| Mistake { place: place(), text: error.to_string() })? {
-                0 => return Ok(None),
-                bytes if bytes > LINE_BYTES_MAX => {
-                    let text = format!("a line is longer than {LINE_BYTES_MAX} bytes");
-                    return Err(Mistake { place: place(), text });
-                }
-                _ if self.line.trim().is_empty() => {}
-                _ => break,
-            }
-        }
-        let place = format!("line {}", self.number);
-        let line = self.line.trim();
-        let head: LineHead = match serde_json::from_str(line) {
-            Ok(head) => head,
-            Err(error) => {
-                return Err(Mistake { place, text: format!("not a JSON object with a text \"{TIMESTAMP}\": {error}") });
-            }
-        };
-        let Some((time_us, _)) = read_time(&head.timestamp) else {
-            return Err(Mistake { place, text: format!("\"{}\" is not a timestamp", head.timestamp) });
-        };
-        match head.device_id {
-            Some(device_id) => {
-                payload.extend_from_slice(line.as_bytes());
-                Ok(Some(RowHead { time_us, device_id }))
-            }
-            None => {
-                payload.extend_from_slice(b"{\"device_id\":");
-                payload.extend_from_slice(quoted(&self.device_id).as_bytes());
-                // An object with a timestamp is never empty, so a comma is always right.
-                payload.push(b',');
-                payload.extend_from_slice(line.trim_start_matches('{').as_bytes());
-                Ok(Some(RowHead { time_us, device_id: Cow::Borrowed(&self.device_id) }))
-            }
-        }
-    }
-}
-
 /// Microseconds since 1970, and the same time as RFC 3339. A time without a zone is UTC.
-pub(super) fn read_time(text: &str) -> Option<(i64, String)> {
+fn read_time(text: &str) -> Option<(i64, String)> {
     if let Ok(time) = DateTime::parse_from_rfc3339(text) {
         return Some((time.timestamp_micros(), text.replacen(' ', "T", 1)));
     }
@@ -480,16 +285,6 @@ mod tests {
             .expect_err("missing")
             .chain();
         assert!(text.contains("the file to replay, \"/nowhere/m.csv\", can't be read"), "{text}");
-    }
-
-    #[test]
-    fn only_what_json_calls_a_number_is_one() {
-        for text in ["0", "-0", "10", "0.5", "1e5", "1E+05", "-1.00e-05"] {
-            assert!(is_json_number(text.as_bytes()), "{text}");
-        }
-        for text in ["", "-", "+1", "01", ".5", "5.", "1e", "0x10", "1 ", "Infinity", "1.2.3"] {
-            assert!(!is_json_number(text.as_bytes()), "{text}");
-        }
     }
 
     #[test]
