@@ -1,7 +1,8 @@
 //! The running simulator: from the simulated clock to batches.
 //!
 //! A full pipeline makes it wait, and then it lags: messages keep the time at which they should have
-//! been sent, and the counter `behind_ms` tells by how much at most. Nothing is skipped.
+//! been sent, and the counter `behind_ms` tells by how much at most (5 to 10 is the granularity of the
+//! sending). Nothing is skipped.
 
 use std::path::PathBuf;
 

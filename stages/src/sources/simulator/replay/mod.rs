@@ -60,7 +60,7 @@ struct Message {
 }
 
 enum Rows {
-    Csv(CsvRows),
+    Csv(Box<CsvRows>),
     JsonLines(JsonLines),
 }
 
@@ -86,7 +86,7 @@ impl Replay {
         let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
         let rows = match extension {
             "jsonl" | "ndjson" | "json" => JsonLines::open(path, &settings.device_id).map(Rows::JsonLines)?,
-            _ => CsvRows::open(path, &settings.device_id).map(Rows::Csv)?,
+            _ => CsvRows::open(path, &settings.device_id).map(|rows| Rows::Csv(Box::new(rows)))?,
         };
         let mut replay = Self {
             rows,
