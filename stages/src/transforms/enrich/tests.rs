@@ -2,7 +2,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::concat_batches;
 use pipeline_engine::stage::{Batch, BuildContext, BuiltTransform, Fault, Port, StageError};
 use pipeline_engine::{Partition, Span, testing};
