@@ -35,7 +35,6 @@ pub(super) struct Anomaly {
 }
 
 /// A flagged reading.
-
 pub(super) struct Found {
     row: u32,
     metric: usize,

@@ -9,7 +9,7 @@ use pipeline_engine::{Partition, Span, testing};
 use proptest::prelude::*;
 
 use super::EnrichConfig;
-use crate::transforms::testing::{Outcome, Reading, apply, built, context, mistake, rows, schema};
+use crate::transforms::testing::{Outcome, Reading, apply, built, context, example, mistake, rows, schema};
 
 const DEVICES: &str = "\
 device_id, site , latitude,model,active,since,notes
@@ -195,6 +195,13 @@ fn mistakes_in_the_table_name_their_line() {
         let told = Fixture::new(table).refusal(text);
         assert!(told.starts_with("table \"devices.csv\": ") && told.contains(part), "{table}: {told}");
     }
+}
+
+#[test]
+fn the_example_in_the_header_is_valid() {
+    let text = example(include_str!("mod.rs"));
+    assert!(text.lines().count() > 2, "{text}");
+    built::<EnrichConfig>(&text, &context()).unwrap();
 }
 
 #[test]
