@@ -88,6 +88,14 @@ pub fn apply(transform: &mut dyn Transform, batch: Batch) -> Outcome {
     Outcome(out.take())
 }
 
+/// The configuration in a stage's header, without what the plan takes out: `type` and `inputs`.
+pub fn example(source: &str) -> String {
+    let lines = source.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim);
+    let example = lines.skip_while(|line| *line != "```toml").skip(1).take_while(|line| *line != "```");
+    let kept = example.filter(|line| !["[", "type =", "inputs ="].iter().any(|start| line.starts_with(start)));
+    kept.collect::<Vec<_>>().join("\n")
+}
+
 /// What one batch became.
 #[derive(Debug)]
 pub struct Outcome(pub Vec<(Port, Batch)>);

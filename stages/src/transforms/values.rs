@@ -31,7 +31,6 @@ pub enum Scalar {
 
 impl Number {
     /// The nearest float.
-    #[expect(clippy::cast_precision_loss, reason = "the nearest float is what was asked for")]
     pub fn as_f64(self) -> f64 {
         match self {
             Self::Integer(whole) => whole as f64,

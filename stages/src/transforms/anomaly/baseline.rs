@@ -188,7 +188,6 @@ impl Baseline {
     /// most as many updates as it has places, each off by some 2e-16 of the peak; so the scatter is
     /// good to 1e-10 while it is at least 1e-5 of the peak for each place.
     fn is_worn(&self, places: usize) -> bool {
-        #[expect(clippy::cast_precision_loss, reason = "a window has at most 10,000 places")]
         let places = places as f64;
         self.scatter() < self.squares_peak * places * 1e-5
     }

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::Float64Type;
 use pipeline_engine::dead_letter::json_lines;
@@ -9,7 +9,7 @@ use pipeline_engine::{Partition, Span, testing};
 use proptest::prelude::*;
 
 use super::{ANOMALIES, AnomalyConfig};
-use crate::transforms::testing::{Outcome, Reading, apply, built, context, mistake, rows};
+use crate::transforms::testing::{Outcome, Reading, apply, built, context, example, mistake, rows};
 
 /// Short windows, so that a test can see them turn over.
 const SHORT: &str = r#"
@@ -238,6 +238,13 @@ fn forgotten_devices_are_counted_and_warm_up_again() {
     let cold: Vec<bool> = scores.chunks(6).map(|six| six[0].is_none()).collect();
     assert_eq!(cold, [true, true, false, true, false, true], "c took the place of b, b that of c");
     assert_eq!(cx.counter("evicted_devices").get(), 2);
+}
+
+#[test]
+fn the_example_in_the_header_is_valid() {
+    let text = example(include_str!("mod.rs"));
+    assert!(text.lines().count() > 2, "{text}");
+    built::<AnomalyConfig>(&text, &context()).unwrap();
 }
 
 #[test]

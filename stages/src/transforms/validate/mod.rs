@@ -22,6 +22,7 @@
 //! replay judges every row as it was judged before.
 
 mod rules;
+mod scan;
 #[cfg(test)]
 mod tests;
 

@@ -1,16 +1,11 @@
 //! The rules of `validate`: built from the configuration, looked for in columns, told to a person.
-//!
-//! Looking is the hot path: blocks of 64 values are judged without a branch, and only a block with a
-//! breach in it (or with a null, whose slot may hold anything) is looked at value by value.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use ahash::RandomState;
-use arrow::array::{Array, ArrowPrimitiveType, AsArray, BooleanArray, PrimitiveArray, StringArray};
-use arrow::datatypes::{
-    DataType, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, Schema, TimestampMicrosecondType,
-};
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::{DataType, Float32Type, Float64Type, Schema, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
 use arrow::util::display::array_value_to_string;
 use chrono::{DateTime, SecondsFormat};
@@ -21,6 +16,7 @@ use pipeline_engine::units::DurationText;
 use regex::Regex;
 
 use super::ValidateConfig;
+use super::scan::{find_nulls, scan, scan_bools, scan_integers, scan_lengths, scan_text, unexpected};
 use crate::transforms::values::{Number, Scalar};
 
 type HashSet<T> = std::collections::HashSet<T, RandomState>;
@@ -131,7 +127,6 @@ fn range(input: &Schema, name: &str, [min, max]: [Number; 2]) -> Result<Rule, Bu
 }
 
 /// The least integer that is not below the bound.
-#[expect(clippy::cast_possible_truncation, reason = "a float beyond the integers means their end")]
 fn lowest_integer(bound: Number) -> i64 {
     match bound {
         Number::Integer(whole) => whole,
@@ -140,7 +135,6 @@ fn lowest_integer(bound: Number) -> i64 {
 }
 
 /// The greatest integer that is not above the bound.
-#[expect(clippy::cast_possible_truncation, reason = "a float beyond the integers means their end")]
 fn highest_integer(bound: Number) -> i64 {
     match bound {
         Number::Integer(whole) => whole,
@@ -317,75 +311,6 @@ impl Rule {
             }
         };
         written.map_err(|_| StageError::bug("text could not be written to memory"))
-    }
-}
-
-fn unexpected(found: &DataType) -> StageError {
-    StageError::bug(format!("a rule met a column of type {found}, which its build does not accept"))
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "a batch holds far fewer than 2^32 rows")]
-fn row(index: usize) -> u32 {
-    index as u32
-}
-
-fn find_nulls(array: &dyn Array, mut broken: impl FnMut(u32)) {
-    if array.null_count() > 0 {
-        (0..array.len()).filter(|index| array.is_null(*index)).for_each(|index| broken(row(index)));
-    }
-}
-
-fn scan<T: ArrowPrimitiveType>(
-    array: &PrimitiveArray<T>,
-    is_good: impl Fn(T::Native) -> bool,
-    mut broken: impl FnMut(u32),
-) {
-    const BLOCK: usize = 64;
-    for (block, values) in array.values().chunks(BLOCK).enumerate() {
-        if values.iter().fold(true, |all, value| all & is_good(*value)) {
-            continue;
-        }
-        for (offset, value) in values.iter().enumerate() {
-            let index = block * BLOCK + offset;
-            if !is_good(*value) && array.is_valid(index) {
-                broken(row(index));
-            }
-        }
-    }
-}
-
-fn scan_integers(array: &dyn Array, is_good: impl Fn(i64) -> bool, broken: impl FnMut(u32)) -> Result<(), StageError> {
-    match array.data_type() {
-        DataType::Int16 => scan::<Int16Type>(array.as_primitive(), |value| is_good(value.into()), broken),
-        DataType::Int32 => scan::<Int32Type>(array.as_primitive(), |value| is_good(value.into()), broken),
-        DataType::Int64 => scan::<Int64Type>(array.as_primitive(), is_good, broken),
-        other => return Err(unexpected(other)),
-    }
-    Ok(())
-}
-
-fn scan_text(array: &StringArray, is_good: impl Fn(&str) -> bool, mut broken: impl FnMut(u32)) {
-    for (index, value) in array.iter().enumerate() {
-        if value.is_some_and(|text| !is_good(text)) {
-            broken(row(index));
-        }
-    }
-}
-
-fn scan_bools(array: &BooleanArray, allowed: [bool; 2], mut broken: impl FnMut(u32)) {
-    for (index, value) in array.iter().enumerate() {
-        if value.is_some_and(|truth| !allowed[usize::from(truth)]) {
-            broken(row(index));
-        }
-    }
-}
-
-fn scan_lengths(array: &StringArray, bytes_max: usize, mut broken: impl FnMut(u32)) {
-    let is_long = |ends: &[i32]| usize::try_from(ends[1] - ends[0]).is_ok_and(|bytes| bytes > bytes_max);
-    for (index, ends) in array.value_offsets().windows(2).enumerate() {
-        if is_long(ends) && array.is_valid(index) {
-            broken(row(index));
-        }
     }
 }
 

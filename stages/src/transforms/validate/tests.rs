@@ -3,7 +3,7 @@ use pipeline_engine::{Partition, Span, testing};
 use proptest::prelude::*;
 
 use super::ValidateConfig;
-use crate::transforms::testing::{Outcome, Reading, apply, built, context, mistake, rows};
+use crate::transforms::testing::{Outcome, Reading, apply, built, context, example, mistake, rows};
 
 const ALL_RULES: &str = r#"
     required = ["device_id"]
@@ -185,6 +185,13 @@ fn a_long_value_is_cut_in_the_detail_and_whole_in_the_payload() {
     let outcome = judge(ALL_RULES, &[reading]);
     assert!(outcome.texts(Port::REJECTED, "detail")[0].len() < 300);
     assert_eq!(outcome.payloads()[0]["status"], long);
+}
+
+#[test]
+fn the_example_in_the_header_is_valid() {
+    let text = example(include_str!("mod.rs"));
+    assert!(text.lines().count() > 2, "{text}");
+    built::<ValidateConfig>(&text, &context()).unwrap();
 }
 
 #[test]
