@@ -5,12 +5,12 @@
 
 use std::sync::{Arc, LazyLock};
 
-use arrow::array::{ArrayRef, BinaryArray, StringArray, TimestampMicrosecondArray, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, StringArray, TimestampMicrosecondArray, UInt32Array};
 use arrow::compute::take_record_batch;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use arrow::json::LineDelimitedWriter;
-use arrow::record_batch::RecordBatch;
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
 use crate::schema::timestamp_type;
 
@@ -140,7 +140,49 @@ pub fn of_rows(
 /// A column of a type that has no form in JSON.
 pub fn json_lines(rows: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
     let mut writer = LineDelimitedWriter::new(Vec::with_capacity(rows.num_rows() * 128));
-    writer.write(rows)?;
+    writer.write(&with_offsets(rows)?)?;
     writer.finish()?;
     Ok(writer.into_inner())
+}
+
+/// The same rows, with `+00:00` for `UTC`: the writer knows offsets, but no zones by name.
+fn with_offsets(rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let named = timestamp_type();
+    let mut fields = Vec::with_capacity(rows.num_columns());
+    let mut columns = Vec::with_capacity(rows.num_columns());
+    for (field, column) in rows.schema_ref().fields().iter().zip(rows.columns()) {
+        if *field.data_type() == named {
+            let times = column.as_primitive::<TimestampMicrosecondType>().clone().with_timezone("+00:00");
+            fields.push(Arc::new(field.as_ref().clone().with_data_type(times.data_type().clone())));
+            columns.push(Arc::new(times) as ArrayRef);
+        } else {
+            fields.push(field.clone());
+            columns.push(column.clone());
+        }
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_letter_can_be_written_as_json() {
+        let mut letters = DeadLetters::default();
+        letters.push(DeadLetter {
+            received_at_us: 1_769_860_800_500_000,
+            stage: "devices",
+            reason: "missing",
+            detail: None,
+            topic: Some("a/b"),
+            position: Some("7"),
+            payload: b"{}",
+        });
+        let lines = String::from_utf8(json_lines(&letters.take()).unwrap()).unwrap();
+        let received_at = "\"received_at\":\"2026-01-31T12:00:00.500Z\"";
+        let rest = "\"stage\":\"devices\",\"reason\":\"missing\",\"topic\":\"a/b\",\"position\":\"7\",\"payload\":\"7b7d\"";
+        assert_eq!(lines, format!("{{{received_at},{rest}}}\n"));
+    }
 }
