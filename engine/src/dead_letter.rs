@@ -10,7 +10,7 @@ use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use arrow::json::LineDelimitedWriter;
-use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use arrow::record_batch::RecordBatch;
 
 use crate::schema::timestamp_type;
 
@@ -134,34 +134,43 @@ pub fn of_rows(
     Ok(letters.take())
 }
 
+/// The same rows, their timestamps in a form that Arrow can write as text: it knows "UTC" only with
+/// a time zone database, which we have no other use for, and "+00:00" without.
+///
+/// # Errors
+/// None that occur: the columns are those of `rows`.
+pub fn printable(rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let is_utc = |kind: &DataType| *kind == timestamp_type();
+    if !rows.columns().iter().any(|column| is_utc(column.data_type())) {
+        return Ok(rows.clone());
+    }
+    let schema = rows.schema();
+    let (mut fields, mut columns) = (Vec::new(), Vec::new());
+    for (field, column) in schema.fields().iter().zip(rows.columns()) {
+        match column.as_primitive_opt::<TimestampMicrosecondType>() {
+            Some(times) if is_utc(field.data_type()) => {
+                let times = times.clone().with_timezone_utc();
+                fields.push(field.as_ref().clone().with_data_type(times.data_type().clone()));
+                columns.push(Arc::new(times) as ArrayRef);
+            }
+            _ => {
+                fields.push(field.as_ref().clone());
+                columns.push(column.clone());
+            }
+        }
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+}
+
 /// Rows as JSON, one object a line, a newline after each.
 ///
 /// # Errors
 /// A column of a type that has no form in JSON.
 pub fn json_lines(rows: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
     let mut writer = LineDelimitedWriter::new(Vec::with_capacity(rows.num_rows() * 128));
-    writer.write(&with_offsets(rows)?)?;
+    writer.write(&printable(rows)?)?;
     writer.finish()?;
     Ok(writer.into_inner())
-}
-
-/// The same rows, with `+00:00` for `UTC`: the writer knows offsets, but no zones by name.
-fn with_offsets(rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
-    let named = timestamp_type();
-    let mut fields = Vec::with_capacity(rows.num_columns());
-    let mut columns = Vec::with_capacity(rows.num_columns());
-    for (field, column) in rows.schema_ref().fields().iter().zip(rows.columns()) {
-        if *field.data_type() == named {
-            let times = column.as_primitive::<TimestampMicrosecondType>().clone().with_timezone("+00:00");
-            fields.push(Arc::new(field.as_ref().clone().with_data_type(times.data_type().clone())));
-            columns.push(Arc::new(times) as ArrayRef);
-        } else {
-            fields.push(field.clone());
-            columns.push(column.clone());
-        }
-    }
-    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
-    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
 }
 
 #[cfg(test)]
@@ -169,20 +178,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_dead_letter_can_be_written_as_json() {
+    fn timestamps_are_written_in_utc() {
         let mut letters = DeadLetters::default();
         letters.push(DeadLetter {
-            received_at_us: 1_769_860_800_500_000,
+            received_at_us: 1_500_000,
             stage: "devices",
-            reason: "missing",
+            reason: "invalid_json",
             detail: None,
-            topic: Some("a/b"),
-            position: Some("7"),
-            payload: b"{}",
+            topic: None,
+            position: None,
+            payload: b"{",
         });
-        let lines = String::from_utf8(json_lines(&letters.take()).unwrap()).unwrap();
-        let received_at = "\"received_at\":\"2026-01-31T12:00:00.500Z\"";
-        let rest = "\"stage\":\"devices\",\"reason\":\"missing\",\"topic\":\"a/b\",\"position\":\"7\",\"payload\":\"7b7d\"";
-        assert_eq!(lines, format!("{{{received_at},{rest}}}\n"));
+        let rows = letters.take();
+        let line = String::from_utf8(json_lines(&rows).unwrap()).unwrap();
+        assert!(line.contains(r#""received_at":"1970-01-01T00:00:01.500Z""#), "{line}");
+
+        let again = of_rows(&rows, &[(0, "range.temperature".to_owned(), None)], "rules", 7, None).unwrap();
+        assert_eq!(again.column_by_name("payload").unwrap().as_binary::<i32>().value(0), line.trim_end().as_bytes());
     }
 }

@@ -70,7 +70,8 @@ fn every_payload_of_the_corpus_has_its_outcome_and_good_neighbours() {
 #[test]
 fn the_index_of_the_corpus_names_every_file() {
     let index = std::fs::read_to_string(folder().join("EXPECTED.toml")).unwrap();
-    let named: BTreeSet<_> = toml::from_str::<Expected>(&index).unwrap().payload.into_iter().map(|case| case.file).collect();
+    let named: BTreeSet<_> =
+        toml::from_str::<Expected>(&index).unwrap().payload.into_iter().map(|case| case.file).collect();
     let files = std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let files: BTreeSet<_> = files.filter(|name| name != "EXPECTED.toml" && !name.starts_with('.')).collect();
     assert_eq!(named, files);

@@ -14,40 +14,49 @@ fn values(kind: &str, cases: &[(&str, &str)]) {
 
 #[test]
 fn whole_numbers_keep_to_their_type() {
-    values("\"int16\"", &[
-        ("-32768", "-32768"),
-        ("32767", "32767"),
-        ("5.0", "5"),
-        ("32768", "out_of_range: column \"v\" is int16 and can't hold 32768"),
-        ("1e9", "out_of_range: "),
-        ("5.5", "wrong_type: column \"v\" must be int16, found 5.5"),
-        ("true", "wrong_type: column \"v\" must be int16, found true"),
-        ("\"5\"", "wrong_type: column \"v\" must be int16, found \"5\""),
-        ("[5]", "wrong_type: column \"v\" must be int16, found an array"),
-        ("{}", "wrong_type: column \"v\" must be int16, found an object"),
-    ]);
+    values(
+        "\"int16\"",
+        &[
+            ("-32768", "-32768"),
+            ("32767", "32767"),
+            ("5.0", "5"),
+            ("32768", "out_of_range: column \"v\" is int16 and can't hold 32768"),
+            ("1e9", "out_of_range: "),
+            ("5.5", "wrong_type: column \"v\" must be int16, found 5.5"),
+            ("true", "wrong_type: column \"v\" must be int16, found true"),
+            ("\"5\"", "wrong_type: column \"v\" must be int16, found \"5\""),
+            ("[5]", "wrong_type: column \"v\" must be int16, found an array"),
+            ("{}", "wrong_type: column \"v\" must be int16, found an object"),
+        ],
+    );
     values("\"int32\"", &[("2147483647", "2147483647"), ("-2147483649", "out_of_range: ")]);
-    values("\"int64\"", &[
-        ("9223372036854775807", "9223372036854775807"),
-        ("-9223372036854775808", "-9223372036854775808"),
-        ("9007199254740992.0", "9007199254740992"),
-        ("9223372036854775808", "out_of_range: "),
-        ("18446744073709551616", "out_of_range: "),
-        ("9007199254740994.0", "out_of_range: "),
-    ]);
+    values(
+        "\"int64\"",
+        &[
+            ("9223372036854775807", "9223372036854775807"),
+            ("-9223372036854775808", "-9223372036854775808"),
+            ("9007199254740992.0", "9007199254740992"),
+            ("9223372036854775808", "out_of_range: "),
+            ("18446744073709551616", "out_of_range: "),
+            ("9007199254740994.0", "out_of_range: "),
+        ],
+    );
 }
 
 #[test]
 fn floats_take_every_finite_number() {
-    values("\"float64\"", &[
-        ("1.5", "1.5"),
-        ("-7", "-7.0"),
-        ("18446744073709551615", "1.8446744073709552e19"),
-        ("1e400", "not_finite: "),
-        ("NaN", "invalid_json: "),
-        ("Infinity", "invalid_json: "),
-        ("\"1.5\"", "wrong_type: column \"v\" must be float64, found \"1.5\""),
-    ]);
+    values(
+        "\"float64\"",
+        &[
+            ("1.5", "1.5"),
+            ("-7", "-7.0"),
+            ("18446744073709551615", "1.8446744073709552e19"),
+            ("1e400", "not_finite: "),
+            ("NaN", "invalid_json: "),
+            ("Infinity", "invalid_json: "),
+            ("\"1.5\"", "wrong_type: column \"v\" must be float64, found \"1.5\""),
+        ],
+    );
     values("\"float32\"", &[("1.5", "1.5"), ("16777217", "16777216.0"), ("1e39", "out_of_range: ")]);
 }
 
@@ -58,14 +67,17 @@ fn booleans_are_no_numbers() {
 
 #[test]
 fn text_is_what_a_database_can_store() {
-    values("\"text\"", &[
-        ("\"grün\\n\\ud83d\\ude00\"", "\"grün\\n😀\""),
-        ("\"\"", "\"\""),
-        ("5", "wrong_type: column \"v\" must be text, found 5"),
-        ("\"a\\u0000b\"", "nul: column \"v\" has the character U+0000 in its text"),
-        ("\"\\ud800\"", "invalid_json: "),
-        ("\"a\nb\"", "invalid_json: "),
-    ]);
+    values(
+        "\"text\"",
+        &[
+            ("\"grün\\n\\ud83d\\ude00\"", "\"grün\\n😀\""),
+            ("\"\"", "\"\""),
+            ("5", "wrong_type: column \"v\" must be text, found 5"),
+            ("\"a\\u0000b\"", "nul: column \"v\" has the character U+0000 in its text"),
+            ("\"\\ud800\"", "invalid_json: "),
+            ("\"a\nb\"", "invalid_json: "),
+        ],
+    );
     let longest = format!("{{\"v\":\"{}\"}}", "x".repeat(TEXT_BYTES_MAX));
     assert!(outcome("v = \"text\"", &longest).starts_with("{\"v\":\"xxx"));
     let longer = format!("{{\"v\":\"{}\"}}", "x".repeat(TEXT_BYTES_MAX + 1));
@@ -74,17 +86,20 @@ fn text_is_what_a_database_can_store() {
 
 #[test]
 fn json_columns_keep_any_value_as_compact_text() {
-    values("\"json\"", &[
-        ("{ \"b\" : [ 1 , 2.50 , null ] , \"a\" : { } }", "\"{\\\"b\\\":[1,2.5,null],\\\"a\\\":{}}\""),
-        ("18446744073709551615", "\"18446744073709551615\""),
-        ("\"x\"", "\"\\\"x\\\"\""),
-        ("[]", "\"[]\""),
-        ("false", "\"false\""),
-        ("{\"a\":\"\\u0000\"}", "nul: "),
-        ("{\"a\\u0000\":1}", "nul: "),
-        ("[1e400]", "not_finite: "),
-        ("[1,]", "invalid_json: "),
-    ]);
+    values(
+        "\"json\"",
+        &[
+            ("{ \"b\" : [ 1 , 2.50 , null ] , \"a\" : { } }", "\"{\\\"b\\\":[1,2.5,null],\\\"a\\\":{}}\""),
+            ("18446744073709551615", "\"18446744073709551615\""),
+            ("\"x\"", "\"\\\"x\\\"\""),
+            ("[]", "\"[]\""),
+            ("false", "\"false\""),
+            ("{\"a\":\"\\u0000\"}", "nul: "),
+            ("{\"a\\u0000\":1}", "nul: "),
+            ("[1e400]", "not_finite: "),
+            ("[1,]", "invalid_json: "),
+        ],
+    );
     let columns = schema("v = \"json\"").arrow();
     assert!(pipeline_engine::schema::is_json(columns.field(0)));
 }
@@ -92,42 +107,57 @@ fn json_columns_keep_any_value_as_compact_text() {
 #[test]
 fn binary_columns_take_base64_of_any_dialect() {
     let hex = |text: &str| format!("\"{text}\"");
-    values("\"binary\"", &[
-        ("\"+/8=\"", &hex("fbff")),
-        ("\"+/8\"", &hex("fbff")),
-        ("\"-_8\"", &hex("fbff")),
-        ("\"\"", &hex("")),
-        ("\"+_8\"", "bad_base64: "),
-        ("\"a\"", "bad_base64: "),
-        ("\"héllo\"", "bad_base64: "),
-        ("5", "wrong_type: "),
-    ]);
+    values(
+        "\"binary\"",
+        &[
+            ("\"+/8=\"", &hex("fbff")),
+            ("\"+/8\"", &hex("fbff")),
+            ("\"-_8\"", &hex("fbff")),
+            ("\"\"", &hex("")),
+            ("\"+_8\"", "bad_base64: "),
+            ("\"a\"", "bad_base64: "),
+            ("\"héllo\"", "bad_base64: "),
+            ("5", "wrong_type: "),
+        ],
+    );
 }
 
 #[test]
 fn timestamps_keep_to_the_declared_format() {
-    values("\"timestamp\"", &[
-        ("\"2026-01-31T12:00:00.5+00:00\"", "\"2026-01-31T12:00:00.500Z\""),
-        ("1769860800", "\"2026-01-31T12:00:00Z\""),
-        ("1769860800123", "\"2026-01-31T12:00:00.123Z\""),
-        ("1769860800.25", "\"2026-01-31T12:00:00.250Z\""),
-        ("\"yesterday\"", "bad_timestamp: column \"v\" must be a time like 2026-01-31T12:00:00Z, found \"yesterday\""),
-        ("\"1769860800\"", "bad_timestamp: "),
-        ("\"9999-12-31T23:59:59-01:00\"", "out_of_range: "),
-        ("true", "wrong_type: "),
-    ]);
-    values("{ type = \"timestamp\", format = \"rfc3339\" }", &[
-        ("\"2026-01-31 12:00:00\"", "\"2026-01-31T12:00:00Z\""),
-        ("1769860800", "wrong_type: "),
-        ("1769860800.5", "wrong_type: "),
-    ]);
-    values("{ type = \"timestamp\", format = \"unix_ms\" }", &[
-        ("1769860800123", "\"2026-01-31T12:00:00.123Z\""),
-        ("5", "\"1970-01-01T00:00:00.005Z\""),
-        ("-1", "\"1969-12-31T23:59:59.999Z\""),
-        ("1e300", "out_of_range: "),
-        ("\"2026-01-31T12:00:00Z\"", "wrong_type: "),
-    ]);
+    values(
+        "\"timestamp\"",
+        &[
+            ("\"2026-01-31T12:00:00.5+00:00\"", "\"2026-01-31T12:00:00.500Z\""),
+            ("1769860800", "\"2026-01-31T12:00:00Z\""),
+            ("1769860800123", "\"2026-01-31T12:00:00.123Z\""),
+            ("1769860800.25", "\"2026-01-31T12:00:00.250Z\""),
+            (
+                "\"yesterday\"",
+                "bad_timestamp: column \"v\" must be a time like 2026-01-31T12:00:00Z, found \"yesterday\"",
+            ),
+            ("\"1769860800\"", "bad_timestamp: "),
+            ("\"9999-12-31T23:59:59-01:00\"", "out_of_range: "),
+            ("true", "wrong_type: "),
+        ],
+    );
+    values(
+        "{ type = \"timestamp\", format = \"rfc3339\" }",
+        &[
+            ("\"2026-01-31 12:00:00\"", "\"2026-01-31T12:00:00Z\""),
+            ("1769860800", "wrong_type: "),
+            ("1769860800.5", "wrong_type: "),
+        ],
+    );
+    values(
+        "{ type = \"timestamp\", format = \"unix_ms\" }",
+        &[
+            ("1769860800123", "\"2026-01-31T12:00:00.123Z\""),
+            ("5", "\"1970-01-01T00:00:00.005Z\""),
+            ("-1", "\"1969-12-31T23:59:59.999Z\""),
+            ("1e300", "out_of_range: "),
+            ("\"2026-01-31T12:00:00Z\"", "wrong_type: "),
+        ],
+    );
 }
 
 #[test]
@@ -178,7 +208,10 @@ fn a_key_that_leads_to_a_column_stands_once() {
     assert_eq!(outcome(columns, "{\"a\":1,\"x\":1,\"x\":2}"), "{\"a\":1}");
     assert_eq!(outcome(columns, "{\"a\":1,\"a\":1}"), "duplicate_key: the key \"a\" stands twice in one object");
     assert_eq!(outcome(columns, "{\"a\":null,\"a\":1}"), "duplicate_key: the key \"a\" stands twice in one object");
-    assert_eq!(outcome(columns, "{\"n\":{},\"n\":{\"b\":1}}"), "duplicate_key: the key \"n\" stands twice in one object");
+    assert_eq!(
+        outcome(columns, "{\"n\":{},\"n\":{\"b\":1}}"),
+        "duplicate_key: the key \"n\" stands twice in one object"
+    );
 }
 
 #[test]
@@ -196,12 +229,22 @@ fn columns_come_from_the_message_as_well() {
 
 #[test]
 fn an_array_is_stored_entirely_or_refused_once() {
-    let decoded = decode("a = \"int64\"", Format::Json, &["[{\"a\":1},{\"a\":2}]", "[{\"a\":3},{\"a\":\"x\"},{\"a\":5}]", "{\"a\":6}"]);
+    let decoded = decode(
+        "a = \"int64\"",
+        Format::Json,
+        &["[{\"a\":1},{\"a\":2}]", "[{\"a\":3},{\"a\":\"x\"},{\"a\":5}]", "{\"a\":6}"],
+    );
     assert_eq!(lines(&decoded.rows), "{\"a\":1}\n{\"a\":2}\n{\"a\":6}\n");
     assert_eq!(refusals(&decoded.rejected), ["wrong_type: element 2: column \"a\" must be int64, found \"x\""]);
     assert_eq!(outcome("a = \"int64\"", "[]"), "empty: the array holds no objects");
-    assert_eq!(outcome("a = \"int64\"", "[{\"a\":1},5]"), "not_an_object: element 2: expected an object, found a number");
-    assert_eq!(outcome("a = \"int64\"", "[[{\"a\":1}]]"), "not_an_object: element 1: expected an object, found an array");
+    assert_eq!(
+        outcome("a = \"int64\"", "[{\"a\":1},5]"),
+        "not_an_object: element 2: expected an object, found a number"
+    );
+    assert_eq!(
+        outcome("a = \"int64\"", "[[{\"a\":1}]]"),
+        "not_an_object: element 1: expected an object, found an array"
+    );
 }
 
 #[test]
@@ -229,14 +272,18 @@ fn keys_are_found_in_any_order_and_among_strangers() {
     let columns = "a = \"int64\"\nb = \"int64\"\nc = \"int64\"";
     let long = "k".repeat(100);
     let strangers = format!("{{\"{long}\":0,\"c\":3,\"\":0,\"b\":2,\"a\":1}}");
-    let decoded = decode(columns, Format::Json, &[
-        "{\"a\":1,\"b\":2,\"c\":3}",
-        "{\"c\":3,\"b\":2,\"a\":1}",
-        "{\"x\":{\"a\":9},\"a\":1,\"y\":\"b\",\"b\":2,\"z\":null,\"c\":3}",
-        "{\"\\u0061\":1,\"b\":2,\"c\":3}",
-        &strangers,
-        "{\"a\":1,\"b\":2,\"c\":3}",
-    ]);
+    let decoded = decode(
+        columns,
+        Format::Json,
+        &[
+            "{\"a\":1,\"b\":2,\"c\":3}",
+            "{\"c\":3,\"b\":2,\"a\":1}",
+            "{\"x\":{\"a\":9},\"a\":1,\"y\":\"b\",\"b\":2,\"z\":null,\"c\":3}",
+            "{\"\\u0061\":1,\"b\":2,\"c\":3}",
+            &strangers,
+            "{\"a\":1,\"b\":2,\"c\":3}",
+        ],
+    );
     assert_eq!(lines(&decoded.rows), "{\"a\":1,\"b\":2,\"c\":3}\n".repeat(6));
 }
 
@@ -273,7 +320,8 @@ fn taking_starts_over() {
     let columns = "a = \"int64\"\nt = \"text\"\nb = \"bool\"";
     let mut decoder = Decoder::new(Some(&schema(columns)), Format::Json, "devices");
     for round in 0..3 {
-        for payload in ["{\"a\":1,\"t\":\"x\",\"b\":true}", "{\"t\":\"torn\",\"b\":true,\"a\":\"x\"}", "{\"b\":false}"] {
+        for payload in ["{\"a\":1,\"t\":\"x\",\"b\":true}", "{\"t\":\"torn\",\"b\":true,\"a\":\"x\"}", "{\"b\":false}"]
+        {
             decoder.push(message(payload.as_bytes(), 1));
         }
         assert_eq!(decoder.rows(), 3, "round {round}");

@@ -41,8 +41,6 @@ pub(super) struct CsvRecords {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ended {
     Whole,
-    /// At the end of the file, which need not be the end of the record.
-    AtEndOfFile,
     TooLong,
 }
 
@@ -90,10 +88,10 @@ impl CsvRecords {
         let message = Message { topic, payload: trim_line_ends(body), received_at_us, position: line.into() };
         let verdict = match ended {
             Ended::TooLong => Err(too_long("record", self.bytes_max)),
-            Ended::AtEndOfFile if first_line_end.is_some() && is_unclosed(body) => {
-                Err(Fault::new(reason::INVALID_CSV, "a quote is never closed"))
+            Ended::Whole if first_line_end.is_some() && !is_well_quoted(body) => {
+                Err(Fault::new(reason::INVALID_CSV, "a quote is not closed where its field ends"))
             }
-            Ended::Whole | Ended::AtEndOfFile => decoder.push_record(&message, &self.header, self.fields()),
+            Ended::Whole => decoder.push_record(&message, &self.header, self.fields()),
         };
         let Err(mut fault) = verdict else {
             self.line += count_lines(&self.raw);
@@ -117,14 +115,12 @@ impl CsvRecords {
     fn next(&mut self) -> io::Result<Option<Ended>> {
         self.raw.clear();
         let (mut filled, mut ended) = (0, 0);
-        let mut at_end_of_file = false;
         loop {
             let again = &self.again[self.again_read..];
             let input = if again.is_empty() { self.input.fill_buf()? } else { again };
             // One byte beyond the limit is enough to know.
             let window = (self.bytes_max + 1).saturating_sub(self.raw.len()).min(input.len());
-            at_end_of_file |= input.is_empty();
-            if window == 0 && !at_end_of_file {
+            if window == 0 && !input.is_empty() {
                 return Ok(Some(Ended::TooLong));
             }
             let (result, taken, put, fields) =
@@ -140,7 +136,7 @@ impl CsvRecords {
                 ReadRecordResult::OutputEndsFull => self.ends.resize(self.ends.len() * 2, 0),
                 ReadRecordResult::Record => {
                     self.fields_count = ended;
-                    return Ok(Some(if at_end_of_file { Ended::AtEndOfFile } else { Ended::Whole }));
+                    return Ok(Some(Ended::Whole));
                 }
                 ReadRecordResult::End => return Ok(None),
             }
@@ -197,9 +193,29 @@ impl CsvRecords {
     }
 }
 
-/// Whether a quote is left open: inside a quoted field each quote is written twice.
-fn is_unclosed(record: &[u8]) -> bool {
-    record.iter().filter(|byte| **byte == b'"').count() % 2 == 1
+/// Whether each field that begins with a quote ends with one, which the parser doesn't insist on.
+fn is_well_quoted(record: &[u8]) -> bool {
+    let mut rest = record;
+    while let Some((first, behind)) = rest.split_first() {
+        if *first != b'"' {
+            // Quotes in the middle of a field are ordinary: 5" pipe.
+            let end = rest.iter().position(|byte| *byte == b',' || is_line_end(*byte));
+            rest = end.map_or(&[], |end| &rest[end + 1..]);
+            continue;
+        }
+        rest = behind;
+        loop {
+            let Some(quote) = rest.iter().position(|byte| *byte == b'"') else { return false };
+            rest = &rest[quote + 1..];
+            match rest.first() {
+                Some(b'"') => rest = &rest[1..],
+                Some(byte) if *byte != b',' && !is_line_end(*byte) => return false,
+                Some(_) => break rest = &rest[1..],
+                None => return true,
+            }
+        }
+    }
+    true
 }
 
 fn is_line_end(byte: u8) -> bool {

@@ -88,7 +88,8 @@ impl FileReader {
         bytes_max: usize,
         decoder: &Decoder,
     ) -> Result<Self, StageError> {
-        let refused = |error: io::Error| StageError::permanent(format!("can't open \"{}\"", path.display())).because(error);
+        let refused =
+            |error: io::Error| StageError::permanent(format!("can't open \"{}\"", path.display())).because(error);
         let file = File::open(path).map_err(refused)?;
         if file.metadata().map_err(refused)?.is_dir() {
             let message = format!("\"{}\" is a folder", path.display());
@@ -105,7 +106,11 @@ impl FileReader {
                 let mut csv = CsvRecords::new(input, bytes_max);
                 let names = csv.read_header().map_err(|error| broken(path, 0, error))?;
                 let header = decoder.bind_header(names.iter().map(String::as_str)).map_err(|mistake| {
-                    let found = if names.is_empty() { "It has none.".to_owned() } else { format!("It has {}.", names.join(", ")) };
+                    let found = if names.is_empty() {
+                        "It has none.".to_owned()
+                    } else {
+                        format!("It has {}.", names.join(", "))
+                    };
                     StageError::permanent(format!("the header of \"{}\" {mistake}", path.display())).hint(found)
                 })?;
                 csv.header = header;
