@@ -22,7 +22,8 @@ use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use crate::mqtt_client::{self, Address, Direction, Login, Protocol, Refusal, Session, Settings, TlsConfig};
+use crate::mqtt_client::{self, Address, Direction, Login, Refusal, Session, Settings};
+pub use crate::mqtt_client::{Protocol, TlsConfig};
 use messages::{Outgoing, Shape};
 use publisher::Publisher;
 
