@@ -9,9 +9,7 @@ use std::time::Duration;
 
 use arrow::array::{ArrayRef, AsArray, StringArray};
 use arrow::record_batch::RecordBatch;
-use pipeline_engine::stage::{
-    Batch, BuildContext, Fault, Group, Sink, SinkConfig, SourceConfig, StageError,
-};
+use pipeline_engine::stage::{Batch, BuildContext, Fault, Group, Sink, SinkConfig, SourceConfig, StageError};
 use pipeline_engine::testing::{self, Outlet, deliver};
 use pipeline_stages::sinks::mqtt::MqttSinkConfig;
 use pipeline_stages::sources::mqtt::MqttSourceConfig;
@@ -69,8 +67,12 @@ impl Reading {
         all
     }
 
-    async fn stop(self) {
+    /// Stores what still comes, as sinks do, and sees the source end.
+    async fn stop(mut self) {
         self.outlet.stop();
+        while let Some(batch) = within(self.outlet.next()).await {
+            deliver(batch);
+        }
         within(self.run).await.unwrap().unwrap();
     }
 
@@ -122,7 +124,8 @@ fn client(url: &str, client_id: &str, clean: bool) -> (AsyncClient, rumqttc_v5::
 /// Leaves a message that every new subscriber gets.
 async fn retain(url: &str, topic: &str) {
     let (client, mut events) = client(url, &unique("retain"), true);
-    let notice = client.publish_tracked(topic, "retained", PublishOptions::new(QoS::AtLeastOnce).retained()).await.unwrap();
+    let notice =
+        client.publish_tracked(topic, "retained", PublishOptions::new(QoS::AtLeastOnce).retained()).await.unwrap();
     let mut notice = Box::pin(notice.wait_completion_async());
     within(async {
         loop {
@@ -158,17 +161,20 @@ async fn first_of_session(url: &str, client_id: &str, topic: &str) -> String {
 async fn arrives_once_and_is_acknowledged(protocol: &str, qos: u8, count: usize) {
     let (url, topic, id) = (mqtt_url(), unique("t"), unique("c"));
     retain(&url, &topic).await;
-    let mut reading = Reading::start(&url, &format!("{topic}/#"), &id, &format!("protocol = \"{protocol}\"\nqos = {qos}"));
+    let mut reading =
+        Reading::start(&url, &format!("{topic}/#"), &id, &format!("protocol = \"{protocol}\"\nqos = {qos}"));
     reading.until_subscribed().await;
     let sent = numbered(count);
     publish(&url, &format!("{topic}/x"), &sent, |config| {
         config.qos = qos;
-        config.protocol = toml::from_str::<BTreeMap<String, _>>(&format!("p = \"{protocol}\"")).unwrap().remove("p").unwrap();
+        config.protocol =
+            toml::from_str::<BTreeMap<String, _>>(&format!("p = \"{protocol}\"")).unwrap().remove("p").unwrap();
     })
     .await;
     assert_eq!(reading.read(count).await, sent, "each once, and in order");
     reading.stop().await;
-    assert_eq!(first_of_session(&url, &id, &format!("{topic}/x")).await, "marker", "nothing was left unacknowledged");
+    let first = first_of_session(&url, &id, &format!("{topic}/x")).await;
+    assert_eq!(first, "marker", "nothing was left unacknowledged (QoS {qos} of {protocol})");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -288,7 +294,10 @@ async fn a_wrong_password_is_named_and_a_right_one_let_in() {
             let error = reading.failure().await;
             assert_eq!(error.fault(), Fault::Permanent);
             let text = error.chain();
-            assert!(text.contains("does not accept the user name or the password") || text.contains("does not authorize"), "{text}");
+            assert!(
+                text.contains("does not accept the user name or the password") || text.contains("does not authorize"),
+                "{text}"
+            );
             assert!(!text.contains("wrong"), "{text}");
         }
         let login = "username = \"device\"\npassword = \"secret\"";
@@ -356,11 +365,7 @@ async fn each_mistake_with_certificates_has_words_of_its_own() {
             }
         })
         .await;
-        reading.outlet.stop();
-        while let Some(batch) = within(reading.outlet.next()).await {
-            deliver(batch);
-        }
-        within(reading.run).await.unwrap().unwrap();
+        reading.stop().await;
     }
 }
 

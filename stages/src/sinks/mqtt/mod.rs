@@ -12,11 +12,11 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use pipeline_engine::dead_letter;
 use pipeline_engine::stage::{
     BuildContext, BuildError, BuiltSink, Group, Grouping, Port, Sink, SinkConfig, StageDoc, StageError,
 };
 use pipeline_engine::units::DurationText;
-use pipeline_engine::dead_letter;
 use rumqttc_v5::QoS;
 use schemars::JsonSchema;
 use secrecy::SecretString;
@@ -239,7 +239,8 @@ impl Sink for Mqtt {
         for batch in group.batches() {
             messages.extend(self.shape.messages(&batch.rows, publisher.packet_bytes_max)?);
         }
-        let mut unfinished = self.unfinished.take().filter(|last| last.is_of(group)).unwrap_or_else(|| Unfinished::of(group));
+        let mut unfinished =
+            self.unfinished.take().filter(|last| last.is_of(group)).unwrap_or_else(|| Unfinished::of(group));
         match publish_all(publisher, &messages, &mut unfinished.taken, self.qos).await {
             Ok(()) => Ok(()),
             Err(Refusal::Lost) => {
@@ -253,8 +254,10 @@ impl Sink for Mqtt {
                 self.unfinished = Some(unfinished);
                 Err(StageError::transient(format!("the broker did not take a message: {reason}")))
             }
-            Err(Refusal::NotAllowed(reason)) => Err(StageError::permanent(format!("the broker refuses messages: {reason}"))
-                .hint("Check what the broker allows this user or client id to publish to.")),
+            Err(Refusal::NotAllowed(reason)) => {
+                Err(StageError::permanent(format!("the broker refuses messages: {reason}"))
+                    .hint("Check what the broker allows this user or client id to publish to."))
+            }
             Err(Refusal::Message(reason)) => {
                 Err(StageError::data(format!("the broker refuses a message: {reason}")).code(reason))
             }

@@ -57,7 +57,11 @@ struct Stretch {
 
 impl Forward {
     /// Runs until the queue has ended. Gives the partitions that may hold open promises.
-    pub(super) async fn run(&mut self, cx: &SourceContext, waiting: &mut Receiver) -> Result<Vec<Partition>, StageError> {
+    pub(super) async fn run(
+        &mut self,
+        cx: &SourceContext,
+        waiting: &mut Receiver,
+    ) -> Result<Vec<Partition>, StageError> {
         let mut partitions: Vec<Partition> = Vec::new();
         let mut oversize = DeadLetters::default();
         let mut next = waiting.next().await;
@@ -132,7 +136,12 @@ impl Forward {
 
     /// Sends rows and dead letters under one promise: both must be where they belong before any of
     /// these messages is acknowledged.
-    async fn send(&mut self, cx: &SourceContext, stretch: Stretch, oversize: &mut DeadLetters) -> Result<(), StageError> {
+    async fn send(
+        &mut self,
+        cx: &SourceContext,
+        stretch: Stretch,
+        oversize: &mut DeadLetters,
+    ) -> Result<(), StageError> {
         let decoded = self.decoder.take();
         let rejected = joined(decoded.rejected, oversize)?;
         let span = Span::new(stretch.first, stretch.last);

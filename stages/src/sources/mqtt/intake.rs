@@ -140,7 +140,10 @@ impl Intake {
                         self.receive(connection, &mut course, delivered, waiting).await;
                     }
                 }
-                Ok(Event::Closed) => return Ok(()),
+                Ok(Event::Closed) => {
+                    events.close().await;
+                    return Ok(());
+                }
                 Ok(Event::Other) => {}
                 Err(_) if leave_by.is_some() => return Ok(()),
                 Err(lost) => {
@@ -185,7 +188,13 @@ impl Intake {
             }
         } else {
             let broker = self.settings.address.socket();
-            tracing::info!(stage = self.stage, broker, client_id = self.settings.client_id, session_present, "connected");
+            tracing::info!(
+                stage = self.stage,
+                broker,
+                client_id = self.settings.client_id,
+                session_present,
+                "connected"
+            );
         }
         course.subscriptions.renew(session_present, &self.filters, self.qos, commands);
         let name = format!("{}/{:x}.{}", self.settings.client_id, course.started_us, course.generation);
