@@ -1,6 +1,7 @@
 //! The MQTT source and sink against real brokers: Mosquitto with all its listeners, and the embedded one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -462,6 +463,8 @@ impl Certificates<'_> {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, by).unwrap();
         std::fs::write(self.dir.join(format!("{name}.crt")), certificate.pem()).unwrap();
-        std::fs::write(self.dir.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+        let path = self.dir.join(format!("{name}.key"));
+        std::fs::write(&path, key.serialize_pem()).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
     }
 }

@@ -203,6 +203,10 @@ fn lost(error: ConnectionError, settings: &Settings) -> Lost {
         ConnectionError::MqttState(StateError::AwaitPingResp) | ConnectionError::Timeout(_) => {
             fault::timed_out(settings)
         }
+        // Unwrapped, since the wrapping hides what lies underneath: the alert of a broker that refuses us.
+        ConnectionError::MqttState(
+            StateError::Deserialization(rumqttc_v5::Error::Io(error)) | StateError::Io(error),
+        ) => fault::network(error, settings),
         other => fault::network(other, settings),
     }
 }

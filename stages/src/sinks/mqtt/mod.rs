@@ -59,7 +59,7 @@ pub struct MqttSinkConfig {
     #[serde(default = "default_keep_alive")]
     pub keep_alive: DurationText,
     /// How many messages may be on their way before the first is acknowledged. A broker with a smaller
-    /// receive maximum wins.
+    /// receive maximum wins; QoS 2 of MQTT 3.1.1, where a broker can't tell its own, never has more than 20.
     #[serde(default = "default_inflight_max")]
     pub inflight_max: u16,
     /// Start a broker inside this process at the address of `url`, for demos and tests. It keeps
@@ -114,6 +114,11 @@ impl MqttSinkConfig {
         mqtt_client::probe(&settings).await
     }
 
+    /// Mosquitto hangs up on whoever exceeds its limit, which is 20 by default, and 3.1.1 has no word for it.
+    fn in_flight_max(&self) -> u16 {
+        if self.protocol == Protocol::V3 && self.qos == 2 { self.inflight_max.min(20) } else { self.inflight_max }
+    }
+
     fn settings(&self, cx: &BuildContext) -> Result<Settings, BuildError> {
         let address = Address::parse("url", &self.url)?;
         self.tls.check(&address)?;
@@ -128,7 +133,7 @@ impl MqttSinkConfig {
             login: Login::new(self.username.clone(), self.password.clone())?,
             session: Session::Clean,
             keep_alive: mqtt_client::seconds("keep_alive", self.keep_alive)?,
-            direction: Direction::Send { in_flight_max: self.inflight_max },
+            direction: Direction::Send { in_flight_max: self.in_flight_max() },
         })
     }
 }
