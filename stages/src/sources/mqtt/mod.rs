@@ -10,6 +10,7 @@
 
 mod forward;
 mod intake;
+mod subscriptions;
 mod waiting;
 mod window;
 
