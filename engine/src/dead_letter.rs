@@ -5,9 +5,9 @@
 
 use std::sync::{Arc, LazyLock};
 
-use arrow::array::{ArrayRef, BinaryArray, StringArray, TimestampMicrosecondArray, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, StringArray, TimestampMicrosecondArray, UInt32Array};
 use arrow::compute::take_record_batch;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use arrow::json::LineDelimitedWriter;
 use arrow::record_batch::RecordBatch;
@@ -134,13 +134,66 @@ pub fn of_rows(
     Ok(letters.take())
 }
 
+/// The same rows, their timestamps in a form that Arrow can write as text: it knows "UTC" only with
+/// a time zone database, which we have no other use for, and "+00:00" without.
+///
+/// # Errors
+/// None that occur: the columns are those of `rows`.
+pub fn printable(rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let is_utc = |kind: &DataType| *kind == timestamp_type();
+    if !rows.columns().iter().any(|column| is_utc(column.data_type())) {
+        return Ok(rows.clone());
+    }
+    let schema = rows.schema();
+    let (mut fields, mut columns) = (Vec::new(), Vec::new());
+    for (field, column) in schema.fields().iter().zip(rows.columns()) {
+        match column.as_primitive_opt::<TimestampMicrosecondType>() {
+            Some(times) if is_utc(field.data_type()) => {
+                let times = times.clone().with_timezone_utc();
+                fields.push(field.as_ref().clone().with_data_type(times.data_type().clone()));
+                columns.push(Arc::new(times) as ArrayRef);
+            }
+            _ => {
+                fields.push(field.as_ref().clone());
+                columns.push(column.clone());
+            }
+        }
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+}
+
 /// Rows as JSON, one object a line, a newline after each.
 ///
 /// # Errors
 /// A column of a type that has no form in JSON.
 pub fn json_lines(rows: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
     let mut writer = LineDelimitedWriter::new(Vec::with_capacity(rows.num_rows() * 128));
-    writer.write(rows)?;
+    writer.write(&printable(rows)?)?;
     writer.finish()?;
     Ok(writer.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps_are_written_in_utc() {
+        let mut letters = DeadLetters::default();
+        letters.push(DeadLetter {
+            received_at_us: 1_500_000,
+            stage: "devices",
+            reason: "invalid_json",
+            detail: None,
+            topic: None,
+            position: None,
+            payload: b"{",
+        });
+        let rows = letters.take();
+        let line = String::from_utf8(json_lines(&rows).unwrap()).unwrap();
+        assert!(line.contains(r#""received_at":"1970-01-01T00:00:01.500Z""#), "{line}");
+
+        let again = of_rows(&rows, &[(0, "range.temperature".to_owned(), None)], "rules", 7, None).unwrap();
+        assert_eq!(again.column_by_name("payload").unwrap().as_binary::<i32>().value(0), line.trim_end().as_bytes());
+    }
 }

@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn only_tags_and_small_floats_change() {
-        // [1(1.5), "x", h'0102', 2(h'01')] as {_ ...}-free CBOR.
+        // [1(1.5), "x", h'0102', 2(h'01')]
         let payload = [0x84, 0xc1, 0xf9, 0x3e, 0x00, 0x61, b'x', 0x42, 1, 2, 0xc2, 0x41, 1];
         let plain = [0x84, 0xfa, 0x3f, 0xc0, 0, 0, 0x61, b'x', 0x42, 1, 2, 0xc2, 0x41, 1];
         assert_eq!(Plain::default().rewrite(&payload), Some(plain.as_slice()));

@@ -212,16 +212,21 @@ impl Decoder {
         });
     }
 
-    /// Which columns the fields of a CSV record belong to, by the names in its header: a column's
-    /// own or the dotted path that it declares.
+    /// Which columns the fields of a CSV record belong to. A name in the header is a field's path, with
+    /// dots between its keys.
     ///
     /// # Errors
-    /// The first required column, and its path, that no field belongs to.
-    pub(crate) fn bind_header<'n>(&self, names: impl Iterator<Item = &'n str>) -> Result<Header, (String, String)> {
+    /// What is wrong with the header: a field that a required column needs is not there, or one that
+    /// a column asks for is there twice.
+    pub(crate) fn bind_header<'n>(&self, names: impl Iterator<Item = &'n str>) -> Result<Header, String> {
         let Rows::Typed(table, _) = &self.rows else { return Ok(Header { fields: Vec::new() }) };
         let fields: Vec<_> = names.map(|name| table.node_of(name)).collect();
-        match table.first_unreachable(&fields) {
-            Some((column, path)) => Err((column.to_owned(), path.to_owned())),
+        if let Some(path) = table.first_missing(&fields) {
+            return Err(format!("has no field \"{path}\", which a required column needs"));
+        }
+        let twice = fields.iter().enumerate().find(|(index, node)| node.is_some() && fields[..*index].contains(node));
+        match twice {
+            Some((index, _)) => Err(format!("has the name of field {} twice", index + 1)),
             None => Ok(Header { fields }),
         }
     }
@@ -264,7 +269,7 @@ impl Decoder {
 }
 
 /// Which columns the fields of a record belong to.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Header {
     fields: Vec<Option<NodeId>>,
 }

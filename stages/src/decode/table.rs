@@ -146,16 +146,11 @@ impl Table {
         self.nodes.iter().position(|node| node.path == dotted && !matches!(node.target, Target::Object))
     }
 
-    /// The first required column that no node in `given` leads to.
-    pub(super) fn first_unreachable(&self, given: &[Option<NodeId>]) -> Option<(&str, &str)> {
-        let reached = |column: usize| given.iter().flatten().any(|node| self.columns_at(*node).contains(&column));
-        (0..self.columns.len()).find_map(|index| match &self.origins[index] {
-            Origin::Field(_) if self.columns[index].required && !reached(index) => {
-                let node = (0..self.nodes.len()).find(|node| self.columns_at(*node).contains(&index))?;
-                Some((self.columns[index].name.as_str(), self.nodes[node].path.as_str()))
-            }
-            _ => None,
-        })
+    /// The path of the first required column that no node in `given` leads to.
+    pub(super) fn first_missing(&self, given: &[Option<NodeId>]) -> Option<&str> {
+        let required = |node: NodeId| self.columns_at(node).iter().any(|column| self.columns[*column].required);
+        let missing = (0..self.nodes.len()).find(|node| required(*node) && !given.contains(&Some(*node)))?;
+        Some(&self.nodes[missing].path)
     }
 
     pub(super) fn columns_at(&self, node: NodeId) -> &[usize] {

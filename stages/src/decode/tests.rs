@@ -1,1 +1,0 @@
-//! Rules of the decoder, each with the words it refuses with.

@@ -1,0 +1,271 @@
+//! Reads rows from files: JSON lines or CSV, plain or gzip, as fast as the pipeline takes them or at
+//! the pace at which they were recorded.
+//!
+//! A line that does not fit the schema is a dead letter with its line number; its neighbours go on.
+//! Where a batch ends depends on the content of the file alone, so reading it again makes the same
+//! batches; only a paced replay cuts them by the clock. Every run reads its files from the start.
+
+mod csv;
+mod lines;
+mod pace;
+mod reader;
+
+use std::borrow::Cow;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use pipeline_engine::schema::{DeclaredSchema, timestamp_type};
+use pipeline_engine::stage::{
+    BuildContext, BuildError, BuiltSource, Outputs, Port, Source, SourceConfig, SourceContext, StageDoc, StageError,
+};
+use pipeline_engine::units::SizeText;
+use pipeline_engine::{Partition, columns, dead_letter};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
+use serde::de::{Deserializer, SeqAccess, Visitor};
+use tokio::sync::mpsc;
+
+use self::pace::{Pace, Paced};
+use self::reader::{Chunk, FileReader, Plan};
+use crate::decode::{Decoder, Format};
+
+/// Chunks that wait between the reading thread and the pipeline: one is always ready, and memory
+/// stays at a few times the chunk's size.
+const CHUNKS_AHEAD: usize = 2;
+
+/// `type = "file"` in a pipeline file.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FileConfig {
+    /// The file to read, or a list of files that are read one after the other.
+    path: Paths,
+    /// How the records of a file are written.
+    format: FileFormat,
+    /// How a file is compressed. Without it a name that ends in ".gz" means gzip.
+    compression: Option<Compression>,
+    /// The schema to decode into. Without one the rows are the lines themselves: topic, payload and
+    /// received_at. CSV needs one.
+    schema: Option<String>,
+    /// The topic that each line seems to have come by.
+    topic: Option<String>,
+    /// The column of timestamps to replay by. Without it the files are read as fast as the pipeline
+    /// takes them.
+    pace: Option<String>,
+    /// How many times faster than recorded a paced replay runs; 1.0 if not given.
+    speed: Option<f64>,
+    /// The longest line, or record of a CSV file. A longer one is a dead letter with its beginning.
+    #[serde(default = "default_line_bytes_max")]
+    line_bytes_max: SizeText,
+}
+
+fn default_line_bytes_max() -> SizeText {
+    SizeText(1 << 20)
+}
+
+/// How the records of a file are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum FileFormat {
+    /// A JSON object, or an array of them, on each line.
+    Jsonl,
+    /// Fields with commas between them; the first record names the fields.
+    Csv,
+}
+
+/// How a file is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// Not at all, whatever its name.
+    None,
+    /// gzip, of one member or several.
+    Gzip,
+}
+
+impl SourceConfig for FileConfig {
+    const DOC: StageDoc = StageDoc {
+        type_name: "file",
+        summary: "Reads rows from JSON lines or CSV files, plain or gzip, at full speed or as they were recorded.",
+        ports: &[("rejected", "lines that do not fit the schema or are too long")],
+        failure: "A file that is missing, has no fitting header or can't be read to its end stops the run with its \
+                  name and line; what came before is stored. Nothing is retried. Each run reads from the start, so \
+                  running it again repeats every row: the key for deduplication is the file and the line number, \
+                  or a key of the rows themselves.",
+    };
+
+    fn build(self, cx: &BuildContext) -> Result<BuiltSource, BuildError> {
+        if self.path.0.is_empty() {
+            return Err(BuildError::invalid("path", "the list of files is empty"));
+        }
+        if self.schema.is_none() && self.format == FileFormat::Csv {
+            let hint = "Declare its columns as [schema.NAME] and name that here.";
+            return Err(BuildError::invalid("schema", "a CSV file needs a schema").hint(hint));
+        }
+        if self.line_bytes_max.0 == 0 {
+            return Err(BuildError::invalid("line_bytes_max", "no line has zero bytes"));
+        }
+        let schema = self.schema.as_ref().map(|name| cx.schema("schema", name)).transpose()?;
+        let decoder = Decoder::new(schema.as_deref(), Format::Json, &cx.stage);
+        let mut outputs = decoder.outputs();
+        if outputs.iter().all(|(port, _)| *port != Port::REJECTED) {
+            outputs.push((Port::REJECTED, dead_letter::schema()));
+        }
+        let pace = self.pace(&outputs, &decoder.received_at_columns())?;
+        let source = FileSource { config: self, schema, stage: cx.stage.clone(), pace };
+        Ok(BuiltSource { source: Box::new(source), outputs })
+    }
+}
+
+impl FileConfig {
+    fn pace(&self, outputs: &Outputs, received_at: &[usize]) -> Result<Option<Pace>, BuildError> {
+        let speed = self.speed.unwrap_or(1.0);
+        let forward = speed > 0.0; // false for NaN as well
+        if !forward || speed.is_infinite() {
+            return Err(BuildError::invalid("speed", format!("a replay can't run at {speed} times its pace")));
+        }
+        let Some(name) = &self.pace else {
+            return match self.speed {
+                None => Ok(None),
+                Some(_) => Err(BuildError::invalid("speed", "only a paced replay has a speed")
+                    .hint("Name the column of timestamps to replay by: pace = \"timestamp\".")),
+            };
+        };
+        let rows: &SchemaRef = &outputs[0].1;
+        let column = columns::find_typed(rows, "pace", name, "a timestamp", |found| *found == timestamp_type())?;
+        if received_at.contains(&column) {
+            let message = format!("column \"{name}\" is the time of receipt, which a replay makes anew");
+            return Err(BuildError::invalid("pace", message));
+        }
+        Ok(Some(Pace { column, speed, received_at: received_at.to_vec() }))
+    }
+
+    fn is_gzip(&self, path: &std::path::Path) -> bool {
+        match self.compression {
+            Some(compression) => compression == Compression::Gzip,
+            None => path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gz")),
+        }
+    }
+}
+
+/// The running source.
+struct FileSource {
+    config: FileConfig,
+    schema: Option<Arc<DeclaredSchema>>,
+    stage: String,
+    pace: Option<Pace>,
+}
+
+#[async_trait]
+impl Source for FileSource {
+    async fn run(self: Box<Self>, mut cx: SourceContext) -> Result<(), StageError> {
+        let partitions: Vec<Partition> =
+            self.config.path.0.iter().map(|path| cx.partition(path.display().to_string())).collect();
+        let mut paced = self.pace.clone().map(|pace| Paced::new(pace, partitions.len()));
+        let (sender, mut chunks) = mpsc::channel(CHUNKS_AHEAD);
+        // Files block the thread that reads them, and decoding is work: neither belongs to the runtime.
+        let reading = tokio::task::spawn_blocking(move || self.read(&sender));
+        loop {
+            let chunk = tokio::select! {
+                biased;
+                () = cx.stop_requested() => break,
+                chunk = chunks.recv() => chunk,
+            };
+            let Some(chunk) = chunk else { break };
+            let partition = &partitions[chunk.file];
+            match &mut paced {
+                None => chunk.send(&cx, partition).await?,
+                Some(paced) => paced.send(chunk, &cx, partition).await?,
+            }
+        }
+        // The reading thread ends as soon as nobody takes its chunks.
+        drop(chunks);
+        let read = reading.await.unwrap_or_else(|panic| {
+            Err(StageError::bug("the thread that reads the files ended before it was done").because(panic))
+        });
+        for partition in &partitions {
+            let drained = cx.drain(partition).await;
+            // A file that broke off is the cause, and not what followed from it.
+            if read.is_ok() {
+                drained?;
+            }
+        }
+        read
+    }
+}
+
+impl FileSource {
+    /// Reads all files, on a thread of its own, until nobody takes the chunks any more.
+    fn read(&self, chunks: &mpsc::Sender<Chunk>) -> Result<(), StageError> {
+        let mut decoder = Decoder::new(self.schema.as_deref(), Format::Json, &self.stage);
+        // All are opened first: a missing file or a header that doesn't fit shows before any row leaves.
+        let files = self.config.path.0.iter().map(|path| {
+            FileReader::open(path, self.config.is_gzip(path), self.config.format, self.line_bytes_max(), &decoder)
+        });
+        let files = files.collect::<Result<Vec<_>, StageError>>()?;
+        let plan =
+            Plan { topic: self.config.topic.as_deref(), pace_column: self.pace.as_ref().map(|pace| pace.column) };
+        for (index, file) in files.into_iter().enumerate() {
+            let read_on = file.read(index, &plan, &mut decoder, chunks)?;
+            if !read_on {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn line_bytes_max(&self) -> usize {
+        self.config.line_bytes_max.bytes()
+    }
+}
+
+/// One file or a list of them.
+#[derive(Debug)]
+struct Paths(Vec<PathBuf>);
+
+impl<'de> Deserialize<'de> for Paths {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(PathsVisitor)
+    }
+}
+
+struct PathsVisitor;
+
+impl<'de> Visitor<'de> for PathsVisitor {
+    type Value = Paths;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the path of a file, or a list of paths")
+    }
+
+    fn visit_str<E>(self, path: &str) -> Result<Paths, E> {
+        Ok(Paths(vec![path.into()]))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Paths, A::Error> {
+        let mut paths = Vec::new();
+        while let Some(path) = list.next_element()? {
+            paths.push(path);
+        }
+        Ok(Paths(paths))
+    }
+}
+
+impl JsonSchema for Paths {
+    fn schema_name() -> Cow<'static, str> {
+        "Paths".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }] })
+    }
+}
+
+#[cfg(test)]
+mod tests;
