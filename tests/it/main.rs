@@ -2,4 +2,5 @@
 //! each file directly under `tests/` links again.
 
 mod pipeline_file;
+mod mqtt;
 mod services;

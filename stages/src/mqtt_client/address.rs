@@ -35,7 +35,13 @@ impl Address {
         }
         let (host, port) = split_port(place).ok_or_else(|| invalid(format!("\"{url}\" has no valid host and port")))?;
         let port = match port {
-            None => if tls { 8883 } else { 1883 },
+            None => {
+                if tls {
+                    8883
+                } else {
+                    1883
+                }
+            }
             Some(digits) => digits.parse().map_err(|_| invalid(format!("\"{digits}\" is not a port")))?,
         };
         Ok(Self { tls, host: host.to_owned(), port })
@@ -43,7 +49,11 @@ impl Address {
 
     /// The form that sockets take: an IPv6 address in brackets.
     pub(crate) fn socket(&self) -> String {
-        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
     }
 
     /// AWS IoT Core, by its endpoint.
@@ -92,7 +102,9 @@ mod tests {
 
     #[test]
     fn what_is_no_broker_is_refused_with_an_example() {
-        for url in ["broker", "http://broker", "mqtt://", "mqtt://:1883", "mqtt://a:b", "mqtt://a:70000", "mqtt://a/topic"] {
+        for url in
+            ["broker", "http://broker", "mqtt://", "mqtt://:1883", "mqtt://a:b", "mqtt://a:70000", "mqtt://a/topic"]
+        {
             let error = parse(url).expect_err(url);
             assert_eq!(error.key, "url");
             assert!(error.hint.unwrap().contains("mqtts://HOST:PORT"), "{url}");

@@ -38,9 +38,9 @@ impl EmbeddedBroker {
         let mut config = BrokerConfig::new().with_bind_addresses(vec![listen]);
         config.storage_config = storage;
         config.sys_topics_enabled = false;
-        let mut broker = MqttBroker::with_config(config)
-            .await
-            .map_err(|error| StageError::permanent(unusable("")).because(error.to_string()).hint("Is another broker running there?"))?;
+        let mut broker = MqttBroker::with_config(config).await.map_err(|error| {
+            StageError::permanent(unusable("")).because(error.to_string()).hint("Is another broker running there?")
+        })?;
         let stop = broker.shutdown_handle();
         let mut ready = broker.ready_receiver();
         let task = tokio::spawn(async move {

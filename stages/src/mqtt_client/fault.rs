@@ -95,7 +95,8 @@ pub(crate) fn hung_up(settings: &Settings) -> Lost {
     let place = settings.address.socket();
     let lost = Lost::new(LostBy::Away, format!("the broker at \"{place}\" closed the connection"));
     if settings.address.tls && settings.tls.cert.is_some() {
-        return lost.hint("If it never answers at all, it may refuse the client certificate or what its policy allows.");
+        return lost
+            .hint("If it never answers at all, it may refuse the client certificate or what its policy allows.");
     }
     if !settings.address.tls {
         return lost.hint("If it never answers at all, it may expect an encrypted connection: mqtts://.");
@@ -178,13 +179,20 @@ fn refused_by_alert(alert: AlertDescription, place: &str, shown: bool) -> Words 
     use AlertDescription as Alert;
 
     match alert {
-        Alert::CertificateRequired | Alert::HandshakeFailure if !shown => (
-            format!("the broker at \"{place}\" demands a client certificate"),
-            Some("Set `tls.cert` and `tls.key`."),
-        ),
-        Alert::CertificateExpired => (format!("the broker at \"{place}\" says that the client certificate has expired"), None),
-        Alert::CertificateRevoked => (format!("the broker at \"{place}\" says that the client certificate is revoked"), None),
-        Alert::UnknownCA | Alert::BadCertificate | Alert::CertificateUnknown | Alert::DecryptError | Alert::AccessDenied => (
+        Alert::CertificateRequired | Alert::HandshakeFailure if !shown => {
+            (format!("the broker at \"{place}\" demands a client certificate"), Some("Set `tls.cert` and `tls.key`."))
+        }
+        Alert::CertificateExpired => {
+            (format!("the broker at \"{place}\" says that the client certificate has expired"), None)
+        }
+        Alert::CertificateRevoked => {
+            (format!("the broker at \"{place}\" says that the client certificate is revoked"), None)
+        }
+        Alert::UnknownCA
+        | Alert::BadCertificate
+        | Alert::CertificateUnknown
+        | Alert::DecryptError
+        | Alert::AccessDenied => (
             format!("the broker at \"{place}\" does not trust the client certificate"),
             Some("`tls.cert` must be signed by an authority that the broker knows."),
         ),

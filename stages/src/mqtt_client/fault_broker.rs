@@ -60,7 +60,9 @@ impl Peer {
                 Ok(Packet::PingReq) => self.send(Packet::PingResp).await,
                 Ok(packet) => return Some(packet),
                 Err(Error::InsufficientBytes(_)) => {
-                    let count = within(self.socket.read_buf(&mut self.read)).await.unwrap_or(0);
+                    let count = within(self.socket.read_buf(&mut self.read))
+                        .await
+                        .expect("a client hangs up, and resets nothing");
                     if count == 0 {
                         return None;
                     }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use pipeline_engine::stage::StageError;
 use rumqttc_v5::QoS;
+use tokio_util::task::TaskTracker;
 
 use super::fault::Lost;
 use super::settings::{Session, Settings};
@@ -67,14 +68,15 @@ pub(crate) enum Refusal {
 
 /// Opens a connection, which is made by the first [`Events::poll`].
 pub(crate) fn open(settings: &Settings) -> Result<(Commands, Events), StageError> {
+    let lingering = TaskTracker::new();
     let (commands, link) = if settings.protocol == super::Protocol::V5 {
-        let (client, events) = v5::open(settings)?;
-        (Commands::V5(client), Link::V5(events))
+        let (client, events) = v5::open(settings, &lingering)?;
+        (Commands::V5(client), Link::V5(Box::new(events)))
     } else {
-        let (client, events) = v3::open(settings)?;
-        (Commands::V3(client), Link::V3(events))
+        let (client, events) = v3::open(settings, &lingering)?;
+        (Commands::V3(client), Link::V3(Box::new(events)))
     };
-    Ok((commands, Events { settings: settings.clone(), link: Box::new(link) }))
+    Ok((commands, Events { settings: settings.clone(), link, lingering }))
 }
 
 /// Connects, says goodbye, and touches no session: what is wrong with an address or a login shows.
@@ -85,7 +87,10 @@ pub(crate) async fn probe(settings: &Settings) -> Result<(), StageError> {
     loop {
         match events.poll().await {
             Ok(Event::Connected { .. }) => commands.disconnect(),
-            Ok(Event::Closed) => return Ok(()),
+            Ok(Event::Closed) => {
+                events.close().await;
+                return Ok(());
+            }
             Ok(_) => {}
             Err(lost) => return Err(lost.permanent()),
         }
@@ -155,21 +160,30 @@ impl Notice {
 /// The polling end of a connection.
 pub(crate) struct Events {
     settings: Settings,
-    link: Box<Link>,
+    link: Link,
+    lingering: TaskTracker,
 }
 
 enum Link {
-    V5(rumqttc_v5::EventLoop),
-    V3(rumqttc_v4::EventLoop),
+    V5(Box<rumqttc_v5::EventLoop>),
+    V3(Box<rumqttc_v4::EventLoop>),
 }
 
 impl Events {
     /// The next event. After an error the next call connects again, at once: the caller waits.
     pub(crate) async fn poll(&mut self) -> Result<Event, Lost> {
-        match &mut *self.link {
+        match &mut self.link {
             Link::V5(events) => v5::poll(events, &self.settings).await,
             Link::V3(events) => v3::poll(events, &self.settings).await,
         }
+    }
+
+    /// Lets go of the connection, and waits until the broker has read everything we wrote: to be called
+    /// after [`Event::Closed`].
+    pub(crate) async fn close(self) {
+        drop(self.link);
+        self.lingering.close();
+        self.lingering.wait().await;
     }
 
     /// Reads the certificates again, for the next connect.
@@ -178,13 +192,14 @@ impl Events {
             return Ok(());
         }
         let config = self.settings.tls.read(&self.settings.address)?;
-        match &mut *self.link {
-            Link::V5(events) => events.options.set_transport(v5::encrypted(config)),
+        match &mut self.link {
+            Link::V5(events) => {
+                events.options.set_transport(v5::encrypted(config));
+            }
             Link::V3(events) => {
                 events.mqtt_options.set_transport(v3::encrypted(config));
-                return Ok(());
             }
-        };
+        }
         Ok(())
     }
 }

@@ -85,8 +85,9 @@ impl Login {
     pub(crate) fn new(username: Option<String>, password: Option<SecretString>) -> Result<Option<Self>, BuildError> {
         match (username, password) {
             (Some(username), password) => Ok(Some(Self { username, password })),
-            (None, Some(_)) => Err(BuildError::invalid("password", "a password without a user name")
-                .hint("Set `username` as well.")),
+            (None, Some(_)) => {
+                Err(BuildError::invalid("password", "a password without a user name").hint("Set `username` as well."))
+            }
             (None, None) => Ok(None),
         }
     }

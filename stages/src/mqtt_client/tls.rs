@@ -73,7 +73,8 @@ impl TlsConfig {
 
     /// Reads the files. The errors name them, and are permanent.
     pub(crate) fn read(&self, address: &Address) -> Result<Arc<ClientConfig>, StageError> {
-        let provider = CryptoProvider::get_default().cloned().unwrap_or_else(|| Arc::new(aws_lc_rs::default_provider()));
+        let provider =
+            CryptoProvider::get_default().cloned().unwrap_or_else(|| Arc::new(aws_lc_rs::default_provider()));
         let mut config = match &self.ca {
             Some(ca) => trusting(ca, provider.clone())?,
             None => trusting_the_system()?,
@@ -81,10 +82,12 @@ impl TlsConfig {
         if let (Some(cert), Some(key)) = (&self.cert, &self.key) {
             warn_of_a_readable_key(key);
             let chain = certificates(cert)?;
-            let key_der = PrivateKeyDer::from_pem_slice(&contents(key)?)
-                .map_err(|error| StageError::permanent(format!("\"{key}\" holds no private key in PEM")).because(error))?;
+            let key_der = PrivateKeyDer::from_pem_slice(&contents(key)?).map_err(|error| {
+                StageError::permanent(format!("\"{key}\" holds no private key in PEM")).because(error)
+            })?;
             let certified = CertifiedKey::from_der(chain, key_der, &provider).map_err(|error| {
-                StageError::permanent(format!("\"{key}\" is not the key of the certificate in \"{cert}\"")).because(error)
+                StageError::permanent(format!("\"{key}\" is not the key of the certificate in \"{cert}\""))
+                    .because(error)
             })?;
             config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(certified));
         }

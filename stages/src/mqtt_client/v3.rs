@@ -8,30 +8,36 @@ use bytes::Bytes;
 use futures::FutureExt;
 use pipeline_engine::stage::StageError;
 use rumqttc_v4::{
-    AckMode, AsyncClient, Broker, ConnectReturnCode, ConnectionError, EventLoop, ManualAck, MqttOptions, NetworkOptions,
-    Outgoing, Packet, PubAck, PubRec, PublishNotice, PublishOptions, QoS, StateError, SubscribeReasonCode, TlsConfiguration,
-    Transport,
+    AckMode, AsyncClient, Broker, ConnectReturnCode, ConnectionError, EventLoop, ManualAck, MqttOptions,
+    NetworkOptions, Outgoing, Packet, PubAck, PubRec, PublishNotice, PublishOptions, QoS, StateError,
+    SubscribeReasonCode, TlsConfiguration, Transport,
 };
 use secrecy::ExposeSecret;
+use tokio_util::task::TaskTracker;
 
 use super::fault::{self, Lost, LostBy};
 use super::link::{Delivered, Event, Receipt, Refusal, Subscribed};
 use super::settings::{CONNECT_TIMEOUT, PACKET_BYTES_MAX, Session, Settings};
+use super::socket::Socket;
 
 /// How many packets are written before the socket is flushed.
 const WRITE_BATCH: usize = 128;
 /// How long a goodbye waits for answers that are still owed to us.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 
-pub(super) fn open(settings: &Settings) -> Result<(AsyncClient, EventLoop), StageError> {
+pub(super) fn open(settings: &Settings, lingering: &TaskTracker) -> Result<(AsyncClient, EventLoop), StageError> {
     let name = settings.tls.server_name(&settings.address);
     let mut options = MqttOptions::new(&settings.client_id, Broker::tcp(name, settings.address.port));
     if settings.address.tls {
         options.set_transport(encrypted(settings.tls.read(&settings.address)?));
     }
     // The library resolves the name that TLS checks; ours may be another one.
-    let socket = settings.address.socket();
-    options.set_socket_connector(move |_, network| rumqttc_v4::default_socket_connect(socket.clone(), network));
+    let place = settings.address.socket();
+    let lingering = lingering.clone();
+    options.set_socket_connector(move |_, network| {
+        let (place, lingering) = (place.clone(), lingering.clone());
+        async move { Ok(Socket::new(rumqttc_v4::default_socket_connect(place, network).await?, lingering)) }
+    });
     options.set_keep_alive(u16::try_from(settings.keep_alive.as_secs()).unwrap_or(u16::MAX));
     if let Some(login) = &settings.login {
         match &login.password {
@@ -122,7 +128,13 @@ fn lost(error: ConnectionError, settings: &Settings) -> Lost {
     match error {
         ConnectionError::ConnectionRefused(code) => refused(code, settings),
         ConnectionError::MqttState(StateError::ConnectionAborted) => fault::hung_up(settings),
-        ConnectionError::MqttState(StateError::AwaitPingResp) | ConnectionError::NetworkTimeout => fault::timed_out(settings),
+        ConnectionError::MqttState(StateError::AwaitPingResp) | ConnectionError::NetworkTimeout => {
+            fault::timed_out(settings)
+        }
+        // Unwrapped, since the wrapping hides what lies underneath: the alert of a broker that refuses us.
+        ConnectionError::MqttState(
+            StateError::Deserialization(rumqttc_v4::Error::Io(error)) | StateError::Io(error),
+        ) => fault::network(error, settings),
         other => fault::network(other, settings),
     }
 }
@@ -133,13 +145,18 @@ fn refused(code: ConnectReturnCode, settings: &Settings) -> Lost {
     let place = settings.address.socket();
     let refused = |text: String| Lost::new(LostBy::Refused, text);
     match code {
-        Code::BadUserNamePassword => refused(format!("the broker at \"{place}\" does not accept the user name or the password")),
-        Code::NotAuthorized => refused(format!("the broker at \"{place}\" does not authorize this client"))
-            .hint("Check `username` and `password`, the client certificate, and what the broker allows this `client_id`."),
+        Code::BadUserNamePassword => {
+            refused(format!("the broker at \"{place}\" does not accept the user name or the password"))
+        }
+        Code::NotAuthorized => refused(format!("the broker at \"{place}\" does not authorize this client")).hint(
+            "Check `username` and `password`, the client certificate, and what the broker allows this `client_id`.",
+        ),
         Code::RefusedProtocolVersion => {
             refused(format!("the broker at \"{place}\" does not speak MQTT 3.1.1")).hint("Set `protocol = \"5\"`.")
         }
-        Code::BadClientId => refused(format!("the broker at \"{place}\" refuses the client id \"{}\"", settings.client_id)),
+        Code::BadClientId => {
+            refused(format!("the broker at \"{place}\" refuses the client id \"{}\"", settings.client_id))
+        }
         Code::ServiceUnavailable | Code::Success => {
             Lost::new(LostBy::Away, format!("the broker at \"{place}\" was not available"))
         }

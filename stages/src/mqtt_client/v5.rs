@@ -9,31 +9,37 @@ use futures::future::BoxFuture;
 use pipeline_engine::stage::StageError;
 use rumqttc_v5::{
     AckMode, AsyncClient, Broker, ConnectReturnCode, ConnectionError, DisconnectReasonCode, EventLoop,
-    IncomingPacketSizeLimit, ManualAck, MqttOptions, NetworkOptions, Outgoing, Packet, PersistedAckMode, PersistedSession,
-    PubAck, PubAckReason, PubRec, PubRecReason, PublishNotice, PublishNoticeError, PublishOptions, QoS, RetainForwardRule,
-    SessionStore, SessionStoreError, SessionStoreKey, StateError, SubscribeFilterInput, SubscribeReasonCode,
-    TlsConfiguration, Transport,
+    IncomingPacketSizeLimit, ManualAck, MqttOptions, NetworkOptions, Outgoing, Packet, PersistedAckMode,
+    PersistedSession, PubAck, PubAckReason, PubRec, PubRecReason, PublishNotice, PublishNoticeError, PublishOptions,
+    QoS, RetainForwardRule, SessionStore, SessionStoreError, SessionStoreKey, StateError, SubscribeFilterInput,
+    SubscribeReasonCode, TlsConfiguration, Transport,
 };
 use secrecy::ExposeSecret;
+use tokio_util::task::TaskTracker;
 
 use super::fault::{self, Lost, LostBy};
 use super::link::{Delivered, Event, Receipt, Refusal, Subscribed};
 use super::settings::{CONNECT_TIMEOUT, Direction, PACKET_BYTES_MAX, Session, Settings};
+use super::socket::Socket;
 
 /// How many packets are written before the socket is flushed.
 const WRITE_BATCH: usize = 128;
 /// How long a goodbye waits for answers that are still owed to us.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 
-pub(super) fn open(settings: &Settings) -> Result<(AsyncClient, EventLoop), StageError> {
+pub(super) fn open(settings: &Settings, lingering: &TaskTracker) -> Result<(AsyncClient, EventLoop), StageError> {
     let name = settings.tls.server_name(&settings.address);
     let mut options = MqttOptions::new(&settings.client_id, Broker::tcp(name, settings.address.port));
     if settings.address.tls {
         options.set_transport(encrypted(settings.tls.read(&settings.address)?));
     }
     // The library resolves the name that TLS checks; ours may be another one.
-    let socket = settings.address.socket();
-    options.set_socket_connector(move |_, network| rumqttc_v5::default_socket_connect(socket.clone(), network));
+    let place = settings.address.socket();
+    let lingering = lingering.clone();
+    options.set_socket_connector(move |_, network| {
+        let (place, lingering) = (place.clone(), lingering.clone());
+        async move { Ok(Socket::new(rumqttc_v5::default_socket_connect(place, network).await?, lingering)) }
+    });
     options.set_keep_alive(u16::try_from(settings.keep_alive.as_secs()).unwrap_or(u16::MAX));
     options.set_connect_timeout(CONNECT_TIMEOUT);
     if let Some(login) = &settings.login {
@@ -165,15 +171,14 @@ pub(super) async fn publish(client: &AsyncClient, topic: &str, payload: Bytes, q
 pub(super) async fn taken(notice: PublishNotice) -> Result<(), Refusal> {
     let Err(error) = notice.wait_completion_async().await else { return Ok(()) };
     Err(match error {
-        PublishNoticeError::V5PubAck(PubAckReason::NotAuthorized) | PublishNoticeError::V5PubRec(PubRecReason::NotAuthorized) => {
-            Refusal::NotAllowed("not authorized".to_owned())
-        }
-        PublishNoticeError::V5PubAck(reason @ (PubAckReason::TopicNameInvalid | PubAckReason::PayloadFormatInvalid)) => {
-            Refusal::Message(words(&reason))
-        }
-        PublishNoticeError::V5PubRec(reason @ (PubRecReason::TopicNameInvalid | PubRecReason::PayloadFormatInvalid)) => {
-            Refusal::Message(words(&reason))
-        }
+        PublishNoticeError::V5PubAck(PubAckReason::NotAuthorized)
+        | PublishNoticeError::V5PubRec(PubRecReason::NotAuthorized) => Refusal::NotAllowed("not authorized".to_owned()),
+        PublishNoticeError::V5PubAck(
+            reason @ (PubAckReason::TopicNameInvalid | PubAckReason::PayloadFormatInvalid),
+        ) => Refusal::Message(words(&reason)),
+        PublishNoticeError::V5PubRec(
+            reason @ (PubRecReason::TopicNameInvalid | PubRecReason::PayloadFormatInvalid),
+        ) => Refusal::Message(words(&reason)),
         PublishNoticeError::V5PubAck(reason) => Refusal::NotNow(words(&reason)),
         PublishNoticeError::V5PubRec(reason) => Refusal::NotNow(words(&reason)),
         PublishNoticeError::V5PubComp(reason) => Refusal::NotNow(words(&reason)),
@@ -195,7 +200,13 @@ fn lost(error: ConnectionError, settings: &Settings) -> Lost {
             disconnected(reason_code, reason_string, settings)
         }
         ConnectionError::MqttState(StateError::ConnectionAborted) => fault::hung_up(settings),
-        ConnectionError::MqttState(StateError::AwaitPingResp) | ConnectionError::Timeout(_) => fault::timed_out(settings),
+        ConnectionError::MqttState(StateError::AwaitPingResp) | ConnectionError::Timeout(_) => {
+            fault::timed_out(settings)
+        }
+        // Unwrapped, since the wrapping hides what lies underneath: the alert of a broker that refuses us.
+        ConnectionError::MqttState(
+            StateError::Deserialization(rumqttc_v5::Error::Io(error)) | StateError::Io(error),
+        ) => fault::network(error, settings),
         other => fault::network(other, settings),
     }
 }
@@ -206,19 +217,29 @@ fn refused(code: ConnectReturnCode, settings: &Settings) -> Lost {
     let place = settings.address.socket();
     let refused = |text: String| Lost::new(LostBy::Refused, text);
     match code {
-        Code::BadUserNamePassword => refused(format!("the broker at \"{place}\" does not accept the user name or the password")),
-        Code::NotAuthorized => refused(format!("the broker at \"{place}\" does not authorize this client"))
-            .hint("Check `username` and `password`, the client certificate, and what the broker allows this `client_id`."),
+        Code::BadUserNamePassword => {
+            refused(format!("the broker at \"{place}\" does not accept the user name or the password"))
+        }
+        Code::NotAuthorized => refused(format!("the broker at \"{place}\" does not authorize this client")).hint(
+            "Check `username` and `password`, the client certificate, and what the broker allows this `client_id`.",
+        ),
         Code::UnsupportedProtocolVersion | Code::RefusedProtocolVersion => {
             refused(format!("the broker at \"{place}\" does not speak MQTT 5")).hint("Set `protocol = \"3.1.1\"`.")
         }
         Code::BadClientId | Code::ClientIdentifierNotValid => {
             refused(format!("the broker at \"{place}\" refuses the client id \"{}\"", settings.client_id))
         }
-        Code::Banned | Code::BadAuthenticationMethod | Code::UseAnotherServer | Code::ServerMoved | Code::QoSNotSupported => {
+        Code::Banned
+        | Code::BadAuthenticationMethod
+        | Code::UseAnotherServer
+        | Code::ServerMoved
+        | Code::QoSNotSupported => {
             refused(format!("the broker at \"{place}\" refuses the connection: {}", words(&code)))
         }
-        _ => Lost::new(LostBy::Away, format!("the broker at \"{place}\" did not accept the connection: {}", words(&code))),
+        _ => Lost::new(
+            LostBy::Away,
+            format!("the broker at \"{place}\" did not accept the connection: {}", words(&code)),
+        ),
     }
 }
 

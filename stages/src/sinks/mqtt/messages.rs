@@ -61,7 +61,8 @@ impl Shape {
             Self::Json { topic } => as_json(rows, topic)?,
         };
         let room = packet_bytes_max as usize;
-        match messages.iter().find(|message| message.topic.len() + message.payload.len() + PACKET_OVERHEAD_BYTES > room) {
+        match messages.iter().find(|message| message.topic.len() + message.payload.len() + PACKET_OVERHEAD_BYTES > room)
+        {
             None => Ok(messages),
             Some(large) => Err(StageError::data(format!(
                 "a message of {} bytes for \"{}\" is larger than the {room} bytes that the broker takes",
@@ -73,7 +74,11 @@ impl Shape {
     }
 }
 
-fn as_they_are(topics: &StringArray, payloads: &dyn Array, otherwise: Option<&str>) -> Result<Vec<Outgoing>, StageError> {
+fn as_they_are(
+    topics: &StringArray,
+    payloads: &dyn Array,
+    otherwise: Option<&str>,
+) -> Result<Vec<Outgoing>, StageError> {
     let mut messages = Vec::with_capacity(topics.len());
     for row in 0..topics.len() {
         let topic = if topics.is_valid(row) { Some(topics.value(row)) } else { otherwise };
@@ -118,7 +123,8 @@ mod tests {
     use super::*;
 
     fn rows(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
-        RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true))).unwrap()
+        RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true)))
+            .unwrap()
     }
 
     fn text(values: Vec<Option<&str>>) -> ArrayRef {

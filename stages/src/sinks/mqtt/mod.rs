@@ -12,17 +12,18 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use pipeline_engine::dead_letter;
 use pipeline_engine::stage::{
     BuildContext, BuildError, BuiltSink, Group, Grouping, Port, Sink, SinkConfig, StageDoc, StageError,
 };
 use pipeline_engine::units::DurationText;
-use pipeline_engine::dead_letter;
 use rumqttc_v5::QoS;
 use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use crate::mqtt_client::{self, Address, Direction, Login, Protocol, Refusal, Session, Settings, TlsConfig};
+use crate::mqtt_client::{self, Address, Direction, Login, Refusal, Session, Settings};
+pub use crate::mqtt_client::{Protocol, TlsConfig};
 use messages::{Outgoing, Shape};
 use publisher::Publisher;
 
@@ -58,7 +59,7 @@ pub struct MqttSinkConfig {
     #[serde(default = "default_keep_alive")]
     pub keep_alive: DurationText,
     /// How many messages may be on their way before the first is acknowledged. A broker with a smaller
-    /// receive maximum wins.
+    /// receive maximum wins; QoS 2 of MQTT 3.1.1, where a broker can't tell its own, never has more than 20.
     #[serde(default = "default_inflight_max")]
     pub inflight_max: u16,
     /// Start a broker inside this process at the address of `url`, for demos and tests. It keeps
@@ -113,6 +114,11 @@ impl MqttSinkConfig {
         mqtt_client::probe(&settings).await
     }
 
+    /// Mosquitto hangs up on whoever exceeds its limit, which is 20 by default, and 3.1.1 has no word for it.
+    fn in_flight_max(&self) -> u16 {
+        if self.protocol == Protocol::V3 && self.qos == 2 { self.inflight_max.min(20) } else { self.inflight_max }
+    }
+
     fn settings(&self, cx: &BuildContext) -> Result<Settings, BuildError> {
         let address = Address::parse("url", &self.url)?;
         self.tls.check(&address)?;
@@ -127,7 +133,7 @@ impl MqttSinkConfig {
             login: Login::new(self.username.clone(), self.password.clone())?,
             session: Session::Clean,
             keep_alive: mqtt_client::seconds("keep_alive", self.keep_alive)?,
-            direction: Direction::Send { in_flight_max: self.inflight_max },
+            direction: Direction::Send { in_flight_max: self.in_flight_max() },
         })
     }
 }
@@ -238,7 +244,8 @@ impl Sink for Mqtt {
         for batch in group.batches() {
             messages.extend(self.shape.messages(&batch.rows, publisher.packet_bytes_max)?);
         }
-        let mut unfinished = self.unfinished.take().filter(|last| last.is_of(group)).unwrap_or_else(|| Unfinished::of(group));
+        let mut unfinished =
+            self.unfinished.take().filter(|last| last.is_of(group)).unwrap_or_else(|| Unfinished::of(group));
         match publish_all(publisher, &messages, &mut unfinished.taken, self.qos).await {
             Ok(()) => Ok(()),
             Err(Refusal::Lost) => {
@@ -252,8 +259,10 @@ impl Sink for Mqtt {
                 self.unfinished = Some(unfinished);
                 Err(StageError::transient(format!("the broker did not take a message: {reason}")))
             }
-            Err(Refusal::NotAllowed(reason)) => Err(StageError::permanent(format!("the broker refuses messages: {reason}"))
-                .hint("Check what the broker allows this user or client id to publish to.")),
+            Err(Refusal::NotAllowed(reason)) => {
+                Err(StageError::permanent(format!("the broker refuses messages: {reason}"))
+                    .hint("Check what the broker allows this user or client id to publish to."))
+            }
             Err(Refusal::Message(reason)) => {
                 Err(StageError::data(format!("the broker refuses a message: {reason}")).code(reason))
             }

@@ -81,4 +81,5 @@ async fn poll(mut events: Events, ended: watch::Sender<Option<String>>) {
         }
     };
     ended.send_replace(Some(reason));
+    events.close().await;
 }

@@ -1,7 +1,7 @@
 //! From waiting messages to batches in the pipeline.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -31,19 +31,32 @@ pub(super) struct Forward {
     pub(super) skipped: Counter,
 }
 
-/// The generation of the connection on which the broker sends again what earlier ones left
-/// unacknowledged. What still waits from before would be stored twice.
+/// Set once the broker sends again, on a new connection, what earlier ones left unacknowledged. What
+/// still waits from before would be stored twice.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Resumed(Arc<AtomicU64>);
+pub(super) struct Resumed(Arc<ResumedSince>);
+
+#[derive(Debug, Default)]
+struct ResumedSince {
+    generation: AtomicU64,
+    at_us: AtomicI64,
+}
+
+/// A message that has waited longer is kept, at the risk of storing it twice: brokers forget (AWS IoT
+/// after an hour), and then ours is the only copy.
+const COMES_AGAIN_WITHIN: Duration = Duration::from_secs(600);
 
 impl Resumed {
     /// From this generation on, the broker has the session of those before.
-    pub(super) fn since(&self, generation: u64) {
-        self.0.store(generation, Ordering::Release);
+    pub(super) fn since(&self, generation: u64, now_us: i64) {
+        self.0.at_us.store(now_us, Ordering::Relaxed);
+        self.0.generation.store(generation, Ordering::Release);
     }
 
     fn comes_again(&self, message: &Message) -> bool {
-        message.ticket.owed && message.ticket.generation < self.0.load(Ordering::Acquire)
+        let older = message.ticket.generation < self.0.generation.load(Ordering::Acquire);
+        let waited_us = self.0.at_us.load(Ordering::Relaxed) - message.received_at_us;
+        message.ticket.owed && older && u128::try_from(waited_us).unwrap_or(0) < COMES_AGAIN_WITHIN.as_micros()
     }
 }
 
@@ -57,7 +70,11 @@ struct Stretch {
 
 impl Forward {
     /// Runs until the queue has ended. Gives the partitions that may hold open promises.
-    pub(super) async fn run(&mut self, cx: &SourceContext, waiting: &mut Receiver) -> Result<Vec<Partition>, StageError> {
+    pub(super) async fn run(
+        &mut self,
+        cx: &SourceContext,
+        waiting: &mut Receiver,
+    ) -> Result<Vec<Partition>, StageError> {
         let mut partitions: Vec<Partition> = Vec::new();
         let mut oversize = DeadLetters::default();
         let mut next = waiting.next().await;
@@ -132,7 +149,12 @@ impl Forward {
 
     /// Sends rows and dead letters under one promise: both must be where they belong before any of
     /// these messages is acknowledged.
-    async fn send(&mut self, cx: &SourceContext, stretch: Stretch, oversize: &mut DeadLetters) -> Result<(), StageError> {
+    async fn send(
+        &mut self,
+        cx: &SourceContext,
+        stretch: Stretch,
+        oversize: &mut DeadLetters,
+    ) -> Result<(), StageError> {
         let decoded = self.decoder.take();
         let rejected = joined(decoded.rejected, oversize)?;
         let span = Span::new(stretch.first, stretch.last);
@@ -154,4 +176,31 @@ fn joined(decoded: RecordBatch, oversize: &mut DeadLetters) -> Result<RecordBatc
         return Ok(ours);
     }
     Ok(concat_batches(&ours.schema(), [&decoded, &ours])?)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::sources::mqtt::waiting::Ticket;
+
+    #[test]
+    fn only_what_the_broker_surely_sends_again_is_left_out() {
+        let resumed = Resumed::default();
+        let message = |generation, owed, received_at_us| Message {
+            topic: Bytes::new(),
+            payload: Bytes::new(),
+            oversize: None,
+            received_at_us,
+            ticket: Ticket { partition: Partition::new("p"), generation, number: 1, owed },
+        };
+        let now_us = 3_600_000_000;
+        assert!(!resumed.comes_again(&message(1, true, now_us)), "nothing was resumed yet");
+        resumed.since(2, now_us);
+        assert!(resumed.comes_again(&message(1, true, now_us - 1)));
+        assert!(!resumed.comes_again(&message(1, false, now_us - 1)), "QoS 0 never comes again");
+        assert!(!resumed.comes_again(&message(2, true, now_us)), "this connection's own");
+        assert!(!resumed.comes_again(&message(1, true, 0)), "the broker may have forgotten it");
+    }
 }

@@ -9,8 +9,6 @@ use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
 use pipeline_engine::stage::StageError;
 use pipeline_engine::{Counter, Partition, Progress, now_us};
 use rumqttc_v5::QoS;
@@ -20,9 +18,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::forward::Resumed;
+use super::subscriptions::{Subscriptions, check_answer};
 use super::waiting::{Message, Sender, Ticket};
 use super::window::AckWindow;
-use crate::mqtt_client::{Commands, Delivered, Event, Events, Lost, LostBy, Session, Settings, Subscribed, open};
+use crate::mqtt_client::{Commands, Delivered, Event, Events, Lost, LostBy, Session, Settings, open};
 
 /// How much of an oversize payload is kept for its dead letter.
 const OVERSIZE_KEPT: usize = 1024;
@@ -79,8 +78,14 @@ struct Connection {
     since: Instant,
 }
 
-/// What lasts from one connection to the next.
+/// Where the intake stands.
 struct Course {
+    connection: Option<Connection>,
+    /// Where messages go; gone once reading has stopped, which ends the queue.
+    waiting: Option<Sender>,
+    /// We have asked to say goodbye, and wait no longer than this.
+    leave_by: Option<Instant>,
+    subscriptions: Subscriptions,
     /// Makes partitions of different runs differ: their positions start over.
     started_us: i64,
     generation: u64,
@@ -89,7 +94,6 @@ struct Course {
     failures: u32,
     lost_at: Option<Instant>,
     takeovers: VecDeque<Instant>,
-    subscriptions: Subscriptions,
 }
 
 impl Intake {
@@ -97,55 +101,33 @@ impl Intake {
     pub(super) async fn run(self, waiting: Sender) -> Result<(), Ended> {
         let (commands, mut events) = open(&self.settings).map_err(Ended::Failed)?;
         let mut course = Course {
+            connection: None,
+            waiting: Some(waiting),
+            leave_by: None,
+            subscriptions: Subscriptions::default(),
             started_us: now_us(),
             generation: 0,
             received_at_us: 0,
             failures: 0,
             lost_at: None,
             takeovers: VecDeque::new(),
-            subscriptions: Subscriptions::default(),
         };
-        let mut connection: Option<Connection> = None;
-        // Dropped when reading stops, which ends the queue.
-        let mut waiting = Some(waiting);
-        let mut leave_by: Option<Instant> = None;
         loop {
-            let polled = {
-                let mut poll = pin!(events.poll());
-                // The poll goes on across the other branches: dropped midway it could lose a packet.
-                loop {
-                    select! {
-                        polled = &mut poll => break polled,
-                        () = moved(&mut connection) => self.acknowledge(connection.as_mut(), &commands)?,
-                        answer = course.subscriptions.next_answer() => self.check_answer(&mut course, answer)?,
-                        () = self.stop.cancelled(), if waiting.is_some() => waiting = None,
-                        () = self.finish.cancelled(), if leave_by.is_none() => {
-                            if connection.is_none() {
-                                return Ok(());
-                            }
-                            self.acknowledge(connection.as_mut(), &commands)?;
-                            commands.disconnect();
-                            leave_by = Some(Instant::now() + GOODBYE_TIMEOUT);
-                        }
-                        () = reached(leave_by) => return Ok(()),
-                    }
+            match self.poll(&mut course, &mut events, &commands).await? {
+                None => return Ok(()),
+                Some(Ok(Event::Connected { session_present, .. })) => {
+                    course.connection = Some(self.connected(&mut course, session_present, &commands));
                 }
-            };
-            match polled {
-                Ok(Event::Connected { session_present, .. }) => {
-                    connection = Some(self.connected(&mut course, session_present, &commands));
+                Some(Ok(Event::Message(delivered))) => self.receive(&mut course, delivered).await,
+                Some(Ok(Event::Other)) => {}
+                Some(Ok(Event::Closed)) => {
+                    events.close().await;
+                    return Ok(());
                 }
-                Ok(Event::Message(delivered)) => {
-                    if let (Some(connection), Some(waiting)) = (connection.as_mut(), waiting.as_ref()) {
-                        self.receive(connection, &mut course, delivered, waiting).await;
-                    }
-                }
-                Ok(Event::Closed) => return Ok(()),
-                Ok(Event::Other) => {}
-                Err(_) if leave_by.is_some() => return Ok(()),
-                Err(lost) => {
-                    self.lost(&mut course, connection.take(), lost)?;
-                    if !self.wait_to_connect(&mut course, &mut events, &mut waiting).await? {
+                Some(Err(_)) if course.leave_by.is_some() => return Ok(()),
+                Some(Err(lost)) => {
+                    self.lost(&mut course, lost)?;
+                    if !self.wait_to_connect(&mut course, &mut events).await? {
                         return Ok(());
                     }
                 }
@@ -153,9 +135,41 @@ impl Intake {
         }
     }
 
+    /// One poll, from its start to its end, since dropping it midway could lose a packet; meanwhile all
+    /// that is not the broker's. `None` when there is nothing left to wait for.
+    async fn poll(
+        &self,
+        course: &mut Course,
+        events: &mut Events,
+        commands: &Commands,
+    ) -> Result<Option<Result<Event, Lost>>, Ended> {
+        let mut poll = pin!(events.poll());
+        loop {
+            select! {
+                polled = &mut poll => return Ok(Some(polled)),
+                () = moved(&mut course.connection) => self.acknowledge(course, commands)?,
+                (filter, answer) = course.subscriptions.next_answer() => {
+                    if check_answer(answer, &filter, self.qos).map_err(Ended::Failed)? {
+                        course.subscriptions.granted.push(filter);
+                    }
+                }
+                () = self.stop.cancelled(), if course.waiting.is_some() => course.waiting = None,
+                () = self.finish.cancelled(), if course.leave_by.is_none() => {
+                    if course.connection.is_none() {
+                        return Ok(None);
+                    }
+                    self.acknowledge(course, commands)?;
+                    commands.disconnect();
+                    course.leave_by = Some(Instant::now() + GOODBYE_TIMEOUT);
+                }
+                () = reached(course.leave_by) => return Ok(None),
+            }
+        }
+    }
+
     /// Acknowledges what the sinks have stored since the last call.
-    fn acknowledge(&self, connection: Option<&mut Connection>, commands: &Commands) -> Result<(), Ended> {
-        let Some(connection) = connection else { return Ok(()) };
+    fn acknowledge(&self, course: &mut Course, commands: &Commands) -> Result<(), Ended> {
+        let Some(connection) = &mut course.connection else { return Ok(()) };
         let progress = *connection.progress.borrow_and_update();
         if let Some(delivered) = progress.delivered {
             connection.window.release(delivered.0[3], |receipt| commands.acknowledge(receipt));
@@ -174,7 +188,7 @@ impl Intake {
             self.counters.reconnects.increment();
             tracing::info!(stage = self.stage, ?outage, session_present, "connected to the broker again");
             if session_present {
-                self.resumed.since(course.generation);
+                self.resumed.since(course.generation, now_us());
             } else if persistent {
                 self.counters.session_lost.increment();
                 tracing::warn!(
@@ -185,7 +199,13 @@ impl Intake {
             }
         } else {
             let broker = self.settings.address.socket();
-            tracing::info!(stage = self.stage, broker, client_id = self.settings.client_id, session_present, "connected");
+            tracing::info!(
+                stage = self.stage,
+                broker,
+                client_id = self.settings.client_id,
+                session_present,
+                "connected"
+            );
         }
         course.subscriptions.renew(session_present, &self.filters, self.qos, commands);
         let name = format!("{}/{:x}.{}", self.settings.client_id, course.started_us, course.generation);
@@ -203,7 +223,11 @@ impl Intake {
     /// Puts a message where it waits for decoding. Waits itself only while that place is full: then
     /// nothing is read and no ping is answered, so that after one and a half times the keep-alive the
     /// broker hangs up and, for QoS 1 and 2, sends everything unacknowledged again later.
-    async fn receive(&self, connection: &mut Connection, course: &mut Course, delivered: Delivered, waiting: &Sender) {
+    async fn receive(&self, course: &mut Course, delivered: Delivered) {
+        let (Some(connection), Some(waiting)) = (&mut course.connection, &course.waiting) else {
+            // Reading has stopped: not acknowledged, it comes again next time.
+            return;
+        };
         let number = connection.received + 1;
         if let Some(receipt) = delivered.receipt
             && !connection.window.note(number, receipt)
@@ -233,29 +257,10 @@ impl Intake {
         waiting.put(message).await;
     }
 
-    fn check_answer(&self, course: &mut Course, (filter, answer): Answer) -> Result<(), Ended> {
-        let fault = match answer {
-            // The connection went first; the next one asks again.
-            None => return Ok(()),
-            Some(Ok(granted)) if granted as u8 >= self.qos as u8 => {
-                course.subscriptions.granted.push(filter);
-                return Ok(());
-            }
-            Some(Ok(granted)) => StageError::permanent(format!(
-                "the broker grants QoS {} instead of {} for the topic filter \"{filter}\"",
-                granted as u8, self.qos as u8
-            ))
-            .hint("Set `qos` to what the broker can do."),
-            Some(Err(reason)) => {
-                StageError::permanent(format!("the broker refuses the topic filter \"{filter}\": {reason}"))
-                    .hint("Check what the broker allows this user or client id to subscribe to.")
-            }
-        };
-        Err(Ended::Failed(fault))
-    }
-
     /// Decides whether to try again. Says so once an outage.
-    fn lost(&self, course: &mut Course, connection: Option<Connection>, lost: Lost) -> Result<(), Ended> {
+    fn lost(&self, course: &mut Course, lost: Lost) -> Result<(), Ended> {
+        // With it goes all that was to be acknowledged on it.
+        let connection = course.connection.take();
         let never_connected = course.generation == 0;
         match lost.by {
             LostBy::Refused => return Err(Ended::Failed(lost.permanent())),
@@ -292,16 +297,12 @@ impl Intake {
     }
 
     /// Waits before the next connect, longer each time; false if the source stops meanwhile.
-    async fn wait_to_connect(
-        &self,
-        course: &mut Course,
-        events: &mut Events,
-        waiting: &mut Option<Sender>,
-    ) -> Result<bool, Ended> {
+    async fn wait_to_connect(&self, course: &mut Course, events: &mut Events) -> Result<bool, Ended> {
         select! {
             () = tokio::time::sleep(backoff(course.failures)) => {}
             () = self.stop.cancelled() => {
-                *waiting = None;
+                // Ends the queue.
+                course.waiting = None;
                 // Nothing more can be acknowledged: that connection is gone.
                 return Ok(false);
             }
@@ -340,42 +341,6 @@ async fn reached(time: Option<Instant>) {
 fn backoff(failures: u32) -> Duration {
     let full = BACKOFF_MIN.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(BACKOFF_MAX);
     full.mul_f64(rand::random_range(0.5..=1.0))
-}
-
-/// A filter and the broker's answer.
-type Answer = (String, Option<Result<QoS, String>>);
-
-/// What we have asked to receive on the present session.
-#[derive(Default)]
-struct Subscriptions {
-    granted: Vec<String>,
-    asked: FuturesUnordered<futures::future::BoxFuture<'static, Answer>>,
-}
-
-impl Subscriptions {
-    /// After each connect: asks for what the session does not have. A session that the broker kept from
-    /// an earlier run is asked for everything, since the filters may have changed.
-    fn renew(&mut self, session_present: bool, filters: &[String], qos: QoS, commands: &Commands) {
-        if !session_present {
-            self.granted.clear();
-        }
-        // Questions of the connection before are dead, or the library repeats them by itself; a filter
-        // asked for twice does no harm.
-        self.asked = FuturesUnordered::new();
-        for filter in filters.iter().filter(|filter| !self.granted.contains(filter)) {
-            let filter = filter.clone();
-            let answer: Subscribed = commands.subscribe(&filter, qos);
-            self.asked.push(Box::pin(async move { (filter, answer.await) }));
-        }
-    }
-
-    /// The next answer, if any is awaited. Cancel safe.
-    async fn next_answer(&mut self) -> Answer {
-        match self.asked.next().await {
-            Some(answer) => answer,
-            None => std::future::pending().await,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 
 mod forward;
 mod intake;
+mod subscriptions;
 mod waiting;
 mod window;
 
@@ -194,11 +195,8 @@ impl MqttSourceConfig {
         if self.receive_maximum == 0 {
             return Err(BuildError::invalid("receive_maximum", "with none allowed no message can arrive"));
         }
-        let session = if self.clean_session {
-            Session::Clean
-        } else {
-            Session::Persistent { expiry: self.session_expiry.0 }
-        };
+        let session =
+            if self.clean_session { Session::Clean } else { Session::Persistent { expiry: self.session_expiry.0 } };
         Ok(Settings {
             address,
             tls: self.tls.clone(),
