@@ -151,7 +151,10 @@ async fn a_damaged_file_stops_the_run_and_is_left_alone() {
 
 /// A store that refuses each object once, then stores it and loses the reply, then answers.
 #[derive(Clone, Default)]
-struct Flaky(Arc<Mutex<BTreeMap<String, (u32, Option<Bytes>)>>>);
+struct Flaky(Arc<Mutex<BTreeMap<String, Asked>>>);
+
+/// How often an object was to be created, and what is kept of it.
+type Asked = (u32, Option<Bytes>);
 
 #[async_trait]
 impl Store for Flaky {
