@@ -89,7 +89,7 @@ pub struct ParquetConfig {
     #[serde(default = "roll_rows")]
     roll_rows: usize,
     /// A file is written once its rows take this much memory as Arrow columns; at most 1 GiB. On
-    /// disk the file takes far less: readings of five columns shrink to a tenth or less.
+    /// disk the file takes less: readings with two decimals shrink to a tenth, full doubles to a third.
     #[serde(default = "roll_size")]
     roll_size: SizeText,
     /// The codec of the files.
