@@ -47,7 +47,12 @@ impl Folder {
     /// Removes what a crash left behind, and proves that files can be written and linked.
     fn prepare(&self) -> Result<(), StageError> {
         let staging = self.root.join(STAGING);
+        let missing: Vec<_> = staging.ancestors().take_while(|folder| !folder.exists()).collect();
         fs::create_dir_all(&staging).map_err(|error| failed("create", &staging, error))?;
+        for created in missing {
+            // Below the root, each object syncs the folders that lead to it.
+            sync_folder(created.parent().unwrap_or(created))?;
+        }
         for entry in fs::read_dir(&staging).map_err(|error| failed("read", &staging, error))? {
             let entry = entry.map_err(|error| failed("read", &staging, error))?;
             if entry.file_name().to_string_lossy().starts_with(&self.owner) {
@@ -57,10 +62,13 @@ impl Folder {
         }
         let linked = self.aside("linked");
         let probe = self.write_aside(b"probe")?;
-        let outcome = fs::hard_link(&probe, &linked).map_err(|error| {
-            StageError::permanent(format!("\"{}\" has no hard links", self.root.display()))
-                .because(error)
-                .hint("The sink needs a file system that has them, such as ext4 or xfs.")
+        let outcome = fs::hard_link(&probe, &linked).map_err(|error| match error.kind() {
+            ErrorKind::PermissionDenied | ErrorKind::Unsupported => {
+                StageError::permanent(format!("\"{}\" has no hard links", self.root.display()))
+                    .because(error)
+                    .hint("The sink needs a file system that has them, such as ext4 or xfs.")
+            }
+            _ => failed("link", &linked, error),
         });
         remove(&probe)?;
         outcome.and_then(|()| remove(&linked))
@@ -82,7 +90,7 @@ impl Folder {
         }
         // The name is an entry of its folder, which is an entry of the month, and so on.
         for folder in target.ancestors().skip(1).take_while(|folder| folder.starts_with(&self.root)) {
-            File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| not_synced(folder, error))?;
+            sync_folder(folder)?;
         }
         Ok(())
     }
@@ -131,6 +139,13 @@ async fn off_the_runtime(work: impl FnOnce() -> Result<(), StageError> + Send + 
         .map_err(|panic| StageError::bug("writing a file panicked").because(panic))?
 }
 
+/// Makes the entries of a folder durable.
+fn sync_folder(folder: &Path) -> Result<(), StageError> {
+    // The parent of a relative path's first part is written as nothing.
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| not_synced(folder, error))
+}
+
 fn remove(path: &Path) -> Result<(), StageError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("remove", path, error)),
@@ -140,7 +155,7 @@ fn remove(path: &Path) -> Result<(), StageError> {
 
 /// Whose an I/O error is. Not for syncs: see [`not_synced`].
 fn failed(verb: &str, path: &Path, error: io::Error) -> StageError {
-    let text = format!("\"{}\" did not let itself {verb}", path.display());
+    let text = format!("could not {verb} \"{}\"", path.display());
     let (fault, hint): (fn(String) -> StageError, _) = match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
             (StageError::transient, "The disk is full. Make room: the sink goes on by itself.")

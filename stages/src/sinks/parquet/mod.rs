@@ -76,10 +76,10 @@ pub struct ParquetConfig {
     /// Whose day decides the folder: `received_at`, when the pipeline received the row, or
     /// `event_time`, the row's own time in `time_column`. By receipt, a group makes one file and
     /// yesterday's folder is final; by event time, queries find a day's events in its folder, and
-    /// late rows make small files in old folders.
-    #[serde(default = "received_at")]
-    partition_by: PartitionBy,
-    /// The timestamp column for `partition_by = "event_time"`. Rows without a time go to the folder
+    /// late rows make small files in old folders. If not given: `event_time` where there is a
+    /// `time_column`, else `received_at`.
+    partition_by: Option<PartitionBy>,
+    /// The timestamp column for `event_time`. Rows without a time go to the folder
     /// `year=__HIVE_DEFAULT_PARTITION__/...`.
     time_column: Option<String>,
     /// A file is written once its oldest row has waited this long.
@@ -89,7 +89,7 @@ pub struct ParquetConfig {
     #[serde(default = "roll_rows")]
     roll_rows: usize,
     /// A file is written once its rows take this much memory as Arrow columns; at most 1 GiB. On
-    /// disk the file takes far less: readings of five columns shrink to a tenth or less.
+    /// disk the file takes less: readings with two decimals shrink to a tenth, full doubles to a third.
     #[serde(default = "roll_size")]
     roll_size: SizeText,
     /// The codec of the files.
@@ -103,7 +103,7 @@ pub struct ParquetConfig {
 }
 
 /// Whose day decides the folder of a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum PartitionBy {
     /// When the pipeline received it.
@@ -122,12 +122,6 @@ enum Compression {
     Snappy,
     /// As it is.
     None,
-}
-
-/// By receipt: needs no column, suits rows of every schema (dead letters too), and a device with a
-/// bad clock can't scatter files over the calendar.
-fn received_at() -> PartitionBy {
-    PartitionBy::ReceivedAt
 }
 
 fn roll_age() -> DurationText {
@@ -173,16 +167,17 @@ impl ParquetConfig {
                 .hint("Files lie in year=YYYY/month=MM/day=DD, which readers see as columns. Rename the column."));
         }
         match (self.partition_by, &self.time_column) {
-            (PartitionBy::ReceivedAt, None) => Ok(Folders::ByReceipt),
-            (PartitionBy::ReceivedAt, Some(_)) => {
+            // Needs no column, and a device with a bad clock can't scatter files over the calendar.
+            (None | Some(PartitionBy::ReceivedAt), None) => Ok(Folders::ByReceipt),
+            (Some(PartitionBy::ReceivedAt), Some(_)) => {
                 Err(BuildError::invalid("time_column", "nothing reads the time column")
-                    .hint("Write partition_by = \"event_time\", or remove the key."))
+                    .hint("Write partition_by = \"event_time\", or remove one of the two keys."))
             }
-            (PartitionBy::EventTime, None) => {
+            (Some(PartitionBy::EventTime), None) => {
                 Err(BuildError::invalid("partition_by", "no column is named for the event time")
                     .hint("Name it: time_column = \"...\"."))
             }
-            (PartitionBy::EventTime, Some(name)) => {
+            (None | Some(PartitionBy::EventTime), Some(name)) => {
                 let is_timestamp = |found: &_| *found == schema::timestamp_type();
                 columns::find_typed(input, "time_column", name, "a timestamp", is_timestamp).map(Folders::ByColumn)
             }

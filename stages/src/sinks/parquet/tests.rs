@@ -78,7 +78,7 @@ fn received(partition: &Partition, rows: RecordBatch, received_at_us: i64) -> Gr
 #[tokio::test]
 async fn a_group_that_spans_days_makes_one_file_a_day() {
     let dir = TempDir::new().unwrap();
-    let keys = json!({ "url": dir.path().join("lake"), "partition_by": "event_time", "time_column": "time" });
+    let keys = json!({ "url": dir.path().join("lake"), "time_column": "time" });
     let mut sink = build(keys, &input()).unwrap().sink;
     sink.open().await.unwrap();
     let group = Group::new(vec![
@@ -151,7 +151,10 @@ async fn a_damaged_file_stops_the_run_and_is_left_alone() {
 
 /// A store that refuses each object once, then stores it and loses the reply, then answers.
 #[derive(Clone, Default)]
-struct Flaky(Arc<Mutex<BTreeMap<String, (u32, Option<Bytes>)>>>);
+struct Flaky(Arc<Mutex<BTreeMap<String, Asked>>>);
+
+/// How often an object was to be created, and what is kept of it.
+type Asked = (u32, Option<Bytes>);
 
 #[async_trait]
 impl Store for Flaky {
@@ -221,7 +224,11 @@ fn mistakes_name_the_key() {
         (json!({ "compression_level": 23 }), "compression_level", "the levels of zstd are 1 to 22"),
         (json!({ "roll_rows": 0 }), "roll_rows", "a file holds one row at least"),
         (json!({ "roll_size": "2GiB" }), "roll_size", "a file is above zero and at most 1 GiB large"),
-        (json!({ "time_column": "time" }), "time_column", "nothing reads the time column"),
+        (
+            json!({ "partition_by": "received_at", "time_column": "time" }),
+            "time_column",
+            "nothing reads the time column",
+        ),
         (json!({ "partition_by": "event_time" }), "partition_by", "no column is named for the event time"),
         (json!({ "region": "eu-west-1" }), "region", "a folder of this machine has no such setting"),
         (
