@@ -13,6 +13,7 @@ pub mod position;
 mod queue;
 mod registry;
 pub mod schema;
+pub mod spool;
 pub mod stage;
 mod stats;
 pub mod suggest;

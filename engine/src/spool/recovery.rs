@@ -1,0 +1,192 @@
+//! Opening a spool: what is there, what is damaged, and where the next record goes.
+//!
+//! No file is changed. A torn tail is passed over by the next segment, which says what it follows;
+//! damaged bytes are copied to `quarantine/`, reported, and skipped by every reader. The last frame
+//! of a log that wasn't closed is written once more into a fresh segment: it can be read, but
+//! nobody knows whether it came to the disk or only to the page cache (after a failed sync the
+//! kernel shows bytes that it will never write).
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::Mutex;
+
+use tokio::sync::watch;
+
+use super::cursors::{CursorFile, CursorTable, CursorsFound};
+use super::error::SpoolError;
+use super::frame::EncodedFrame;
+use super::log::{Log, SegmentEntry, Shared, SpoolCounters, SpoolStatus};
+use super::options::SpoolOptions;
+use super::quarantine;
+use super::segment;
+use super::storage::Storage;
+use super::survey::{Damage, DamageKind, Survey, TornTail, survey};
+use super::writer::Intake;
+
+/// What opening a spool found.
+#[derive(Debug, Clone, Default)]
+pub struct RecoveryReport {
+    /// Segments there are.
+    pub segments: usize,
+    /// Bytes they take.
+    pub bytes: u64,
+    /// Bytes of the oldest segments that will be checked only when they are read.
+    pub bytes_unscanned: u64,
+    /// The last durable lsn; 0 before the first.
+    pub durable_lsn: u64,
+    /// The lsn of the next record.
+    pub next_lsn: u64,
+    /// Bytes passed over at the very end.
+    pub torn_tail: Option<TornTail>,
+    /// Damaged places, at most 1,000 of them.
+    pub damage: Vec<Damage>,
+    /// How many damaged places there are in all.
+    pub damage_total: u64,
+    /// How many records they have cost.
+    pub records_lost: u64,
+    /// The cursors' file was damaged (a copy of it is kept) or is gone: cursors start at the oldest
+    /// record that is held.
+    pub cursors_damaged: bool,
+    /// Unfinished files of an earlier run that were removed.
+    pub leftovers_removed: usize,
+}
+
+impl RecoveryReport {
+    /// Nothing was lost or damaged, as after any crash of the process or the machine alone.
+    pub fn is_sound(&self) -> bool {
+        self.damage_total == 0 && !self.cursors_damaged
+    }
+}
+
+/// Opens the log in a directory that nobody else has open.
+pub(crate) fn recover(
+    dir: &Path,
+    options: SpoolOptions,
+    storage: Arc<dyn Storage>,
+    now_us: i64,
+) -> Result<(Log, RecoveryReport), SpoolError> {
+    options.check()?;
+    storage.create_dir(dir).map_err(SpoolError::io("create", dir))?;
+    let lock = storage.lock(&dir.join("lock")).map_err(|error| match error.kind() {
+        std::io::ErrorKind::WouldBlock => SpoolError::Locked { dir: dir.to_owned() },
+        _ => SpoolError::io("lock", dir.join("lock"))(error),
+    })?;
+    let leftovers_removed = remove_leftovers(&*storage, dir)?;
+    // Names that are visible after a crash of the process alone may not be durable yet.
+    storage.sync_dir(dir).map_err(SpoolError::io("sync", dir))?;
+
+    let found = CursorFile::load(&*storage, dir);
+    let cursors_read = matches!(found, CursorsFound::Good(_));
+    let (cursors, trimmed_lsn) = match &found {
+        CursorsFound::Good(file) => (file.clone(), Some(file.trimmed_lsn)),
+        CursorsFound::Absent => (CursorFile::default(), None),
+        CursorsFound::Damaged(bytes) => {
+            quarantine::keep_file(&*storage, dir, "cursors", bytes);
+            (CursorFile::default(), None)
+        }
+    };
+    let identity = segment::identity(&options.pipeline, &options.source);
+    let mut survey = survey(&*storage, dir, Some(identity), trimmed_lsn, options.scan_bytes_max)?;
+    refuse_foreign(&survey, dir, &options, identity)?;
+    quarantine_all(&*storage, dir, &mut survey.damage);
+    // A spool may be without cursors only before anything was trimmed because of them.
+    let cursors_needed = matches!(found, CursorsFound::Damaged(_))
+        || survey.segments.first().is_some_and(|segment| segment.follows_lsn > 0);
+    let cursors_damaged = cursors_needed && !cursors_read;
+
+    let last_lsn = survey.segments.last().map_or(0, |segment| segment.last_lsn).max(cursors.trimmed_lsn);
+    let durable_lsn = survey.unproven.as_ref().map_or(last_lsn, |unproven| unproven.head.first_lsn - 1);
+    let highest_cursor = cursors.cursors.values().copied().max().unwrap_or(0);
+    // Torn bytes hold fewer records than bytes. If they were durable once, a sink may know their
+    // lsns: none of them is given to another record.
+    let next_lsn = last_lsn.max(highest_cursor) + 1 + survey.torn.as_ref().map_or(0, |torn| torn.bytes);
+    let shared = Arc::new(Shared {
+        identity,
+        epoch: epoch(&survey, &cursors, now_us),
+        counters: SpoolCounters::default(),
+        durable: watch::Sender::new(durable_lsn),
+        status: watch::Sender::new(SpoolStatus::Running),
+        cursors: CursorTable::new(cursors),
+        intake: Intake::new(next_lsn, survey.last_received_at_us),
+        segments: Mutex::new(index(&survey)),
+        dir: dir.to_owned(),
+        storage,
+        options,
+        _lock: lock,
+    });
+    shared.counters.damage.add(survey.damage_total);
+    shared.counters.records_lost.add(survey.lost_records);
+    let report = RecoveryReport {
+        segments: survey.segments.len(),
+        bytes: shared.bytes(),
+        bytes_unscanned: survey.unscanned_bytes,
+        durable_lsn: last_lsn,
+        next_lsn,
+        torn_tail: survey.torn,
+        damage: survey.damage,
+        damage_total: survey.damage_total,
+        records_lost: survey.lost_records,
+        cursors_damaged,
+        leftovers_removed,
+    };
+    let unproven = survey.unproven.map(|unproven| EncodedFrame { bytes: unproven.bytes, head: unproven.head });
+    Ok((Log::new(shared, unproven), report))
+}
+
+fn remove_leftovers(storage: &dyn Storage, dir: &Path) -> Result<usize, SpoolError> {
+    let names = storage.list(dir).map_err(SpoolError::io("list", dir))?;
+    let leftovers = names.iter().filter(|name| name.ends_with(".tmp"));
+    // One that can't be removed is emptied when its name is needed.
+    Ok(leftovers.filter(|name| storage.remove(&dir.join(name)).is_ok()).count())
+}
+
+fn refuse_foreign(survey: &Survey, dir: &Path, options: &SpoolOptions, identity: u64) -> Result<(), SpoolError> {
+    let foreign = |header: &segment::Header| header.identity != identity;
+    match survey.segments.iter().find(|segment| segment.header.as_ref().is_some_and(foreign)) {
+        Some(segment) => Err(SpoolError::Foreign {
+            segment: dir.join(&segment.name),
+            pipeline: options.pipeline.clone(),
+            source_name: options.source.clone(),
+        }),
+        None => Ok(()),
+    }
+}
+
+fn quarantine_all(storage: &dyn Storage, dir: &Path, damage: &mut [Damage]) {
+    for place in damage {
+        if place.kind != DamageKind::Missing {
+            let range = place.offset..place.offset + place.bytes;
+            let kept = quarantine::keep_range(storage, dir, &place.segment, range);
+            (place.quarantined, place.known) = (kept.path, kept.known);
+        }
+    }
+}
+
+/// The life of this directory. A spool that starts from nothing counts lsns from 1 again; its later
+/// epoch keeps its positions apart from, and after, those that a sink may remember.
+fn epoch(survey: &Survey, cursors: &CursorFile, now_us: i64) -> u64 {
+    let headers = survey.segments.iter().filter_map(|segment| segment.header);
+    let known = headers.map(|header| header.epoch).max().unwrap_or(0).max(cursors.epoch);
+    if known > 0 { known } else { u64::try_from(now_us).unwrap_or(0).max(1) }
+}
+
+fn index(survey: &Survey) -> Vec<SegmentEntry> {
+    let mut index: Vec<SegmentEntry> = survey
+        .segments
+        .iter()
+        .map(|segment| SegmentEntry {
+            first_lsn: segment.first_lsn,
+            follows_lsn: segment.follows_lsn,
+            last_lsn: segment.last_lsn,
+            readable_bytes: segment.readable_bytes,
+            bytes: segment.bytes,
+            opened_at_us: segment.opened_at_us,
+            active: false,
+        })
+        .collect();
+    if let (Some(last), Some(unproven)) = (index.last_mut(), &survey.unproven) {
+        last.last_lsn = unproven.head.first_lsn - 1;
+        last.readable_bytes = unproven.offset;
+    }
+    index
+}
