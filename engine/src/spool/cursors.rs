@@ -164,7 +164,8 @@ pub(crate) fn trim(shared: &Shared, now_us: i64) -> io::Result<()> {
 
     #[cfg(test)]
     if shared.options.has_planted(super::options::PlantedBug::UnlinkBeforeCursor) {
-        return delete(shared, &needless);
+        delete(shared, &needless)?;
+        return file.store(&*shared.storage, &shared.dir);
     }
     if write {
         if let Err(error) = file.store(&*shared.storage, &shared.dir) {
@@ -242,7 +243,7 @@ impl CursorFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return CursorsFound::Absent,
             Err(_) => return CursorsFound::Damaged(Vec::new()),
         };
-        let bytes = segment::read_range(&*file, 0..file.bytes().unwrap_or(0).min(FILE_BYTES_MAX));
+        let bytes = segment::read_range(&*file, 0..file.bytes().unwrap_or(0).min(FILE_BYTES_MAX)).bytes;
         match Self::parse(&bytes) {
             Some(file) => CursorsFound::Good(file),
             None => CursorsFound::Damaged(bytes),

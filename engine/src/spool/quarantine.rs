@@ -24,7 +24,7 @@ pub(crate) struct Kept {
 pub(crate) fn keep_range(storage: &dyn Storage, dir: &Path, segment: &str, range: Range<u64>) -> Kept {
     let name = format!("{segment}-{:012}-{}", range.start, range.end - range.start);
     keep(storage, dir, &name, range.end - range.start, || {
-        storage.open(&dir.join(segment)).map(|file| segment::read_range(&*file, range)).unwrap_or_default()
+        storage.open(&dir.join(segment)).map(|file| segment::read_range(&*file, range).bytes).unwrap_or_default()
     })
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Damage is never passed over in silence: where records are gone the reader says which.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,6 +14,10 @@ use super::log::{SegmentEntry, Shared, SpoolStatus};
 use super::quarantine;
 use super::segment::{self, HEADER_BYTES, segment_name};
 use super::storage::StorageFile;
+
+/// With the pauses of a caller that backs off, a minute or so: longer than a controller takes to
+/// reset, and a bad sector stays bad.
+const ATTEMPTS_MAX: u32 = 10;
 
 /// What comes next in a spool.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +44,8 @@ impl SpoolReader {
     /// A reader that starts within a frame gets that frame whole. Cancel safe.
     ///
     /// # Errors
-    /// The filesystem refuses a file that should be there; may be called again.
+    /// The filesystem refuses what should be there. May be called again, after a pause: a disk that
+    /// is away comes back. At the tenth attempt in one place what can't be read is taken for damaged.
     pub async fn next(&mut self) -> Result<Option<Replay>, SpoolError> {
         let mut durable = self.shared.durable.subscribe();
         let mut status = self.shared.status.subscribe();
@@ -83,6 +88,8 @@ pub(crate) struct Walk {
     next_lsn: u64,
     open: Option<OpenSegment>,
     ahead: Option<Replay>,
+    /// Attempts in a row that have failed.
+    failures: u32,
 }
 
 struct OpenSegment {
@@ -93,7 +100,7 @@ struct OpenSegment {
 
 impl Walk {
     pub fn new(shared: Arc<Shared>, from_lsn: u64) -> Self {
-        Self { shared, next_lsn: from_lsn.max(1), open: None, ahead: None }
+        Self { shared, next_lsn: from_lsn.max(1), open: None, ahead: None, failures: 0 }
     }
 
     /// What comes next; `None` when all that is durable has been read.
@@ -112,6 +119,8 @@ impl Walk {
                 if !lost.is_empty() {
                     return Ok(Some(Replay::Lost(lost)));
                 }
+                // A segment of which no frame is left may end before it starts.
+                continue;
             }
             let Some(mut open) = self.enter(&segment)? else { continue };
             let step = self.step(&segment, &mut open)?;
@@ -143,8 +152,8 @@ impl Walk {
     }
 
     fn step(&mut self, segment: &SegmentEntry, open: &mut OpenSegment) -> Result<Step, SpoolError> {
-        let Some((frame, head)) = self.read_frame(segment, open) else {
-            return Ok(self.pass_over(segment, open));
+        let Some((frame, head)) = self.read_frame(segment, open)? else {
+            return self.pass_over(segment, open);
         };
         if head.last_lsn() < self.next_lsn {
             // Before the start, or the mark of an end.
@@ -154,7 +163,7 @@ impl Walk {
         if head.first_lsn > segment.last_lsn {
             // A dead tail.
             open.at = segment.readable_bytes;
-            return Ok(self.pass_over(segment, open));
+            return self.pass_over(segment, open);
         }
         if head.first_lsn > self.next_lsn {
             let lost = self.next_lsn..=head.first_lsn - 1;
@@ -177,26 +186,47 @@ impl Walk {
         }
     }
 
-    fn read_frame(&self, segment: &SegmentEntry, open: &OpenSegment) -> Option<(Bytes, FrameHead)> {
-        let start = segment::read_range(&*open.file, open.at..(open.at + FRAME_HEAD_BYTES as u64).min(segment.readable_bytes));
-        let end = open.at + frame::frame_bytes(&start)? as u64;
+    fn read_frame(
+        &mut self,
+        segment: &SegmentEntry,
+        open: &OpenSegment,
+    ) -> Result<Option<(Bytes, FrameHead)>, SpoolError> {
+        let head_end = (open.at + FRAME_HEAD_BYTES as u64).min(segment.readable_bytes);
+        let start = self.read_range(open, open.at..head_end)?;
+        let Some(bytes) = frame::frame_bytes(&start) else { return Ok(None) };
+        let end = open.at + bytes as u64;
         if end > segment.readable_bytes {
-            return None;
+            return Ok(None);
         }
-        let frame = segment::read_range(&*open.file, open.at..end);
-        let head = frame::check(&frame, self.shared.identity)?;
-        Some((Bytes::from(frame), head))
+        let frame = self.read_range(open, open.at..end)?;
+        let head = frame::check(&frame, self.shared.identity);
+        Ok(head.map(|head| (Bytes::from(frame), head)))
+    }
+
+    fn read_range(&mut self, open: &OpenSegment, range: Range<u64>) -> Result<Vec<u8>, SpoolError> {
+        let read = segment::read_range(&*open.file, range);
+        match read.failure {
+            Some(error) if self.failures + 1 < ATTEMPTS_MAX => {
+                self.failures += 1;
+                Err(SpoolError::io("read", self.shared.dir.join(segment_name(open.first_lsn)))(error))
+            }
+            Some(_) => Ok(read.bytes),
+            None => {
+                self.failures = 0;
+                Ok(read.bytes)
+            }
+        }
     }
 
     /// From something that is no frame to the next one, or to the end of the segment.
-    fn pass_over(&mut self, segment: &SegmentEntry, open: &mut OpenSegment) -> Step {
+    fn pass_over(&mut self, segment: &SegmentEntry, open: &mut OpenSegment) -> Result<Step, SpoolError> {
         if open.at >= segment.readable_bytes {
             // Records that the segment should have: it was cut short, or they were damaged at its end.
             let lost = self.next_lsn..=segment.last_lsn;
             self.next_lsn = segment.last_lsn + 1;
-            return Step::Found(Replay::Lost(lost));
+            return Ok(Step::Found(Replay::Lost(lost)));
         }
-        let rest = segment::read_range(&*open.file, open.at..segment.readable_bytes);
+        let rest = self.read_range(open, open.at..segment.readable_bytes)?;
         let mut from = 0;
         let next = loop {
             match frame::find(&rest, from, self.shared.identity) {
@@ -208,10 +238,10 @@ impl Walk {
         let bad = open.at..open.at + next as u64;
         open.at = if next == rest.len() { segment.readable_bytes } else { bad.end };
         self.report(segment, bad);
-        Step::Skipped
+        Ok(Step::Skipped)
     }
 
-    fn report(&self, segment: &SegmentEntry, bad: std::ops::Range<u64>) {
+    fn report(&self, segment: &SegmentEntry, bad: Range<u64>) {
         let name = segment_name(segment.first_lsn);
         let kept = quarantine::keep_range(&*self.shared.storage, &self.shared.dir, &name, bad.clone());
         if !kept.known {

@@ -135,21 +135,35 @@ pub(crate) fn read_header(file: &dyn StorageFile) -> Vec<u8> {
     bytes
 }
 
-/// A range of a file. What can't be read comes as zeros, which are no frame: a bad sector is
-/// damage like any other, not a reason to stop.
-pub(crate) fn read_range(file: &dyn StorageFile, range: Range<u64>) -> Vec<u8> {
+/// A range of a file as far as it can be read.
+pub(crate) struct RangeRead {
+    /// Zeros, which are no frame, in place of what can't be read: a bad sector is damage like any
+    /// other.
+    pub bytes: Vec<u8>,
+    /// Set if not all of it could be read. It may be the disk that is away, not the bytes.
+    pub failure: Option<io::Error>,
+    /// Nothing of it could be read.
+    pub failed_whole: bool,
+}
+
+pub(crate) fn read_range(file: &dyn StorageFile, range: Range<u64>) -> RangeRead {
     let len = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(0);
     let mut bytes = vec![0; len];
-    if let Ok(filled) = file.read_at(range.start, &mut bytes) {
-        bytes.truncate(filled);
-        return bytes;
-    }
+    let failure = match file.read_at(range.start, &mut bytes) {
+        Ok(filled) => {
+            bytes.truncate(filled);
+            return RangeRead { bytes, failure: None, failed_whole: false };
+        }
+        Err(error) => Some(error),
+    };
+    let mut failed_whole = true;
     for (step, chunk) in bytes.chunks_mut(READ_STEP_BYTES).enumerate() {
-        if file.read_at(range.start + (step * READ_STEP_BYTES) as u64, chunk).is_err() {
-            chunk.fill(0);
+        match file.read_at(range.start + (step * READ_STEP_BYTES) as u64, chunk) {
+            Ok(_) => failed_whole = false,
+            Err(_) => chunk.fill(0),
         }
     }
-    bytes
+    RangeRead { bytes, failure, failed_whole }
 }
 
 /// A file that replaces another at once or not at all: written beside it, synced, renamed, and its

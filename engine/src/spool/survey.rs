@@ -1,8 +1,9 @@
 //! Walks over all segments and says what they hold, what is damaged and what is lost. Changes
 //! nothing: recovery acts on what it finds, `inspect` and `verify` print it.
 
+use std::io;
 use std::ops::{Range, RangeInclusive};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
@@ -92,6 +93,8 @@ pub(crate) struct Survey {
     pub last_received_at_us: i64,
     /// The last frame, if it may not be durable.
     pub unproven: Option<UnprovenFrame>,
+    any_readable: bool,
+    unreadable: Option<(PathBuf, io::Error)>,
 }
 
 /// The last frame of a log that wasn't closed. Every frame before it is proven durable by the one
@@ -112,6 +115,9 @@ struct Entry {
 }
 
 /// Reads all headers, and of the contents the newest `scan_bytes_max`, at least the last segment.
+///
+/// # Errors
+/// Another format version, or a filesystem that refuses everything; damage is none.
 ///
 /// `trimmed_lsn` is the last lsn ever trimmed away, if known; `identity` the one to expect, else
 /// that of the first intact header is taken.
@@ -142,7 +148,11 @@ pub(crate) fn survey(
             survey.believe(entry, next);
         }
     }
-    Ok(survey)
+    match survey.unreadable.take() {
+        // Not damage but a disk that is away: to call all of it lost would make it so.
+        Some((path, error)) if !survey.any_readable => Err(SpoolError::io("read", path)(error)),
+        _ => Ok(survey),
+    }
 }
 
 fn read_entries(storage: &dyn Storage, dir: &Path) -> Result<Vec<Entry>, SpoolError> {
@@ -231,7 +241,13 @@ impl Survey {
     ) -> Result<(), SpoolError> {
         let path = dir.join(&entry.name);
         let file = storage.open(&path).map_err(SpoolError::io("open", &path))?;
-        let bytes = segment::read_range(&*file, 0..entry.bytes);
+        let read = segment::read_range(&*file, 0..entry.bytes);
+        if read.failed_whole {
+            self.unreadable = read.failure.map(|error| (path, error));
+        } else {
+            self.any_readable = true;
+        }
+        let bytes = read.bytes;
         self.note_header(entry);
 
         let limit = next.map(Entry::follows_lsn);

@@ -87,9 +87,10 @@ impl SpoolWriter {
             // An error is a panic of the thread, of which the status tells already.
             drop(tokio::task::spawn_blocking(move || thread.join()).await);
         }
-        match self.shared.intake.lock().held_records {
+        let state = self.shared.intake.lock();
+        match state.held_records {
             0 => Ok(()),
-            records => Err(SpoolError::Undurable { records, reason: self.shared.intake.lock().last_pause.clone() }),
+            records => Err(SpoolError::Undurable { records, reason: state.last_pause.clone() }),
         }
     }
 }

@@ -7,11 +7,12 @@ fn open(dir: &Path) -> Result<(Spool, SpoolWriter, RecoveryReport), SpoolError> 
 }
 
 async fn write(dir: &Path, numbers: std::ops::Range<u64>) {
-    let (_spool, mut writer, report) = open(dir).expect("it opens");
+    let (spool, mut writer, report) = open(dir).expect("it opens");
     assert!(report.is_sound(), "{report:?}");
     for number in numbers {
-        writer.append(&record(number, 300)).await.expect("it is open");
-        writer.flush();
+        let lsn = writer.append(&record(number, 300)).await.expect("it is open");
+        // So that each record is a frame of its own.
+        spool.durable().wait_for(|durable| *durable >= lsn).await.expect("the spool lives");
     }
     writer.close().await.expect("the disk is fine");
 }
