@@ -157,7 +157,13 @@ pub(crate) fn trim(shared: &Shared, now_us: i64) -> io::Result<()> {
     let needless = needless_segments(shared, passed_lsn.unwrap_or(0), now_us, state.wants_room);
     let trimmed_lsn = needless.last().map_or(state.trimmed_lsn, |segment| segment.last_lsn.max(state.trimmed_lsn));
     let write = state.changed || trimmed_lsn != state.trimmed_lsn;
-    let file = CursorFile { format: FORMAT, epoch: shared.epoch, trimmed_lsn, cursors: state.values.clone() };
+    let file = CursorFile {
+        format: FORMAT,
+        epoch: shared.epoch,
+        trimmed_lsn,
+        next_lsn: shared.intake.next_lsn(),
+        cursors: state.values.clone(),
+    };
     // Taken back below if it fails; a cursor that moves meanwhile sets it again.
     state.changed = false;
     drop(state);
@@ -219,6 +225,8 @@ pub(crate) struct CursorFile {
     format: u32,
     pub epoch: u64,
     pub trimmed_lsn: u64,
+    /// All below have been given, or must not be: what the last segment knew, if that is trimmed.
+    pub next_lsn: u64,
     pub cursors: BTreeMap<String, u64>,
 }
 

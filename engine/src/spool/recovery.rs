@@ -71,10 +71,8 @@ pub(crate) fn recover(
         std::io::ErrorKind::WouldBlock => SpoolError::Locked { dir: dir.to_owned() },
         _ => SpoolError::io("lock", dir.join("lock"))(error),
     })?;
-    let leftovers_removed = remove_leftovers(&*storage, dir)?;
     // Names that are visible after a crash of the process alone may not be durable yet.
     storage.sync_dir(dir).map_err(SpoolError::io("sync", dir))?;
-
     let found = CursorFile::load(&*storage, dir);
     let cursors_read = matches!(found, CursorsFound::Good(_));
     let (cursors, trimmed_lsn) = match &found {
@@ -85,6 +83,7 @@ pub(crate) fn recover(
             (CursorFile::default(), None)
         }
     };
+    let leftovers_removed = remove_leftovers(&*storage, dir, trimmed_lsn.unwrap_or(0))?;
     let identity = segment::identity(&options.pipeline, &options.source);
     let mut survey = survey(&*storage, dir, Some(identity), trimmed_lsn, options.scan_bytes_max)?;
     refuse_foreign(&survey, dir, &options, identity)?;
@@ -99,7 +98,8 @@ pub(crate) fn recover(
     let highest_cursor = cursors.cursors.values().copied().max().unwrap_or(0);
     // Torn bytes hold fewer records than bytes. If they were durable once, a sink may know their
     // lsns: none of them is given to another record.
-    let next_lsn = last_lsn.max(highest_cursor) + 1 + survey.torn.as_ref().map_or(0, |torn| torn.bytes);
+    let torn_bytes = survey.torn.as_ref().map_or(0, |torn| torn.bytes);
+    let next_lsn = (last_lsn.max(highest_cursor) + 1 + torn_bytes).max(cursors.next_lsn);
     let shared = Arc::new(Shared {
         identity,
         epoch: epoch(&survey, &cursors, now_us),
@@ -133,10 +133,12 @@ pub(crate) fn recover(
     Ok((Log::new(shared, unproven), report))
 }
 
-fn remove_leftovers(storage: &dyn Storage, dir: &Path) -> Result<usize, SpoolError> {
+/// Files that never got their name, and segments that were being trimmed.
+fn remove_leftovers(storage: &dyn Storage, dir: &Path, trimmed_lsn: u64) -> Result<usize, SpoolError> {
     let names = storage.list(dir).map_err(SpoolError::io("list", dir))?;
-    let leftovers = names.iter().filter(|name| name.ends_with(".tmp"));
-    // One that can't be removed is emptied when its name is needed.
+    let trimmed = |name: &str| segment::first_lsn_in(name).is_some_and(|first_lsn| first_lsn <= trimmed_lsn);
+    let leftovers = names.iter().filter(|name| name.ends_with(".tmp") || trimmed(name));
+    // One that can't be removed now is passed over, and found again at the next start.
     Ok(leftovers.filter(|name| storage.remove(&dir.join(name)).is_ok()).count())
 }
 

@@ -128,7 +128,7 @@ pub(crate) fn survey(
     trimmed_lsn: Option<u64>,
     scan_bytes_max: u64,
 ) -> Result<Survey, SpoolError> {
-    let entries = read_entries(storage, dir)?;
+    let entries = read_entries(storage, dir, trimmed_lsn.unwrap_or(0))?;
     let identity = identity.or_else(|| entries.iter().find_map(|entry| entry.good_header()).map(|header| header.identity));
     let mut survey = Survey::default();
     let mut budget = scan_bytes_max;
@@ -155,11 +155,12 @@ pub(crate) fn survey(
     }
 }
 
-fn read_entries(storage: &dyn Storage, dir: &Path) -> Result<Vec<Entry>, SpoolError> {
+/// All segments but those that were trimmed, whose deletion a power cut may have undone in part.
+fn read_entries(storage: &dyn Storage, dir: &Path, trimmed_lsn: u64) -> Result<Vec<Entry>, SpoolError> {
     let names = storage.list(dir).map_err(SpoolError::io("list", dir))?;
     let mut entries = Vec::new();
     for name in names {
-        let Some(first_lsn) = segment::first_lsn_in(&name) else { continue };
+        let Some(first_lsn) = segment::first_lsn_in(&name).filter(|lsn| *lsn > trimmed_lsn) else { continue };
         let path = dir.join(&name);
         let file = storage.open(&path).map_err(SpoolError::io("open", &path))?;
         let bytes = file.bytes().map_err(SpoolError::io("measure", &path))?;
@@ -294,7 +295,8 @@ impl Survey {
             if let Some(bad) = bad {
                 let (offset, bytes) = (bad.start as u64, bad.len() as u64);
                 self.torn = Some(TornTail { segment: entry.name.clone(), offset, bytes, after_lsn: found.last_lsn });
-                closed = false;
+                // They were written after the frame before them was durable.
+                unproven = None;
             }
             let bytes = Bytes::from(bytes);
             if let Some((at, head)) = last {

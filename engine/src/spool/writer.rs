@@ -168,6 +168,10 @@ impl Intake {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub fn next_lsn(&self) -> u64 {
+        self.lock().next_lsn
+    }
+
     fn push(&self, record: &Record, options: &SpoolOptions) -> Result<Option<u64>, SpoolError> {
         let mut state = self.lock();
         if state.ended {
