@@ -94,7 +94,11 @@ fn look(dir: &Path, storage: &dyn Storage, scan_bytes_max: u64) -> Result<Inspec
     Ok(Inspection {
         bytes: survey.segments.iter().map(|segment| segment.bytes).sum(),
         lsns: first_lsn.zip(last_lsn).map(|(first, last)| first..=last).filter(|lsns| !lsns.is_empty()),
-        oldest_received_at_us: survey.segments.iter().find_map(|segment| segment.header).map(|header| header.opened_at_us),
+        oldest_received_at_us: survey
+            .segments
+            .iter()
+            .find_map(|segment| segment.header)
+            .map(|header| header.opened_at_us),
         segments: survey.segments.into_iter().map(SegmentInspection::from).collect(),
         cursors: file.map(|file| file.cursors).unwrap_or_default(),
         cursors_damaged,

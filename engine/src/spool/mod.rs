@@ -94,7 +94,8 @@ impl Spool {
         let shared = log.shared().clone();
         let writer = SpoolWriter::start(log)?;
         let kept = shared.clone();
-        let keeper = std::thread::Builder::new().name("spool-keeper".to_owned()).spawn(move || cursors::keep(&kept, now_us));
+        let keeper =
+            std::thread::Builder::new().name("spool-keeper".to_owned()).spawn(move || cursors::keep(&kept, now_us));
         let keeper = keeper.map_err(SpoolError::io("start the keeper thread of", dir))?;
         Ok((Self { shared, keeper: Some(keeper) }, writer, report))
     }

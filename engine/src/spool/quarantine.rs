@@ -41,16 +41,11 @@ fn keep(storage: &dyn Storage, dir: &Path, name: &str, bytes: u64, read: impl Fn
     if names.iter().any(|other| other == name) {
         return Kept { path, known: true };
     }
-    let held: u64 = names
-        .iter()
-        .filter_map(|name| storage.open(&folder.join(name)).ok()?.bytes().ok())
-        .sum();
+    let held: u64 = names.iter().filter_map(|name| storage.open(&folder.join(name)).ok()?.bytes().ok()).sum();
     if bytes == 0 || held + bytes > BYTES_MAX {
         return Kept::default();
     }
-    let written = storage
-        .create_dir(&folder)
-        .and_then(|()| segment::replace(storage, &folder, name, &[&read()]));
+    let written = storage.create_dir(&folder).and_then(|()| segment::replace(storage, &folder, name, &[&read()]));
     match written {
         Ok(_) => Kept { path, known: false },
         Err(error) => {

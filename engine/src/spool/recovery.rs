@@ -6,9 +6,9 @@
 //! nobody knows whether it came to the disk or only to the page cache (after a failed sync the
 //! kernel shows bytes that it will never write).
 
+use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
@@ -55,6 +55,23 @@ impl RecoveryReport {
     /// Nothing was lost or damaged, as after any crash of the process or the machine alone.
     pub fn is_sound(&self) -> bool {
         self.damage_total == 0 && !self.cursors_damaged
+    }
+}
+
+impl fmt::Display for RecoveryReport {
+    /// One line for the log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} segments of {} bytes, durable up to {}", self.segments, self.bytes, self.durable_lsn)?;
+        if let Some(torn) = &self.torn_tail {
+            write!(f, "; {} torn bytes passed over at the end", torn.bytes)?;
+        }
+        if self.damage_total > 0 {
+            write!(f, "; {} damaged places, {} records lost", self.damage_total, self.records_lost)?;
+        }
+        if self.cursors_damaged {
+            f.write_str("; the cursors are damaged or gone, sinks start at the oldest record")?;
+        }
+        Ok(())
     }
 }
 

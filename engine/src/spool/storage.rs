@@ -206,7 +206,8 @@ mod tests {
 
     #[test]
     fn free_space_is_read_from_names_with_spaces() {
-        let answer = "Filesystem 1024-blocks Used Available Capacity Mounted on\n//nas/my disk 100 40 60 40% /mnt/my disk\n";
+        let answer =
+            "Filesystem 1024-blocks Used Available Capacity Mounted on\n//nas/my disk 100 40 60 40% /mnt/my disk\n";
         assert_eq!(free_space_in(answer), Some(60 * 1024));
         assert_eq!(free_space_in("nonsense"), None);
     }

@@ -129,7 +129,8 @@ pub(crate) fn survey(
     scan_bytes_max: u64,
 ) -> Result<Survey, SpoolError> {
     let entries = read_entries(storage, dir, trimmed_lsn.unwrap_or(0))?;
-    let identity = identity.or_else(|| entries.iter().find_map(|entry| entry.good_header()).map(|header| header.identity));
+    let identity =
+        identity.or_else(|| entries.iter().find_map(|entry| entry.good_header()).map(|header| header.identity));
     let mut survey = Survey::default();
     let mut budget = scan_bytes_max;
     let mut scan_from = entries.len().saturating_sub(1);
@@ -305,7 +306,8 @@ impl Survey {
                 self.last_received_at_us = record.map_or(head.received_at_us, |record| record.received_at_us);
             }
             if let (Some((at, head)), false) = (unproven, closed) {
-                self.unproven = Some(UnprovenFrame { bytes: bytes[at..at + head.bytes].to_vec(), offset: at as u64, head });
+                self.unproven =
+                    Some(UnprovenFrame { bytes: bytes[at..at + head.bytes].to_vec(), offset: at as u64, head });
             }
         }
         self.segments.push(found);

@@ -42,6 +42,7 @@ struct Disk {
     stopped: bool,
     failing_syncs: u32,
     failing_writes: u32,
+    failing_reads: u32,
     forgetful_names: bool,
     capacity_bytes: u64,
     rng: StdRng,
@@ -74,6 +75,7 @@ impl SimulatedDisk {
             stopped: false,
             failing_syncs: 0,
             failing_writes: 0,
+            failing_reads: 0,
             forgetful_names: false,
             capacity_bytes: 1 << 30,
             rng: StdRng::seed_from_u64(seed),
@@ -136,6 +138,11 @@ impl SimulatedDisk {
     /// The next so many writes fail after a part of the bytes.
     pub fn fail_writes(&self, count: u32) {
         self.lock().failing_writes = count;
+    }
+
+    /// The next so many reads of files fail, whatever they read.
+    pub fn fail_reads(&self, count: u32) {
+        self.lock().failing_reads = count;
     }
 
     /// Directories are no longer synced though they say so.
@@ -230,7 +237,7 @@ impl Disk {
         if self.stopped {
             (self.stop_at, self.stopped) = (None, false);
         }
-        (self.failing_syncs, self.failing_writes) = (0, 0);
+        (self.failing_syncs, self.failing_writes, self.failing_reads) = (0, 0, 0);
     }
 
     fn forget_unsynced(&mut self) {
@@ -394,7 +401,8 @@ impl Storage for Mount {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let (mut disk, fate) = self.begin()?;
         if !disk.forgetful_names {
-            let inside = |changes: &Vec<(PathBuf, Option<usize>)>| changes.iter().any(|(path, _)| path.parent() == Some(dir));
+            let inside =
+                |changes: &Vec<(PathBuf, Option<usize>)>| changes.iter().any(|(path, _)| path.parent() == Some(dir));
             let (synced, others) = std::mem::take(&mut disk.unsynced_names).into_iter().partition(inside);
             disk.unsynced_names = others;
             let synced: Vec<_> = synced;
@@ -484,8 +492,12 @@ impl StorageFile for SimulatedFile {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let (disk, fate) = self.begin()?;
+        let (mut disk, fate) = self.begin()?;
         finish(fate)?;
+        if disk.failing_reads > 0 {
+            disk.failing_reads -= 1;
+            return Err(io::Error::other("simulated read error"));
+        }
         let visible = &disk.files[self.file].visible;
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(visible.len());
         let count = buffer.len().min(visible.len() - start);

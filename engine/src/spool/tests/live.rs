@@ -28,7 +28,9 @@ async fn until_paused(spool: &Spool, reason: PauseReason) {
 }
 
 async fn until_running(spool: &Spool) {
-    soon("the end of the pause", spool.status().wait_for(|status| *status == SpoolStatus::Running)).await.expect("it lives");
+    soon("the end of the pause", spool.status().wait_for(|status| *status == SpoolStatus::Running))
+        .await
+        .expect("it lives");
 }
 
 /// The numbers of so many records; nothing may be lost on the way.
@@ -50,7 +52,9 @@ fn number_of(record: &Record) -> u64 {
 
 /// Appends records until one would have to wait.
 fn fill(writer: &mut SpoolWriter, from: u64) -> u64 {
-    (from..).find(|number| writer.try_append(&record(*number, 200)).expect("it is open").is_none()).expect("it fills up")
+    (from..)
+        .find(|number| writer.try_append(&record(*number, 200)).expect("it is open").is_none())
+        .expect("it fills up")
 }
 
 #[tokio::test]
@@ -99,7 +103,8 @@ async fn a_full_disk_makes_appending_wait_and_passes_by_itself() {
 #[tokio::test]
 async fn a_full_spool_goes_on_when_a_cursor_lets_go() {
     let disk = SimulatedDisk::new(3);
-    let options = SpoolOptions { bytes_max: 8 << 10, buffer_bytes_max: 2_000, retain: Duration::from_secs(3600), ..small() };
+    let options =
+        SpoolOptions { bytes_max: 8 << 10, buffer_bytes_max: 2_000, retain: Duration::from_secs(3600), ..small() };
     let (spool, mut writer) = open(&disk, options);
     let cursors = spool.cursors();
     cursors.register("sink");
@@ -248,6 +253,48 @@ async fn a_live_reader_says_what_it_can_not_read() {
     assert_eq!(read(&mut reader, 1).await, [3]);
     assert_eq!(spool.counters().damage.get(), 1);
     assert!(disk.files().iter().any(|(path, _)| path.starts_with(dir().join("quarantine"))));
+}
+
+#[tokio::test]
+async fn a_disk_that_is_away_for_a_while_damages_nothing() {
+    let disk = SimulatedDisk::new(18);
+    let (spool, mut writer) = open(&disk, small());
+    for number in 1..=2 {
+        writer.append(&record(number, 0)).await.expect("it is open");
+        until_durable(&spool, number).await;
+    }
+    let mut reader = spool.reader(1);
+    disk.fail_reads(u32::MAX);
+    for _ in 0..3 {
+        reader.next().await.expect_err("nothing can be read");
+    }
+    disk.fail_reads(0);
+    assert_eq!(read(&mut reader, 2).await, [1, 2]);
+    drop((spool, writer, reader));
+
+    disk.fail_reads(u32::MAX);
+    match Spool::open(dir(), small(), disk.mount()).map(drop) {
+        Err(SpoolError::Io { what: "read", .. }) => {}
+        other => panic!("{other:?}"),
+    }
+    disk.fail_reads(0);
+    let (spool, _writer) = open(&disk, small());
+    assert_eq!(read(&mut spool.reader(1), 2).await, [1, 2]);
+}
+
+#[tokio::test]
+async fn what_stays_unreadable_is_given_up_in_the_end() {
+    let disk = SimulatedDisk::new(19);
+    let (spool, mut writer) = open(&disk, small());
+    writer.append(&record(1, 0)).await.expect("it is open");
+    until_durable(&spool, 1).await;
+    let mut reader = spool.reader(1);
+    disk.fail_reads(u32::MAX);
+    let mut attempts = 1;
+    while reader.next().await.is_err() {
+        attempts += 1;
+    }
+    assert_eq!(attempts, 10);
 }
 
 #[tokio::test]

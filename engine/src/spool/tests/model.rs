@@ -1,7 +1,7 @@
 //! The spool against a map in memory, under random operations and faults.
 //!
-//! `PROPTEST_CASES=20000 cargo test -p pipeline-engine --lib -- spool::tests::model` is the form for
-//! every change, a million cases (and a release build) the one for a release.
+//! By default a few seconds. The long form, some ten minutes:
+//! `PROPTEST_CASES=1000000 cargo test -p pipeline-engine --lib -- spool::tests::model::what`
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -21,16 +21,29 @@ const SINKS: [&str; 2] = ["one", "two"];
 /// What is done to the spool, or to the disk under it.
 #[derive(Debug, Clone)]
 pub(super) enum Op {
-    Append { records: u8, payload_bytes: u16 },
+    Append {
+        records: u8,
+        payload_bytes: u16,
+    },
     Flush,
-    Read { frames: u8 },
-    Advance { sink: usize, percent: u8 },
+    Read {
+        frames: u8,
+    },
+    Advance {
+        sink: usize,
+        percent: u8,
+    },
     Trim,
     FailSyncs(u32),
     FailWrites(u32),
-    FillDisk { left_bytes: u16 },
+    FillDisk {
+        left_bytes: u16,
+    },
     FreeDisk,
-    FlipBit { file: usize, bit: usize },
+    FlipBit {
+        file: usize,
+        bit: usize,
+    },
     /// The process dies in so many disk operations from now.
     DieWithin(u8),
     Close,
@@ -261,7 +274,8 @@ impl World {
         }
         let passed = lowest_cursor(&Cursors::new(log.shared().clone()).all());
         let passed = if report.cursors_damaged { self.trimmable_lsn } else { passed };
-        let lost = |lsn: &u64| report.damage.iter().any(|damage| damage.lost.as_ref().is_some_and(|lost| lost.contains(lsn)));
+        let lost =
+            |lsn: &u64| report.damage.iter().any(|damage| damage.lost.as_ref().is_some_and(|lost| lost.contains(lsn)));
         let torn = |lsn: &u64| report.torn_tail.as_ref().is_some_and(|torn| *lsn > torn.after_lsn);
         for lsn in self.durable.keys() {
             let reported = self.flipped && (lost(lsn) || torn(lsn));
@@ -323,10 +337,9 @@ fn runner(cases: u32) -> TestRunner {
 
 #[test]
 fn what_was_durable_is_there_or_reported_whatever_happens() {
-    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(2_000);
-    let outcome = runner(cases).run(&any_run(), |(seed, ops)| {
-        World::new(seed, None).run(&ops).map_err(TestCaseError::fail)
-    });
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(10_000);
+    let outcome =
+        runner(cases).run(&any_run(), |(seed, ops)| World::new(seed, None).run(&ops).map_err(TestCaseError::fail));
     if let Err(failure) = outcome {
         panic!("{failure}");
     }
