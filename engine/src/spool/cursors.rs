@@ -103,8 +103,10 @@ pub(crate) struct CursorState {
 }
 
 impl CursorTable {
-    pub fn new(file: CursorFile) -> Self {
-        let state = CursorState { values: file.cursors, trimmed_lsn: file.trimmed_lsn, ..CursorState::default() };
+    /// `changed`: they aren't on disk as they are here.
+    pub fn new(file: CursorFile, changed: bool) -> Self {
+        let state =
+            CursorState { values: file.cursors, trimmed_lsn: file.trimmed_lsn, changed, ..CursorState::default() };
         Self { state: Mutex::new(state), wake: Condvar::new() }
     }
 
@@ -156,7 +158,7 @@ pub(crate) fn trim(shared: &Shared, now_us: i64) -> io::Result<()> {
     let passed_lsn = state.values.values().copied().min();
     let needless = needless_segments(shared, passed_lsn.unwrap_or(0), now_us, state.wants_room);
     let trimmed_lsn = needless.last().map_or(state.trimmed_lsn, |segment| segment.last_lsn.max(state.trimmed_lsn));
-    let write = state.changed || trimmed_lsn != state.trimmed_lsn;
+    let write = state.changed || !needless.is_empty();
     let file = CursorFile {
         format: FORMAT,
         epoch: shared.epoch,

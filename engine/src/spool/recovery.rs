@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
-use super::cursors::{CursorFile, CursorTable, CursorsFound};
+use super::cursors::{self, CursorFile, CursorTable, CursorsFound};
 use super::error::SpoolError;
 use super::frame::EncodedFrame;
 use super::log::{Log, SegmentEntry, Shared, SpoolCounters, SpoolStatus};
@@ -92,7 +92,7 @@ pub(crate) fn recover(
     storage.sync_dir(dir).map_err(SpoolError::io("sync", dir))?;
     let found = CursorFile::load(&*storage, dir);
     let cursors_read = matches!(found, CursorsFound::Good(_));
-    let (cursors, trimmed_lsn) = match &found {
+    let (mut cursors, trimmed_lsn) = match &found {
         CursorsFound::Good(file) => (file.clone(), Some(file.trimmed_lsn)),
         CursorsFound::Absent => (CursorFile::default(), None),
         CursorsFound::Damaged(bytes) => {
@@ -109,6 +109,9 @@ pub(crate) fn recover(
     let cursors_needed = matches!(found, CursorsFound::Damaged(_))
         || survey.segments.first().is_some_and(|segment| segment.follows_lsn > 0);
     let cursors_damaged = cursors_needed && !cursors_read;
+    if !cursors_read {
+        cursors.trimmed_lsn = survey.segments.first().map_or(0, |segment| segment.follows_lsn);
+    }
 
     let last_lsn = survey.segments.last().map_or(0, |segment| segment.last_lsn).max(cursors.trimmed_lsn);
     let durable_lsn = survey.unproven.as_ref().map_or(last_lsn, |unproven| unproven.head.first_lsn - 1);
@@ -123,7 +126,7 @@ pub(crate) fn recover(
         counters: SpoolCounters::default(),
         durable: watch::Sender::new(durable_lsn),
         status: watch::Sender::new(SpoolStatus::Running),
-        cursors: CursorTable::new(cursors),
+        cursors: CursorTable::new(cursors, !cursors_read),
         intake: Intake::new(next_lsn, survey.last_received_at_us),
         segments: Mutex::new(index(&survey)),
         dir: dir.to_owned(),
@@ -131,6 +134,9 @@ pub(crate) fn recover(
         options,
         _lock: lock,
     });
+    // The file is also the second place that knows the epoch. If it can't be written, the keeper goes
+    // on trying.
+    drop(cursors::trim(&shared, i64::MIN));
     shared.counters.damage.add(survey.damage_total);
     shared.counters.records_lost.add(survey.lost_records);
     let report = RecoveryReport {

@@ -34,6 +34,8 @@ pub(super) enum Op {
         percent: u8,
     },
     Trim,
+    /// As a writer out of room does it: the last segment may go too.
+    TrimForRoom,
     FailSyncs(u32),
     FailWrites(u32),
     FillDisk {
@@ -58,6 +60,7 @@ fn any_op() -> impl Strategy<Value = Op> {
         3 => (1..5u8).prop_map(|frames| Op::Read { frames }),
         3 => (0..2usize, 0..=100u8).prop_map(|(sink, percent)| Op::Advance { sink, percent }),
         3 => Just(Op::Trim),
+        1 => Just(Op::TrimForRoom),
         1 => (1..4u32).prop_map(Op::FailSyncs),
         1 => (1..4u32).prop_map(Op::FailWrites),
         1 => (0..3000u16).prop_map(|left_bytes| Op::FillDisk { left_bytes }),
@@ -88,6 +91,7 @@ pub(super) struct World {
     /// Trimming may have come up to here.
     trimmable_lsn: u64,
     numbers: u64,
+    clock_us: i64,
 }
 
 struct Running {
@@ -123,6 +127,7 @@ impl World {
             ever_flipped: false,
             trimmable_lsn: 0,
             numbers: 0,
+            clock_us: 0,
         }
     }
 
@@ -152,8 +157,11 @@ impl World {
                 Cursors::new(log.shared().clone()).advance(SINKS[sink], lsn);
             }
             // An error leaves things as they were, to be tried again.
-            Op::Trim => {
+            Op::Trim | Op::TrimForRoom => {
                 let shared = self.running.as_ref().expect("running").log.shared().clone();
+                if matches!(op, Op::TrimForRoom) {
+                    shared.cursors.request_room();
+                }
                 self.trimmable_lsn = self.trimmable_lsn.max(lowest_cursor(&Cursors::new(shared.clone()).all()));
                 drop(cursors::trim(&shared, i64::MAX));
             }
@@ -249,7 +257,8 @@ impl World {
     }
 
     fn try_start(&mut self) -> Verdict {
-        let opened = recovery::recover(dir(), self.options.clone(), self.disk.mount(), 1);
+        self.clock_us += 1;
+        let opened = recovery::recover(dir(), self.options.clone(), self.disk.mount(), self.clock_us);
         let (mut log, report) = opened.map_err(|error| format!("the spool does not open: {error:?}"))?;
         if log.settle().is_err() {
             // Full: nothing is wrong with that, but the rest of the check wants the last frame.
@@ -288,7 +297,14 @@ impl World {
         }
         ensure!(self.ever_flipped || report.is_sound(), "damage without a flipped bit: {report:?}");
         let epoch = log.shared().epoch;
-        ensure!(epoch >= self.epoch, "the epoch goes back");
+        if epoch != self.epoch {
+            // Only when every place that knows it is destroyed: a new life, in which lsns may come
+            // again since the epoch is a later one.
+            let bad_headers = report.damage.iter().filter(|damage| damage.kind == DamageKind::BadHeader).count();
+            let forgotten = report.cursors_damaged && bad_headers == report.segments || self.highest_durable == 0;
+            ensure!(epoch > self.epoch && forgotten, "epoch {epoch} after {}: {report:?}", self.epoch);
+            (self.highest_durable, self.trimmable_lsn) = (0, 0);
+        }
         ensure!(report.next_lsn > self.highest_durable, "lsn {} may be known to a sink: {report:?}", report.next_lsn);
         ensure!(found.records.keys().all(|lsn| *lsn < report.next_lsn), "a held lsn is given again: {report:?}");
         self.epoch = epoch;
