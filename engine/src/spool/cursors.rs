@@ -222,9 +222,9 @@ fn delete(shared: &Shared, needless: &[SegmentEntry]) -> io::Result<()> {
 }
 
 /// The cursors as they are on disk: one line of JSON, and one with its checksum.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CursorFile {
-    format: u32,
+    pub format: u32,
     pub epoch: u64,
     pub trimmed_lsn: u64,
     /// All below have been given, or must not be: what the last segment knew, if that is trimmed.
@@ -240,11 +240,20 @@ pub(crate) enum CursorsFound {
     Damaged(Vec<u8>),
 }
 
+impl Default for CursorFile {
+    fn default() -> Self {
+        Self { format: FORMAT, epoch: 0, trimmed_lsn: 0, next_lsn: 0, cursors: BTreeMap::new() }
+    }
+}
+
 impl CursorFile {
     fn store(&self, storage: &dyn Storage, dir: &Path) -> io::Result<()> {
-        let json = serde_json::to_string(self)?;
-        let text = format!("{json}\n{:08x}\n", crc32fast::hash(json.as_bytes()));
-        segment::replace(storage, dir, FILE, &[text.as_bytes()]).map(drop)
+        segment::replace(storage, dir, FILE, &[&self.encode()]).map(drop)
+    }
+
+    pub fn encode(&self) -> Vec<u8> {
+        let json = serde_json::to_string(self).expect("numbers and text are JSON");
+        format!("{json}\n{:08x}\n", crc32fast::hash(json.as_bytes())).into_bytes()
     }
 
     pub fn load(storage: &dyn Storage, dir: &Path) -> CursorsFound {

@@ -7,6 +7,7 @@
 //! kernel shows bytes that it will never write).
 
 use std::fmt;
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -18,7 +19,7 @@ use super::frame::EncodedFrame;
 use super::log::{Log, SegmentEntry, Shared, SpoolCounters, SpoolStatus};
 use super::options::SpoolOptions;
 use super::quarantine;
-use super::segment;
+use super::segment::{self, Header, HeaderFound};
 use super::storage::Storage;
 use super::survey::{Damage, DamageKind, Survey, TornTail, survey};
 use super::writer::Intake;
@@ -85,34 +86,29 @@ pub(crate) fn recover(
     options.check()?;
     storage.create_dir(dir).map_err(SpoolError::io("create", dir))?;
     let lock = storage.lock(&dir.join("lock")).map_err(|error| match error.kind() {
-        std::io::ErrorKind::WouldBlock => SpoolError::Locked { dir: dir.to_owned() },
+        io::ErrorKind::WouldBlock => SpoolError::Locked { dir: dir.to_owned() },
         _ => SpoolError::io("lock", dir.join("lock"))(error),
     })?;
     // Names that are visible after a crash of the process alone may not be durable yet.
     storage.sync_dir(dir).map_err(SpoolError::io("sync", dir))?;
-    let found = CursorFile::load(&*storage, dir);
-    let cursors_read = matches!(found, CursorsFound::Good(_));
-    let (mut cursors, trimmed_lsn) = match &found {
-        CursorsFound::Good(file) => (file.clone(), Some(file.trimmed_lsn)),
-        CursorsFound::Absent => (CursorFile::default(), None),
-        CursorsFound::Damaged(bytes) => {
-            quarantine::keep_file(&*storage, dir, "cursors", bytes);
-            (CursorFile::default(), None)
-        }
-    };
+    let found = find_cursors(&*storage, dir)?;
+    let known = if let CursorsFound::Good(file) = &found { Some(file.clone()) } else { None };
+    let trimmed_lsn = known.as_ref().map(|file| file.trimmed_lsn);
     let leftovers_removed = remove_leftovers(&*storage, dir, trimmed_lsn.unwrap_or(0))?;
     let identity = segment::identity(&options.pipeline, &options.source);
     let mut survey = survey(&*storage, dir, Some(identity), trimmed_lsn, options.scan_bytes_max)?;
     refuse_foreign(&survey, dir, &options, identity)?;
     quarantine_all(&*storage, dir, &mut survey.damage);
-    // A spool may be without cursors only before anything was trimmed because of them.
-    let cursors_needed = matches!(found, CursorsFound::Damaged(_))
-        || survey.segments.first().is_some_and(|segment| segment.follows_lsn > 0);
-    let cursors_damaged = cursors_needed && !cursors_read;
-    if !cursors_read {
-        cursors.trimmed_lsn = survey.segments.first().map_or(0, |segment| segment.follows_lsn);
-    }
 
+    let before_first_lsn = survey.segments.first().map_or(0, |segment| segment.follows_lsn);
+    // A spool may be without cursors only before anything was trimmed because of them.
+    let cursors_damaged = match found {
+        CursorsFound::Good(_) => false,
+        CursorsFound::Absent => before_first_lsn > 0,
+        CursorsFound::Damaged(_) => true,
+    };
+    let cursors_read = known.is_some();
+    let cursors = known.unwrap_or(CursorFile { trimmed_lsn: before_first_lsn, ..CursorFile::default() });
     let last_lsn = survey.segments.last().map_or(0, |segment| segment.last_lsn).max(cursors.trimmed_lsn);
     let durable_lsn = survey.unproven.as_ref().map_or(last_lsn, |unproven| unproven.head.first_lsn - 1);
     let highest_cursor = cursors.cursors.values().copied().max().unwrap_or(0);
@@ -154,6 +150,36 @@ pub(crate) fn recover(
     };
     let unproven = survey.unproven.map(|unproven| EncodedFrame { bytes: unproven.bytes, head: unproven.head });
     Ok((Log::new(shared, unproven), report))
+}
+
+/// The cursors; those of another life of the directory are none, since they would have segments
+/// deleted that nobody has read.
+fn find_cursors(storage: &dyn Storage, dir: &Path) -> Result<CursorsFound, SpoolError> {
+    let found = match CursorFile::load(storage, dir) {
+        CursorsFound::Good(file) => match newest_epoch(storage, dir)? {
+            Some(epoch) if epoch != file.epoch => CursorsFound::Damaged(file.encode()),
+            _ => CursorsFound::Good(file),
+        },
+        found => found,
+    };
+    if let CursorsFound::Damaged(bytes) = &found {
+        quarantine::keep_file(storage, dir, "cursors", bytes);
+    }
+    Ok(found)
+}
+
+fn newest_epoch(storage: &dyn Storage, dir: &Path) -> Result<Option<u64>, SpoolError> {
+    let mut names = storage.list(dir).map_err(SpoolError::io("list", dir))?;
+    names.retain(|name| segment::first_lsn_in(name).is_some());
+    names.sort();
+    for name in names.iter().rev() {
+        let path = dir.join(name);
+        let file = storage.open(&path).map_err(SpoolError::io("open", &path))?;
+        if let HeaderFound::Good(header) = Header::find(&segment::read_header(&*file)) {
+            return Ok(Some(header.epoch));
+        }
+    }
+    Ok(None)
 }
 
 /// Files that never got their name, and segments that were being trimmed.

@@ -101,6 +101,17 @@ fn a_flipped_bit_in_the_cursors_is_noticed() {
 }
 
 #[test]
+fn cursors_of_another_life_delete_nothing() {
+    let disk = written(false);
+    let stranger = cursors::CursorFile { epoch: 99, trimmed_lsn: 30, next_lsn: 31, ..Default::default() };
+    let storage = disk.mount();
+    segment::replace(&*storage, dir(), "cursors", &[&stranger.encode()]).expect("nothing fails");
+    let (log, report) = open(&disk, "stranger");
+    assert!(report.cursors_damaged && report.damage.is_empty(), "{report:?}");
+    assert_eq!((log.shared().epoch, segments(&disk)[0].0.clone()), (1, dir().join(segment::segment_name(1))));
+}
+
+#[test]
 fn a_segment_cut_short_at_any_byte_keeps_what_is_before() {
     for closed in [false, true] {
         let disk = written(closed);
