@@ -18,6 +18,7 @@ mod report;
 mod retry;
 mod run;
 pub mod schema;
+pub mod spool;
 pub mod stage;
 mod stats;
 pub mod suggest;
