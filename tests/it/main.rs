@@ -2,3 +2,5 @@
 //! each file directly under `tests/` links again.
 
 mod services;
+mod timescaledb;
+mod timescaledb_server;

@@ -1,1 +1,432 @@
-//! To come.
+//! Stores rows in a TimescaleDB hypertable, or in a plain PostgreSQL table.
+//!
+//! Each group is one transaction: all of it is durable, or nothing of it is visible. Rows go in by
+//! binary COPY, sorted by the key, since neighbours in the index then share its pages. A row whose
+//! key is there already is a duplicate: counted and skipped, which is what makes it safe to send a
+//! group again whose commit was never confirmed. **Without a key such a group is stored twice.**
+
+pub mod copy;
+mod connect;
+mod error;
+mod server;
+mod session;
+mod sql_type;
+mod table;
+mod tls;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use arrow::compute::concat_batches;
+use arrow::datatypes::{Schema, SchemaRef};
+use arrow::error::ArrowError;
+use arrow::record_batch::RecordBatch;
+use arrow::row::{RowConverter, SortField};
+use async_trait::async_trait;
+use pipeline_engine::stage::{
+    BuildContext, BuildError, BuiltSink, Fault, Group, Grouping, Port, Sink, SinkConfig, StageDoc, StageError,
+};
+use pipeline_engine::units::{DurationText, SizeText};
+use pipeline_engine::{Counter, columns, dead_letter};
+use schemars::JsonSchema;
+use secrecy::SecretString;
+use serde::Deserialize;
+
+pub use self::sql_type::SqlType;
+
+use self::connect::Database;
+use self::server::Server;
+use self::session::{Session, Statements};
+use self::table::{Column, Table, is_identifier};
+
+/// `type = "timescaledb"` in a pipeline file.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TimescaleDbConfig {
+    /// The database, as libpq takes it: `postgres://user@host:5432/database?sslmode=verify-full`.
+    ///
+    /// `sslmode` is `disable`, `prefer` (TLS if the server has it), `require` or `verify-full`
+    /// (TLS or nothing). Whenever there is TLS the server's certificate and name are verified, also
+    /// with `require` and `prefer`. The default is `verify-full`, and `disable` for a server on this
+    /// machine. `sslrootcert` is a private authority, `sslcert` and `sslkey` are our own
+    /// certificate and key, all PEM files.
+    #[schemars(with = "String")]
+    url: SecretString,
+    /// The password, if it is not in the url.
+    #[schemars(with = "Option<String>")]
+    password: Option<SecretString>,
+    /// The table, or `schema.table`. Names are taken literally, upper case too.
+    table: String,
+    /// Creates the table if it is missing: columns, key and indexes, as a hypertable where
+    /// TimescaleDB is installed. A table that is there is compared with the input and never altered.
+    #[serde(default)]
+    create: bool,
+    /// Which input columns are stored, and as which columns of the table: `{ event_time =
+    /// "timestamp" }`. Left out: all, under their own names.
+    columns: Option<BTreeMap<String, String>>,
+    /// Columns of the table that tell a row from all others; the table has a unique index over
+    /// them, and the input no nulls in them. Empty: no row is ever a duplicate, and a group whose
+    /// commit was not confirmed is stored twice.
+    #[serde(default = "default_key")]
+    key: Vec<String>,
+    /// What to do with a row whose key is in the table already.
+    #[serde(default)]
+    on_conflict: OnConflict,
+    /// The column by which a new hypertable is cut into chunks. Left out: the only timestamp that
+    /// is never null.
+    time_column: Option<String>,
+    /// How much time a chunk of a new hypertable holds.
+    #[serde(default = "default_chunk_interval")]
+    chunk_interval: DurationText,
+    /// Further indexes of a new table, each a list of columns: `["site, timestamp desc"]`. The key
+    /// has its index, and so has the time column.
+    #[serde(default)]
+    index: Vec<String>,
+    /// A group is written once it holds this many rows.
+    #[serde(default = "default_batch_rows")]
+    batch_rows: usize,
+    /// A group is written once it holds this much, as columns in memory.
+    #[serde(default = "default_batch_bytes")]
+    batch_bytes: SizeText,
+    /// How long the first rows of a group wait for more. Zero: what is there is written at once.
+    #[serde(default = "default_linger")]
+    linger: DurationText,
+    /// How long one group may take. Then the connection is dropped and the group sent again.
+    #[serde(default = "default_write_timeout")]
+    write_timeout: DurationText,
+}
+
+/// What happens to a row whose key is in the table already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum OnConflict {
+    /// The row in the table stays, the new one is counted as `duplicate_rows`.
+    #[default]
+    Skip,
+}
+
+fn default_key() -> Vec<String> {
+    vec!["device_id".to_owned(), "timestamp".to_owned()]
+}
+fn default_chunk_interval() -> DurationText {
+    DurationText::secs(86_400)
+}
+/// Two thirds of what one COPY of any length reaches, at a quarter of a second a group.
+fn default_batch_rows() -> usize {
+    20_000
+}
+fn default_batch_bytes() -> SizeText {
+    SizeText(16 << 20)
+}
+fn default_linger() -> DurationText {
+    DurationText(Duration::ZERO)
+}
+fn default_write_timeout() -> DurationText {
+    DurationText::secs(60)
+}
+
+impl SinkConfig for TimescaleDbConfig {
+    const DOC: StageDoc = StageDoc {
+        type_name: "timescaledb",
+        summary: "Stores rows in a TimescaleDB hypertable or a PostgreSQL table, each group in one transaction.",
+        ports: &[("rejected", "rows that the database refuses for what they hold, with the SQLSTATE as reason")],
+        failure: "Transient (server away or starting, connection lost, deadlock, disk full, timeout): the group is \
+                  rolled back and sent again on a new connection. Permanent (wrong password, no such database or \
+                  table, a table that does not fit the input): the run stops with the statement that mends it. The \
+                  key for deduplication is `key`: a group whose commit was not confirmed is sent again, and the rows \
+                  that are there already are skipped and counted as duplicate_rows, so nothing is stored twice. With \
+                  key = [] the window for duplicates is one group.",
+    };
+
+    fn build(self, input: &SchemaRef, cx: &BuildContext) -> Result<BuiltSink, BuildError> {
+        let application = format!("pipeline {}", cx.pipeline);
+        let database = Database::of_url(&self.url, self.password.as_ref(), &application)?;
+        let (stored, columns) = self.stored_columns(input)?;
+        let table = self.table(columns)?;
+        let key = key_indices(&table)?;
+        if self.create {
+            check_can_create(&table)?;
+        }
+        if self.batch_rows == 0 {
+            return Err(BuildError::invalid("batch_rows", "a group has at least one row"));
+        }
+        if self.write_timeout.0 < Duration::from_millis(1) {
+            return Err(BuildError::invalid("write_timeout", "no group can be written in no time"));
+        }
+        let projected = input.project(&stored).map_err(|error| BuildError::invalid("columns", error.to_string()))?;
+        let sink = TimescaleDb {
+            database,
+            layout: Layout {
+                stored,
+                schema: projected.into(),
+                types: table.columns.iter().map(|column| column.kind).collect(),
+                key,
+            },
+            statements: Statements::new(&table),
+            table,
+            create: self.create,
+            write_timeout: self.write_timeout.0,
+            session: None,
+            duplicates: cx.counter("duplicate_rows"),
+            reconnects: cx.counter("reconnects"),
+        };
+        Ok(BuiltSink {
+            sink: Box::new(sink),
+            grouping: Grouping {
+                rows_max: self.batch_rows,
+                bytes_max: self.batch_bytes.bytes(),
+                linger: self.linger.0,
+            },
+            outputs: vec![(Port::REJECTED, dead_letter::schema())],
+        })
+    }
+}
+
+impl TimescaleDbConfig {
+    /// The input columns that are stored, by index, and the columns of the table that they fill.
+    fn stored_columns(&self, input: &Schema) -> Result<(Vec<usize>, Vec<Column>), BuildError> {
+        for name in self.columns.iter().flat_map(BTreeMap::keys) {
+            columns::find(input, format!("columns.{name}"), name)?;
+        }
+        let mut stored = Vec::new();
+        let mut filled: Vec<Column> = Vec::new();
+        for (index, field) in input.fields().iter().enumerate() {
+            let name = match &self.columns {
+                None => field.name(),
+                Some(columns) => match columns.get(field.name()) {
+                    None => continue,
+                    Some(name) => name,
+                },
+            };
+            let key = self.columns.as_ref().map_or("columns".to_owned(), |_| format!("columns.{}", field.name()));
+            if !is_identifier(name) {
+                return Err(BuildError::invalid(key, format!("\"{name}\" can't be the name of a column"))
+                    .hint("Letters, digits and underscores, at most 63. Name it otherwise in \"columns\"."));
+            }
+            if filled.iter().any(|column| column.name == *name) {
+                return Err(BuildError::invalid(key, format!("two columns are stored as \"{name}\"")));
+            }
+            let Some(kind) = SqlType::of(field) else {
+                let message = format!("column \"{}\" is {}, which can't be stored", field.name(), field.data_type());
+                return Err(BuildError::invalid(key, message)
+                    .hint(format!("Leave it out by \"columns\". {}.", sql_type::STORABLE)));
+            };
+            stored.push(index);
+            filled.push(Column { name: name.clone(), kind, required: !field.is_nullable() });
+        }
+        if filled.is_empty() {
+            return Err(BuildError::invalid("columns", "no column is stored"));
+        }
+        Ok((stored, filled))
+    }
+
+    fn table(&self, columns: Vec<Column>) -> Result<Table, BuildError> {
+        let (schema, name) = match self.table.split_once('.') {
+            Some((schema, name)) => (Some(schema), name),
+            None => (None, self.table.as_str()),
+        };
+        if !schema.is_none_or(is_identifier) || !is_identifier(name) {
+            return Err(BuildError::invalid("table", format!("\"{}\" can't be the name of a table", self.table))
+                .hint("A name, or a schema and a name with a dot between: letters, digits and underscores."));
+        }
+        let has_column = |name: &str| columns.iter().any(|column| column.name == name);
+        let mut indexes = Vec::new();
+        for (place, text) in self.index.iter().enumerate() {
+            let sql = table::index_sql(text, has_column);
+            indexes.push(sql.map_err(|mistake| BuildError::invalid(format!("index.{place}"), mistake))?);
+        }
+        let OnConflict::Skip = self.on_conflict;
+        Ok(Table {
+            schema: schema.map(str::to_owned),
+            name: name.to_owned(),
+            key: self.key.clone(),
+            time: time_column(&columns, self.time_column.as_deref())?,
+            columns,
+            chunk_interval: self.chunk_interval.0,
+            indexes,
+        })
+    }
+}
+
+/// The column to cut a hypertable by; `None` if there is no single candidate and none is named.
+fn time_column(columns: &[Column], named: Option<&str>) -> Result<Option<String>, BuildError> {
+    let is_time = |column: &&Column| column.kind == SqlType::Timestamptz && column.required;
+    if let Some(name) = named {
+        if !columns.iter().filter(is_time).any(|column| column.name == name) {
+            let message = format!("the table has no timestamp column \"{name}\" that is never null");
+            return Err(BuildError::invalid("time_column", message)
+                .hint("Name a column of the table. It must be a timestamp and required in its schema."));
+        }
+        return Ok(Some(name.to_owned()));
+    }
+    let mut candidates = columns.iter().filter(is_time);
+    match (candidates.next(), candidates.next()) {
+        (Some(only), None) => Ok(Some(only.name.clone())),
+        _ => Ok(None),
+    }
+}
+
+/// The key as indices of stored columns.
+fn key_indices(table: &Table) -> Result<Vec<usize>, BuildError> {
+    let without = "Name columns of the table that tell its rows apart, or set key = [] and accept duplicates.";
+    let mut indices = Vec::new();
+    for name in &table.key {
+        let Some(index) = table.columns.iter().position(|column| column.name == *name) else {
+            return Err(BuildError::invalid("key", format!("no stored column is named \"{name}\"")).hint(without));
+        };
+        if !table.columns[index].required {
+            // To a unique index no null equals another: such rows would be stored again and again.
+            return Err(BuildError::invalid("key", format!("column \"{name}\" may be null"))
+                .hint("Make it required in its schema, or leave it out of the key."));
+        }
+        if indices.contains(&index) {
+            return Err(BuildError::invalid("key", format!("\"{name}\" is named twice")));
+        }
+        indices.push(index);
+    }
+    Ok(indices)
+}
+
+fn check_can_create(table: &Table) -> Result<(), BuildError> {
+    let Some(time) = &table.time else {
+        return Err(BuildError::invalid("time_column", "the stored columns don't have exactly one required timestamp")
+            .hint("Name the one that a new hypertable is cut by, or set create = false."));
+    };
+    if !table.key.is_empty() && !table.key.contains(time) {
+        return Err(BuildError::invalid("key", format!("the key is without \"{time}\", the time column"))
+            .hint("A hypertable's unique key must hold its time column."));
+    }
+    if table.chunk_interval < Duration::from_secs(1) {
+        return Err(BuildError::invalid("chunk_interval", "a chunk holds at least a second"));
+    }
+    Ok(())
+}
+
+/// The running sink.
+struct TimescaleDb {
+    database: Database,
+    table: Table,
+    layout: Layout,
+    statements: Statements,
+    create: bool,
+    write_timeout: Duration,
+    /// `None` before the first connection and after a failure. Taken out while it is used, so that
+    /// a dropped future drops the connection in the middle of its transaction.
+    session: Option<Session>,
+    duplicates: Counter,
+    reconnects: Counter,
+}
+
+#[async_trait]
+impl Sink for TimescaleDb {
+    async fn open(&mut self) -> Result<(), StageError> {
+        let session = self.connect(self.create).await?;
+        session.server().announce(&self.table.sql_name());
+        self.session = Some(session);
+        Ok(())
+    }
+
+    async fn write(&mut self, group: &Group) -> Result<(), StageError> {
+        let rows = self.layout.rows_of(group)?;
+        let session = match self.session.take() {
+            Some(session) if session.is_open() => session,
+            _ => {
+                self.reconnects.increment();
+                self.connect(false).await?
+            }
+        };
+        let limit = self.write_timeout;
+        let late = || StageError::transient(format!("writing to {} took longer than {limit:?}", self.table.sql_name()));
+        let stored = tokio::time::timeout(limit, session.store(&self.statements, &rows)).await.map_err(|_| late())?;
+        let error = match stored {
+            Ok(duplicates) => {
+                self.duplicates.add(duplicates);
+                self.session = Some(session);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        if error.as_db_error().is_none() {
+            let cause = session.reason_of_end().await.unwrap_or(error);
+            return Err(error::while_writing(cause, &self.table.sql_name()));
+        }
+        let error = error::while_writing(error, &self.table.sql_name());
+        // The engine now sends halves of the group: not worth a new connection each.
+        if error.fault() == Fault::Data
+            && let Ok(Ok(())) = tokio::time::timeout(limit, session.roll_back()).await
+        {
+            self.session = Some(session);
+        }
+        Err(error)
+    }
+
+    async fn close(&mut self) -> Result<(), StageError> {
+        if let Some(session) = self.session.take() {
+            // All rows are committed: a server that does not answer the goodbye changes nothing.
+            drop(tokio::time::timeout(Duration::from_secs(5), session.close()).await);
+        }
+        Ok(())
+    }
+}
+
+impl TimescaleDb {
+    /// A session with a table that fits. It is compared at every connection: the server may be
+    /// another one since, or the table altered.
+    async fn connect(&self, create: bool) -> Result<Session, StageError> {
+        let link = self.database.connect().await?;
+        let limit = self.write_timeout;
+        let late = || StageError::transient(format!("{} did not answer within {limit:?}", self.database));
+        tokio::time::timeout(limit, async {
+            server::settle_session(&link.client, limit).await?;
+            let server = Server::identify(&link.client).await?;
+            if create && !self.table.exists(&link.client).await? {
+                self.table.create(&link.client, &server).await?;
+            }
+            self.table.check(&link.client, &server).await?;
+            Session::prepare(link, server, &self.statements).await
+        })
+        .await
+        .map_err(|_| late())?
+    }
+}
+
+/// How rows of the input become rows of the table.
+struct Layout {
+    /// Stored columns of the input, by index.
+    stored: Vec<usize>,
+    /// Their schema.
+    schema: SchemaRef,
+    types: Vec<SqlType>,
+    /// The key, as indices of stored columns.
+    key: Vec<usize>,
+}
+
+/// A group ready to be written.
+struct StoredRows {
+    rows: RecordBatch,
+    types: Vec<SqlType>,
+    /// The order to write them in.
+    order: Vec<u32>,
+}
+
+impl Layout {
+    fn rows_of(&self, group: &Group) -> Result<StoredRows, ArrowError> {
+        let batches = group.batches().iter().map(|batch| batch.rows.project(&self.stored));
+        let rows = concat_batches(&self.schema, &batches.collect::<Result<Vec<_>, _>>()?)?;
+        let order = sorted(&rows, &self.key)?;
+        Ok(StoredRows { rows, types: self.types.clone(), order })
+    }
+}
+
+/// Rows by their key; rows of the same key in order of arrival, so that the first is the one kept.
+fn sorted(rows: &RecordBatch, key: &[usize]) -> Result<Vec<u32>, ArrowError> {
+    let mut order: Vec<u32> = (0..u32::try_from(rows.num_rows()).expect("a group is bounded")).collect();
+    if key.is_empty() {
+        return Ok(order);
+    }
+    let columns = rows.project(key)?;
+    let fields = columns.schema().fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
+    let keys = RowConverter::new(fields)?.convert_columns(columns.columns())?;
+    order.sort_by(|left, right| keys.row(*left as usize).cmp(&keys.row(*right as usize)));
+    Ok(order)
+}
