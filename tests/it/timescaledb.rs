@@ -47,7 +47,7 @@ fn telemetry(rows: &[(&str, i64, f64)]) -> Batch {
 fn many(count: usize, first_second: i64) -> Batch {
     let devices: Vec<String> = (0..100).map(|device| format!("d{device:03}")).collect();
     let rows: Vec<_> = (0..count)
-        .map(|row| (devices[row % 100].as_str(), first_second + i64::try_from(row / 100).unwrap(), row as f64))
+        .map(|row| (devices[row % 100].as_str(), first_second + i64::try_from(row / 100).unwrap(), (row % 50) as f64))
         .collect();
     telemetry(&rows)
 }
@@ -367,16 +367,22 @@ async fn a_time_that_postgresql_cannot_hold_is_refused_and_never_becomes_infinit
     let mut test = sink_with("", &telemetry_schema()).await;
     test.sql("CREATE TABLE TABLE_NAME (device_id text, timestamp timestamptz, temperature float8, UNIQUE (device_id, timestamp))").await;
     test.open().await.unwrap();
-    for us in [i64::MIN, i64::MAX, i64::MIN + 946_684_800_000_000] {
+    let at_us = |us| {
         let columns: Vec<ArrayRef> = vec![
             Arc::new(StringArray::from(vec!["a"])),
             Arc::new(TimestampMicrosecondArray::from(vec![us]).with_timezone("UTC")),
             Arc::new(Float64Array::from(vec![1.0])),
         ];
-        let batch = Batch::detached(RecordBatch::try_new(telemetry_schema(), columns).unwrap());
-        let error = test.write(vec![batch]).await.unwrap_err();
+        Batch::detached(RecordBatch::try_new(telemetry_schema(), columns).unwrap())
+    };
+    for us in [i64::MIN, i64::MIN + 1, i64::MIN + 946_684_800_000_000] {
+        let error = test.write(vec![at_us(us)]).await.unwrap_err();
         assert_eq!((error.fault(), error.outside_code()), (Fault::Data, Some("22008")), "{us}");
     }
+    // The last microsecond that the input can hold is within the range.
+    test.write(vec![at_us(i64::MAX)]).await.unwrap();
+    let sql = format!("SELECT to_char(timestamp AT TIME ZONE 'UTC', 'YYYY-MM-DD') FROM {}", test.table);
+    assert_eq!(test.client.query_one(&sql, &[]).await.unwrap().get::<_, &str>(0), "294247-01-10");
 }
 
 #[tokio::test]
@@ -409,12 +415,13 @@ async fn a_connection_that_ends_inside_a_write_is_transient_and_nothing_is_lost_
             tokio::task::yield_now().await;
         }
     };
-    let (outcome, ()) = tokio::join!(test.sink.sink.write(&group(vec![many(1000, 0), many(4000, 10)])), end);
+    let interrupted = group(vec![many(1000, 0), many(4000, 10)]);
+    let (outcome, ()) = tokio::join!(test.sink.sink.write(&interrupted), end);
     let error = outcome.unwrap_err();
     assert_eq!(error.fault(), Fault::Transient, "{}", error.chain());
     assert!(error.chain().contains("terminating connection"), "{}", error.chain());
     test.sql("ROLLBACK").await;
-    test.write(vec![many(1000, 0), many(4000, 10)]).await.unwrap();
+    test.sink.sink.write(&interrupted).await.unwrap();
     assert_eq!((test.count().await, test.duplicates()), (5000, 1000));
     assert_eq!(test.context.counter("reconnects").get(), 1);
 }
@@ -575,7 +582,7 @@ fn mistakes_in_the_configuration_are_found_without_a_server() {
     let expected = [
         ("", "columns", "column \"small\" is UInt8, which can't be stored"),
         ("columns = { speed = \"speed\" }", "columns.speed", "the input has no column \"speed\""),
-        ("columns = { naïve = \"naïve\" }", "columns.naïve", "\"naïve\" can't be the name of a column"),
+        ("columns = { \"naïve\" = \"naïve\" }", "columns.naïve", "\"naïve\" can't be the name of a column"),
         ("columns = { site = \"x\", device_id = \"x\" }", "columns.site", "two columns are stored as \"x\""),
         (&format!("{good}key = [\"device\"]"), "key", "no stored column is named \"device\""),
         (&format!("{good}key = [\"site\"]"), "key", "column \"site\" may be null"),

@@ -212,7 +212,7 @@ impl Table {
 
     /// Rights that would only be missed later, at the first duplicate.
     async fn missing_rights(&self, client: &Client, oid: u32) -> Result<Vec<(String, String)>, StageError> {
-        let sql = "SELECT has_any_column_privilege($1, 'INSERT'), has_any_column_privilege($1, 'SELECT'), \
+        let sql = "SELECT has_any_column_privilege($1::oid, 'INSERT'), has_any_column_privilege($1::oid, 'SELECT'), \
                    has_database_privilege(current_database(), 'TEMPORARY'), quote_ident(current_user), \
                    quote_ident(current_database())";
         let row = client.query_one(sql, &[&oid]).await.map_err(unreadable)?;
