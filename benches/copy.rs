@@ -10,8 +10,7 @@ use pipeline_stages::sinks::timescaledb::SqlType;
 use pipeline_stages::sinks::timescaledb::copy::Chunks;
 
 const ROWS: u32 = 10_000;
-const TYPES: [SqlType; 5] =
-    [SqlType::Text, SqlType::Timestamptz, SqlType::Float8, SqlType::Float8, SqlType::Int8];
+const TYPES: [SqlType; 5] = [SqlType::Text, SqlType::Timestamptz, SqlType::Float8, SqlType::Float8, SqlType::Int8];
 
 fn telemetry() -> RecordBatch {
     let rows = 0..i64::from(ROWS);

@@ -131,7 +131,8 @@ async fn a_missing_table_is_created_as_a_hypertable_with_its_key_and_a_second_op
     let row = test.client.query_one(sql, &[&test.table]).await.expect("a hypertable");
     assert_eq!((row.get(0), row.get(1), row.get(2)), ("timestamp", true, 2_i64));
     let sql = "SELECT indexdef FROM pg_indexes WHERE tablename = $1 AND schemaname = 'public'";
-    let indexes: Vec<String> = test.client.query(sql, &[&test.table]).await.unwrap().iter().map(|row| row.get(0)).collect();
+    let indexes: Vec<String> =
+        test.client.query(sql, &[&test.table]).await.unwrap().iter().map(|row| row.get(0)).collect();
     for columns in ["(device_id, \"timestamp\")", "(temperature, \"timestamp\" DESC)", "(\"timestamp\" DESC)"] {
         assert!(indexes.iter().any(|index| index.ends_with(columns)), "{columns}: {indexes:?}");
     }
@@ -172,8 +173,14 @@ async fn every_type_arrives_as_it_was_sent() {
     let columns: Vec<ArrayRef> = vec![
         Arc::new(Int32Array::from(vec![0, 1, 2, 3, 4])),
         Arc::new(
-            TimestampMicrosecondArray::from(vec![Some(-1), Some(year_9999_us), Some(-2_208_988_800_000_000), Some(0), None])
-                .with_timezone("UTC"),
+            TimestampMicrosecondArray::from(vec![
+                Some(-1),
+                Some(year_9999_us),
+                Some(-2_208_988_800_000_000),
+                Some(0),
+                None,
+            ])
+            .with_timezone("UTC"),
         ),
         Arc::new(StringArray::from(vec![Some(""), Some("Zürich ☃ 🌡 \t\\N\n"), Some("e\u{301}"), Some("'\"\\"), None])),
         Arc::new(StringArray::from(vec![Some("{\"a\":[1,2.50,null]}"), Some("null"), Some("\"\""), Some("1e3"), None])),
@@ -182,7 +189,13 @@ async fn every_type_arrives_as_it_was_sent() {
         Arc::new(Int32Array::from(vec![Some(i32::MIN), Some(i32::MAX), Some(0), Some(-1), None])),
         Arc::new(Int64Array::from(vec![Some(i64::MIN), Some(i64::MAX), Some(0), Some(-1), None])),
         Arc::new(Float32Array::from(vec![Some(f32::MIN), Some(f32::MAX), Some(-0.0), Some(f32::NAN), None])),
-        Arc::new(Float64Array::from(vec![Some(f64::NEG_INFINITY), Some(f64::MIN_POSITIVE), Some(-0.0), Some(f64::NAN), None])),
+        Arc::new(Float64Array::from(vec![
+            Some(f64::NEG_INFINITY),
+            Some(f64::MIN_POSITIVE),
+            Some(-0.0),
+            Some(f64::NAN),
+            None,
+        ])),
         Arc::new(BinaryArray::from(vec![Some(b"".as_slice()), Some(&[0, 255]), Some(b"\\x"), Some(b"\n"), None])),
         Arc::new(Date32Array::from(vec![Some(-1), Some(2_932_896), Some(0), Some(10_957), None])),
     ];
@@ -285,7 +298,11 @@ async fn all_that_does_not_fit_is_said_at_once_with_the_statements_that_mend_it(
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
-        let statements = text.split_once("To mend it: ").unwrap().1.replace("; or set key = [], and a replay stores rows twice.", ";");
+        let statements = text
+            .split_once("To mend it: ")
+            .unwrap()
+            .1
+            .replace("; or set key = [], and a replay stores rows twice.", ";");
         test.sql(&statements).await;
         test.open().await.unwrap();
         test.write(vec![telemetry(&[("a", 1, 1.0)])]).await.unwrap();
@@ -406,16 +423,8 @@ async fn a_connection_that_ends_inside_a_write_is_transient_and_nothing_is_lost_
     test.write(vec![many(1000, 0)]).await.unwrap();
     // A lock holds the write in its transaction until its connection is ended.
     test.sql("BEGIN; LOCK TABLE TABLE_NAME IN EXCLUSIVE MODE").await;
-    let admin = connect(&database_url()).await;
-    let waiting = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
-                   AND query LIKE $1 AND application_name = 'pipeline detached'";
-    let pattern = format!("COPY \"{}\"%", test.table);
-    let end = async {
-        while admin.query(waiting, &[&pattern]).await.unwrap().is_empty() {
-            tokio::task::yield_now().await;
-        }
-    };
     let interrupted = group(vec![many(1000, 0), many(4000, 10)]);
+    let end = blocked_writer(&test.table, "pg_terminate_backend(pid)");
     let (outcome, ()) = tokio::join!(test.sink.sink.write(&interrupted), end);
     let error = outcome.unwrap_err();
     assert_eq!(error.fault(), Fault::Transient, "{}", error.chain());
@@ -424,6 +433,51 @@ async fn a_connection_that_ends_inside_a_write_is_transient_and_nothing_is_lost_
     test.sink.sink.write(&interrupted).await.unwrap();
     assert_eq!((test.count().await, test.duplicates()), (5000, 1000));
     assert_eq!(test.context.counter("reconnects").get(), 1);
+}
+
+/// Waits until the table's writer waits for a lock, and does this to it.
+async fn blocked_writer(table: &str, then: &str) {
+    let admin = connect(&database_url()).await;
+    let sql = format!(
+        "SELECT {then} FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE $1 \
+         AND application_name = 'pipeline detached'"
+    );
+    let copy = format!("COPY \"{table}\"%");
+    while admin.query(&sql, &[&copy]).await.unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_is_dropped_midway_stores_nothing_and_leaves_a_sink_that_works() {
+    let mut test = sink_with("create = true", &telemetry_schema()).await;
+    test.open().await.unwrap();
+    test.sql("BEGIN; LOCK TABLE TABLE_NAME IN EXCLUSIVE MODE").await;
+    let dropped = group(vec![many(1000, 0)]);
+    tokio::select! {
+        outcome = test.sink.sink.write(&dropped) => panic!("not held up: {outcome:?}"),
+        () = blocked_writer(&test.table, "pid") => {}
+    }
+    test.sql("ROLLBACK").await;
+    test.write(vec![many(1000, 100)]).await.unwrap();
+    assert_eq!((test.count().await, test.duplicates()), (1000, 0));
+}
+
+#[tokio::test]
+async fn a_commit_waits_for_the_disk_whatever_the_session_was_given() {
+    let url = format!("{}?options=-c%20synchronous_commit%3Doff", database_url());
+    let mut test =
+        sink_at(&url, &database_url(), &unique("readings"), "write_timeout = \"45s\"", &telemetry_schema()).await;
+    test.sql(
+        "CREATE TABLE TABLE_NAME (device_id text, timestamp timestamptz, temperature float8, \
+         settings text DEFAULT concat_ws(' ', current_setting('synchronous_commit'), \
+         current_setting('statement_timeout'), current_setting('application_name')), UNIQUE (device_id, timestamp))",
+    )
+    .await;
+    test.open().await.unwrap();
+    test.write(vec![telemetry(&[("a", 1, 1.0)])]).await.unwrap();
+    let row = test.client.query_one(&format!("SELECT settings FROM {}", test.table), &[]).await.unwrap();
+    assert_eq!(row.get::<_, &str>(0), "on 45s pipeline detached");
 }
 
 #[tokio::test]
@@ -499,7 +553,8 @@ async fn a_server_whose_authority_is_trusted_is_used_over_tls() {
     let server = secured();
     let ca = server.file("ca.pem").display().to_string();
     let url = format!("postgres://postgres@{}?sslmode=verify-full&sslrootcert={ca}", server.place());
-    let mut test = sink_at(&url, &server.superuser_url(), &unique("readings"), "create = true", &telemetry_schema()).await;
+    let mut test =
+        sink_at(&url, &server.superuser_url(), &unique("readings"), "create = true", &telemetry_schema()).await;
     test.open().await.unwrap();
     test.write(vec![many(20_000, 0)]).await.unwrap();
     assert_eq!(test.count().await, 20_000);
@@ -518,7 +573,11 @@ async fn a_server_is_refused_for_its_authority_or_its_name_also_with_require_and
         (format!("{place}?sslmode=verify-full&sslrootcert={other}"), "UnknownIssuer", "sslrootcert=/path/to/ca.pem"),
         (format!("{place}?sslmode=require&sslrootcert={other}"), "UnknownIssuer", "sslrootcert=/path/to/ca.pem"),
         (format!("{place}?sslmode=prefer&sslrootcert={other}"), "UnknownIssuer", "sslrootcert=/path/to/ca.pem"),
-        (format!("{with_name}?hostaddr=127.0.0.1&sslmode=verify-full&sslrootcert={ca}"), "not valid for name", "Connect by a name"),
+        (
+            format!("{with_name}?hostaddr=127.0.0.1&sslmode=verify-full&sslrootcert={ca}"),
+            "not valid for name",
+            "Connect by a name",
+        ),
     ];
     for (place, cause, hint) in expected {
         let url = format!("postgres://postgres@{place}");
@@ -534,8 +593,14 @@ async fn a_client_certificate_logs_in() {
     let server = secured();
     let path = |name| server.file(name).display().to_string();
     let tls = format!("sslmode=verify-full&sslrootcert={}", path("ca.pem"));
-    let url = format!("postgres://holder@{}?{tls}&sslcert={}&sslkey={}", server.place(), path("holder.pem"), path("holder.key"));
-    let mut test = sink_at(&url, &server.superuser_url(), &unique("readings"), "create = true", &telemetry_schema()).await;
+    let url = format!(
+        "postgres://holder@{}?{tls}&sslcert={}&sslkey={}",
+        server.place(),
+        path("holder.pem"),
+        path("holder.key")
+    );
+    let mut test =
+        sink_at(&url, &server.superuser_url(), &unique("readings"), "create = true", &telemetry_schema()).await;
     test.open().await.unwrap();
     let url = format!("postgres://holder@{}?{tls}", server.place());
     let mut without = sink_at(&url, &server.superuser_url(), "readings", "", &telemetry_schema()).await;
@@ -557,7 +622,13 @@ async fn a_database_without_the_extension_gets_an_ordinary_table() {
     admin.batch_execute(&format!("CREATE DATABASE {database} TEMPLATE template0")).await.unwrap();
     let url = database_url().replace("/iot", &format!("/{database}"));
     let mut test = sink_at(&url, &url, "telemetry", "create = true", &telemetry_schema()).await;
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let subscriber = tracing_subscriber::fmt().with_writer(std::sync::Mutex::new(log.reopen().unwrap())).finish();
+    let logging = tracing::subscriber::set_default(subscriber);
     test.open().await.unwrap();
+    drop(logging);
+    let log = std::fs::read_to_string(log.path()).unwrap();
+    assert!(log.contains("WARN") && log.contains("the database has no TimescaleDB extension"), "{log}");
     for _ in 0..2 {
         test.write(vec![many(1000, 0)]).await.unwrap();
     }
@@ -586,11 +657,23 @@ fn mistakes_in_the_configuration_are_found_without_a_server() {
         ("columns = { site = \"x\", device_id = \"x\" }", "columns.site", "two columns are stored as \"x\""),
         (&format!("{good}key = [\"device\"]"), "key", "no stored column is named \"device\""),
         (&format!("{good}key = [\"site\"]"), "key", "column \"site\" may be null"),
-        (&format!("{good}key = [\"device_id\"]\ncreate = true"), "key", "the key is without \"timestamp\", the time column"),
-        (&format!("{good}time_column = \"site\""), "time_column", "the table has no timestamp column \"site\" that is never null"),
+        (
+            &format!("{good}key = [\"device_id\"]\ncreate = true"),
+            "key",
+            "the key is without \"timestamp\", the time column",
+        ),
+        (
+            &format!("{good}time_column = \"site\""),
+            "time_column",
+            "the table has no timestamp column \"site\" that is never null",
+        ),
         (&format!("{good}index = [\"site\", \"speed desc\"]"), "index.1", "the table has no column \"speed\""),
         (&format!("{good}batch_rows = 0"), "batch_rows", "a group has at least one row"),
-        ("columns = { site = \"site\" }\nkey = []\ncreate = true", "time_column", "the stored columns don't have exactly one required timestamp"),
+        (
+            "columns = { site = \"site\" }\nkey = []\ncreate = true",
+            "time_column",
+            "the stored columns don't have exactly one required timestamp",
+        ),
     ];
     for (settings, key, message) in expected {
         let config = format!("url = \"postgres://u@localhost/iot\"\ntable = \"t\"\n{settings}");

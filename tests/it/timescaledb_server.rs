@@ -66,6 +66,8 @@ pub fn secured() -> &'static OwnServer {
     SERVER.get_or_init(|| {
         let server = OwnServer::named("timescaledb-secured", 22_200);
         if !server.file("ready").exists() {
+            // What an interrupted run has left half done.
+            server.run(&["wipe", "timescaledb"]);
             server.run(&["up", "timescaledb"]);
             secure(&server);
             server.run(&["down", "timescaledb"]);

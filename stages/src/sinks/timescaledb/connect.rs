@@ -45,11 +45,7 @@ pub(super) struct Link {
 
 impl Database {
     /// Reads the url. `application` is how the server lists the connection, unless the url says.
-    pub fn of_url(
-        url: &SecretString,
-        password: Option<&SecretString>,
-        application: &str,
-    ) -> Result<Self, BuildError> {
+    pub fn of_url(url: &SecretString, password: Option<&SecretString>, application: &str) -> Result<Self, BuildError> {
         let (plain, ssl) = split_ssl_parameters(url.expose_secret())?;
         let mut config: tokio_postgres::Config = plain.parse().map_err(|error: tokio_postgres::Error| {
             let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
@@ -60,8 +56,9 @@ impl Database {
         }
         if let Some(password) = password {
             if config.get_password().is_some() {
-                return Err(BuildError::invalid("password", "the url holds a password already")
-                    .hint("Give one of the two."));
+                return Err(
+                    BuildError::invalid("password", "the url holds a password already").hint("Give one of the two.")
+                );
             }
             config.password(password.expose_secret());
         }
@@ -84,9 +81,11 @@ impl Database {
         Ok(Self { config, tls })
     }
 
-    /// Connects and logs in, within the connect timeout.
+    /// Connects to the first host that answers, and logs in: each within the connect timeout.
     pub async fn connect(&self) -> Result<Link, StageError> {
-        let limit = self.config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
+        let hosts = self.config.get_hosts().len().max(self.config.get_hostaddrs().len());
+        let each = self.config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
+        let limit = each.saturating_mul(u32::try_from(hosts).unwrap_or(u32::MAX).saturating_add(1));
         let late = || StageError::transient(format!("{self} did not answer within {limit:?}"));
         tokio::time::timeout(limit, self.connect_unlimited()).await.map_err(|_| late())?
     }
@@ -162,8 +161,9 @@ fn split_ssl_parameters(url: &str) -> Result<(String, BTreeMap<String, String>),
     // Behind a raw "@" of a password everything is misread, and could be shown as host or database.
     let (user, behind_user) = rest.split_once('@').unwrap_or(("", rest));
     if behind_user.contains('@') || user.contains('?') {
-        return Err(invalid("the url has an \"@\" or a \"?\" too many")
-            .hint("In a password write them as %40 and %3F."));
+        return Err(
+            invalid("the url has an \"@\" or a \"?\" too many").hint("In a password write them as %40 and %3F.")
+        );
     }
     let (place, parameters) = behind_user.split_once('?').unwrap_or((behind_user, ""));
     let mut ssl = BTreeMap::new();
@@ -267,7 +267,8 @@ mod tests {
 
     #[test]
     fn tls_is_the_default_unless_the_server_is_on_this_machine() {
-        for url in ["postgres://u@db.example/iot", "postgres://u@10.0.0.1/iot", "postgres://u@localhost,db.example/iot"] {
+        for url in ["postgres://u@db.example/iot", "postgres://u@10.0.0.1/iot", "postgres://u@localhost,db.example/iot"]
+        {
             assert_eq!(mode(url), SslMode::Require, "{url}");
         }
         for url in ["postgres://u@localhost/iot", "postgresql://u@[::1]/iot", "postgres://u@%2Frun%2Fpostgresql/iot"] {

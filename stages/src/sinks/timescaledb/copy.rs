@@ -251,7 +251,9 @@ mod tests {
             let rows = read(&copy(vec![(SqlType::Text, text)], &[0]));
             assert_eq!(rows.len(), 1, "{length}");
         }
-        assert!(read(&copy(vec![(SqlType::Text, Arc::new(StringArray::from(vec!["unused"])) as ArrayRef)], &[])).is_empty());
+        assert!(
+            read(&copy(vec![(SqlType::Text, Arc::new(StringArray::from(vec!["unused"])) as ArrayRef)], &[])).is_empty()
+        );
     }
 
     proptest! {

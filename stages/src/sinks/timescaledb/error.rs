@@ -61,9 +61,7 @@ fn without_answer(error: tokio_postgres::Error, doing: &str) -> StageError {
 }
 
 fn certificate_hint(cause: &rustls::CertificateError) -> &'static str {
-    use rustls::CertificateError::{
-        Expired, ExpiredContext, NotValidForName, NotValidForNameContext, UnknownIssuer,
-    };
+    use rustls::CertificateError::{Expired, ExpiredContext, NotValidForName, NotValidForNameContext, UnknownIssuer};
     match cause {
         UnknownIssuer => {
             "Its issuer is none of those trusted here. For a private authority add \
@@ -90,7 +88,7 @@ impl Refusal {
     /// The server's text and, since it often names the row or the key, its detail.
     fn text(&self) -> String {
         match self.0.detail() {
-            Some(detail) => format!("{} ({detail})", self.0.message()),
+            Some(detail) => format!("{} ({})", self.0.message(), detail.trim_end_matches('.')),
             None => self.0.message().to_owned(),
         }
     }
@@ -114,6 +112,10 @@ fn hint(code: &str) -> Option<&'static str> {
         "0A000" => "This server or its TimescaleDB edition does not support it.",
         "53300" => "All connections were taken: see max_connections, or who holds them in pg_stat_activity.",
         "53100" => "The server's disk is full.",
+        "53400" => {
+            "A limit of the server was met. For late rows in compressed chunks it is \
+             timescaledb.max_tuples_decompressed_per_dml_transaction."
+        }
         "22P03" | "22P04" => "The table's columns have changed since the start: start again to see which.",
         _ => return None,
     })

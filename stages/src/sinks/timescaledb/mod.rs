@@ -5,11 +5,12 @@
 //! key is there already is a duplicate: counted and skipped, which is what makes it safe to send a
 //! group again whose commit was never confirmed. **Without a key such a group is stored twice.**
 
-pub mod copy;
 mod connect;
+pub mod copy;
 mod error;
 mod server;
 mod session;
+mod sink;
 mod sql_type;
 mod table;
 mod tls;
@@ -17,17 +18,10 @@ mod tls;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use arrow::compute::concat_batches;
 use arrow::datatypes::{Schema, SchemaRef};
-use arrow::error::ArrowError;
-use arrow::record_batch::RecordBatch;
-use arrow::row::{RowConverter, SortField};
-use async_trait::async_trait;
-use pipeline_engine::stage::{
-    BuildContext, BuildError, BuiltSink, Fault, Group, Grouping, Port, Sink, SinkConfig, StageDoc, StageError,
-};
+use pipeline_engine::stage::{BuildContext, BuildError, BuiltSink, Grouping, Port, SinkConfig, StageDoc};
 use pipeline_engine::units::{DurationText, SizeText};
-use pipeline_engine::{Counter, columns, dead_letter};
+use pipeline_engine::{columns, dead_letter};
 use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -35,8 +29,8 @@ use serde::Deserialize;
 pub use self::sql_type::SqlType;
 
 use self::connect::Database;
-use self::server::Server;
-use self::session::{Session, Statements};
+use self::session::Statements;
+use self::sink::{Layout, TimescaleDb};
 use self::table::{Column, Table, is_identifier};
 
 /// `type = "timescaledb"` in a pipeline file.
@@ -300,133 +294,4 @@ fn check_can_create(table: &Table) -> Result<(), BuildError> {
         return Err(BuildError::invalid("chunk_interval", "a chunk holds at least a second"));
     }
     Ok(())
-}
-
-/// The running sink.
-struct TimescaleDb {
-    database: Database,
-    table: Table,
-    layout: Layout,
-    statements: Statements,
-    create: bool,
-    write_timeout: Duration,
-    /// `None` before the first connection and after a failure. Taken out while it is used, so that
-    /// a dropped future drops the connection in the middle of its transaction.
-    session: Option<Session>,
-    duplicates: Counter,
-    reconnects: Counter,
-}
-
-#[async_trait]
-impl Sink for TimescaleDb {
-    async fn open(&mut self) -> Result<(), StageError> {
-        let session = self.connect(self.create).await?;
-        session.server().announce(&self.table.sql_name());
-        self.session = Some(session);
-        Ok(())
-    }
-
-    async fn write(&mut self, group: &Group) -> Result<(), StageError> {
-        let rows = self.layout.rows_of(group)?;
-        let session = match self.session.take() {
-            Some(session) if session.is_open() => session,
-            _ => {
-                self.reconnects.increment();
-                self.connect(false).await?
-            }
-        };
-        let limit = self.write_timeout;
-        let late = || StageError::transient(format!("writing to {} took longer than {limit:?}", self.table.sql_name()));
-        let stored = tokio::time::timeout(limit, session.store(&self.statements, &rows)).await.map_err(|_| late())?;
-        let error = match stored {
-            Ok(duplicates) => {
-                self.duplicates.add(duplicates);
-                self.session = Some(session);
-                return Ok(());
-            }
-            Err(error) => error,
-        };
-        if error.as_db_error().is_none() {
-            let cause = session.reason_of_end().await.unwrap_or(error);
-            return Err(error::while_writing(cause, &self.table.sql_name()));
-        }
-        let error = error::while_writing(error, &self.table.sql_name());
-        // The engine now sends halves of the group: not worth a new connection each.
-        if error.fault() == Fault::Data
-            && let Ok(Ok(())) = tokio::time::timeout(limit, session.roll_back()).await
-        {
-            self.session = Some(session);
-        }
-        Err(error)
-    }
-
-    async fn close(&mut self) -> Result<(), StageError> {
-        if let Some(session) = self.session.take() {
-            // All rows are committed: a server that does not answer the goodbye changes nothing.
-            drop(tokio::time::timeout(Duration::from_secs(5), session.close()).await);
-        }
-        Ok(())
-    }
-}
-
-impl TimescaleDb {
-    /// A session with a table that fits. It is compared at every connection: the server may be
-    /// another one since, or the table altered.
-    async fn connect(&self, create: bool) -> Result<Session, StageError> {
-        let link = self.database.connect().await?;
-        let limit = self.write_timeout;
-        let late = || StageError::transient(format!("{} did not answer within {limit:?}", self.database));
-        tokio::time::timeout(limit, async {
-            server::settle_session(&link.client, limit).await?;
-            let server = Server::identify(&link.client).await?;
-            if create && !self.table.exists(&link.client).await? {
-                self.table.create(&link.client, &server).await?;
-            }
-            self.table.check(&link.client, &server).await?;
-            Session::prepare(link, server, &self.statements).await
-        })
-        .await
-        .map_err(|_| late())?
-    }
-}
-
-/// How rows of the input become rows of the table.
-struct Layout {
-    /// Stored columns of the input, by index.
-    stored: Vec<usize>,
-    /// Their schema.
-    schema: SchemaRef,
-    types: Vec<SqlType>,
-    /// The key, as indices of stored columns.
-    key: Vec<usize>,
-}
-
-/// A group ready to be written.
-struct StoredRows {
-    rows: RecordBatch,
-    types: Vec<SqlType>,
-    /// The order to write them in.
-    order: Vec<u32>,
-}
-
-impl Layout {
-    fn rows_of(&self, group: &Group) -> Result<StoredRows, ArrowError> {
-        let batches = group.batches().iter().map(|batch| batch.rows.project(&self.stored));
-        let rows = concat_batches(&self.schema, &batches.collect::<Result<Vec<_>, _>>()?)?;
-        let order = sorted(&rows, &self.key)?;
-        Ok(StoredRows { rows, types: self.types.clone(), order })
-    }
-}
-
-/// Rows by their key; rows of the same key in order of arrival, so that the first is the one kept.
-fn sorted(rows: &RecordBatch, key: &[usize]) -> Result<Vec<u32>, ArrowError> {
-    let mut order: Vec<u32> = (0..u32::try_from(rows.num_rows()).expect("a group is bounded")).collect();
-    if key.is_empty() {
-        return Ok(order);
-    }
-    let columns = rows.project(key)?;
-    let fields = columns.schema().fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
-    let keys = RowConverter::new(fields)?.convert_columns(columns.columns())?;
-    order.sort_by(|left, right| keys.row(*left as usize).cmp(&keys.row(*right as usize)));
-    Ok(order)
 }

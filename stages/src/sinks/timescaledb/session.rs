@@ -6,11 +6,11 @@ use pipeline_engine::stage::StageError;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{CopyInSink, Error, Statement, ToStatement};
 
-use super::StoredRows;
 use super::connect::Link;
 use super::copy::Chunks;
 use super::error::while_opening;
 use super::server::Server;
+use super::sink::StoredRows;
 use super::table::Table;
 
 /// The SQL of the sink.

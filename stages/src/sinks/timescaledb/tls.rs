@@ -68,7 +68,8 @@ impl TlsFiles {
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, StageError> {
     let failed = |error| unreadable(path, "certificates").because(error);
-    let found: Vec<_> = CertificateDer::pem_file_iter(path).map_err(failed)?.collect::<Result<_, _>>().map_err(failed)?;
+    let found: Vec<_> =
+        CertificateDer::pem_file_iter(path).map_err(failed)?.collect::<Result<_, _>>().map_err(failed)?;
     if found.is_empty() {
         return Err(unreadable(path, "certificates"));
     }
