@@ -1,5 +1,6 @@
 //! A TimescaleDB of these tests' own, beside the shared one: with TLS and passwords, and to be killed.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -10,16 +11,21 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 pub struct OwnServer {
     state: PathBuf,
     port: u16,
+    /// Other runs of these tests on this machine wait for it.
+    lock: File,
 }
 
 /// The password of the role `keeper`, the only one of [`secured`] that needs one.
 pub const KEEPER_PASSWORD: &str = "correct horse";
 
 impl OwnServer {
-    /// Left up at the end, as the shared ones are. Service ports start at `first_port`.
+    /// Left up at the end, as the shared ones are. Service ports start at `first_port`. Locked.
     fn named(name: &str, first_port: u16) -> Self {
         let state = std::env::temp_dir().join(format!("pipeline-services-{name}"));
-        Self { state, port: first_port }
+        std::fs::create_dir_all(&state).unwrap();
+        let lock = File::create(state.join("lock")).unwrap();
+        lock.lock().unwrap();
+        Self { state, port: first_port, lock }
     }
 
     pub fn run(&self, arguments: &[&str]) -> Output {
@@ -51,7 +57,7 @@ impl OwnServer {
     }
 }
 
-/// A server to kill. For one test: nobody else may use it at the same time.
+/// A server to kill. For one test at a time: the next one waits until this one is dropped.
 pub fn to_be_killed() -> OwnServer {
     let server = OwnServer::named("timescaledb-killed", 22_240);
     server.run(&["up", "timescaledb"]);
@@ -74,6 +80,7 @@ pub fn secured() -> &'static OwnServer {
         }
         server.run(&["up", "timescaledb"]);
         std::fs::write(server.file("ready"), "").unwrap();
+        server.lock.unlock().unwrap();
         server
     })
 }

@@ -70,9 +70,11 @@ pub(super) async fn settle_session(client: &Client, write_timeout: Duration) -> 
         "SELECT set_config('statement_timeout', '{timeout_ms}', false), \
          set_config('idle_in_transaction_session_timeout', '{timeout_ms}', false), \
          CASE WHEN current_setting('synchronous_commit') = 'off' \
-         THEN set_config('synchronous_commit', 'on', false) END, \
-         CASE WHEN current_setting('server_version_num')::int >= 140000 \
-         THEN set_config('client_connection_check_interval', '5s', false) END"
+         THEN set_config('synchronous_commit', 'on', false) END"
     );
-    client.batch_execute(&sql).await.map_err(|error| while_opening(error, "can't set up the session"))
+    client.batch_execute(&sql).await.map_err(|error| while_opening(error, "can't set up the session"))?;
+    // Servers before 14, and some platforms, don't have it: there the timeouts above must do. A
+    // connection that was lost here is met by the next statement.
+    drop(client.batch_execute("SET client_connection_check_interval = '5s'").await);
+    Ok(())
 }
