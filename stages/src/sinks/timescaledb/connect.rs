@@ -120,14 +120,6 @@ impl Link {
         drop(client);
         driver.await.unwrap_or(Ok(()))
     }
-
-    /// Why the connection ended, if it has: the request that met the end often only sees that it did.
-    pub async fn reason_of_end(self) -> Option<tokio_postgres::Error> {
-        let Self { client, driver } = self;
-        drop(client);
-        let ended = tokio::time::timeout(Duration::from_secs(1), driver).await;
-        ended.ok()?.ok()?.err()
-    }
 }
 
 /// The place and the user, never the password: `"iot" on db.example:5432 as "pipeline"`.

@@ -122,9 +122,4 @@ impl Session {
     pub async fn close(self) -> Result<(), Error> {
         self.link.close().await
     }
-
-    /// See [`Link::reason_of_end`].
-    pub async fn reason_of_end(self) -> Option<Error> {
-        self.link.reason_of_end().await
-    }
 }

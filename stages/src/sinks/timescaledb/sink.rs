@@ -65,10 +65,6 @@ impl Sink for TimescaleDb {
             }
             Err(error) => error,
         };
-        if error.as_db_error().is_none() {
-            let cause = session.reason_of_end().await.unwrap_or(error);
-            return Err(error::while_writing(cause, &self.table.sql_name()));
-        }
         let error = error::while_writing(error, &self.table.sql_name());
         // The engine now sends halves of the group: not worth a new connection each.
         if error.fault() == Fault::Data
