@@ -23,7 +23,8 @@ const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
 /// In place of a field's length.
 const NULL: [u8; 4] = (-1_i32).to_be_bytes();
-/// A message this large costs the server one read per 8 KiB anyway, and is still in the cache here.
+/// Large enough that the count of messages does not matter, small enough that the server is at work
+/// on one while the next is made.
 const CHUNK_BYTES: usize = 128 << 10;
 /// PostgreSQL counts from 2000-01-01.
 const EPOCH_DAYS: i32 = 10_957;

