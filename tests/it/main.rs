@@ -5,3 +5,5 @@ mod parquet;
 mod pipeline_file;
 mod mqtt;
 mod services;
+mod timescaledb;
+mod timescaledb_server;

@@ -1,211 +1,333 @@
-//! The table: made when asked for, else compared with what the input needs.
+//! The table: how it is created, and what is wrong with one that is there.
+//!
+//! A table that exists is never altered: what does not fit is said all at once, each with the
+//! statement that mends it.
+
+use std::fmt::Write;
+use std::time::Duration;
 
 use pipeline_engine::stage::StageError;
 use tokio_postgres::Client;
 
-use super::faults::fault;
-use super::types::PgType;
+use super::error::while_opening;
+use super::server::Server;
+use super::sql_type::SqlType;
 
-/// What the table must be.
+/// The table as the sink wants it. All names are plain identifiers (see [`is_identifier`]).
 #[derive(Debug, Clone)]
 pub(super) struct Table {
-    pub(super) name: TableName,
-    pub(super) columns: Vec<Column>,
-    /// Columns of the unique key, in order; may be empty.
-    pub(super) key: Vec<String>,
-    pub(super) time_column: Option<String>,
-    pub(super) chunk_interval_us: i64,
+    pub schema: Option<String>,
+    pub name: String,
+    pub columns: Vec<Column>,
+    /// The unique key, by column; empty for none.
+    pub key: Vec<String>,
+    /// What a hypertable is cut by. Only needed to create one.
+    pub time: Option<String>,
+    pub chunk_interval: Duration,
+    /// Further indexes to create: the inside of the parentheses.
+    pub indexes: Vec<String>,
 }
 
+/// A column that the sink fills.
 #[derive(Debug, Clone)]
 pub(super) struct Column {
-    pub(super) name: String,
-    pub(super) kind: PgType,
-    pub(super) required: bool,
+    pub name: String,
+    pub kind: SqlType,
+    /// The input has no nulls in it.
+    pub required: bool,
 }
 
-/// `table` or `schema.table`, each part checked.
-#[derive(Debug, Clone)]
-pub(super) struct TableName {
-    schema: Option<String>,
-    table: String,
+/// A column as the catalog has it.
+struct Found {
+    name: String,
+    /// As in DDL, for people: `numeric(10,2)`.
+    type_text: String,
+    /// `pg_type.typname`, of the base type for a domain.
+    type_name: String,
+    needs_value: bool,
+    generated: bool,
 }
 
-impl TableName {
-    /// `None` unless each part is letters, digits and underscores, as PostgreSQL's own names are.
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let (schema, table) = match text.split_once('.') {
-            Some((schema, table)) => (Some(schema), table),
-            None => (None, text),
-        };
-        let valid = is_identifier(table) && schema.is_none_or(is_identifier);
-        valid.then(|| Self { schema: schema.map(str::to_owned), table: table.to_owned() })
-    }
-
-    /// Quoted, for SQL.
-    pub(super) fn sql(&self) -> String {
-        match &self.schema {
-            Some(schema) => format!("{}.{}", quoted(schema), quoted(&self.table)),
-            None => quoted(&self.table),
-        }
-    }
+/// Whether a text can stand in double quotes without further ado: `^[A-Za-z_][A-Za-z0-9_]{0,62}$`.
+pub(super) fn is_identifier(text: &str) -> bool {
+    let starts = text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
+    starts && text.len() <= 63 && text.chars().all(|char| char.is_ascii_alphanumeric() || char == '_')
 }
 
-/// At most 63 characters, which PostgreSQL would cut silently.
-pub(super) fn is_identifier(name: &str) -> bool {
-    let first = name.starts_with(|letter: char| letter.is_ascii_alphabetic() || letter == '_');
-    let rest = name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
-    first && rest && name.len() <= 63
-}
-
-pub(super) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-pub(super) fn quoted_list<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
-    names.into_iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ")
-}
-
-/// What kind of database it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Edition {
-    /// TimescaleDB in its community edition: compression, policies, continuous aggregates.
-    Community,
-    /// TimescaleDB in its Apache edition: hypertables and `drop_chunks`.
-    Apache,
-    /// No extension: an ordinary table.
-    PlainPostgres,
-}
-
-impl std::fmt::Display for Edition {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Community => "TimescaleDB, community edition",
-            Self::Apache => "TimescaleDB, Apache edition",
-            Self::PlainPostgres => "PostgreSQL without TimescaleDB",
-        })
-    }
-}
-
-pub(super) async fn edition(client: &Client) -> Result<Edition, StageError> {
-    let sql = "select exists (select from pg_extension where extname = 'timescaledb'),
-                      current_setting('timescaledb.license', true)";
-    let row = client.query_one(sql, &[]).await.map_err(|error| fault("could not read the extensions", error))?;
-    let license: Option<String> = row.get(1);
-    Ok(match (row.get(0), license.as_deref()) {
-        (false, _) => Edition::PlainPostgres,
-        (true, Some("apache")) => Edition::Apache,
-        (true, _) => Edition::Community,
-    })
+/// `"a", "b"`.
+pub(super) fn quoted<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    names.into_iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
 }
 
 impl Table {
-    /// Creates table, hypertable, unique key and index, unless the table is there.
-    pub(super) async fn create(&self, client: &mut Client, edition: &Edition) -> Result<(), StageError> {
-        let what = format!("could not create the table {}", self.name.sql());
-        let failed = |error| fault(&what, error);
-        let transaction = client.transaction().await.map_err(failed)?;
-        // Several sinks of one pipeline may come at the same moment.
-        let lock = "select pg_advisory_xact_lock(hashtextextended('pipeline create table', 0))";
-        transaction.batch_execute(lock).await.map_err(failed)?;
-        let name = self.name.sql();
-        let there = transaction.query_one("select to_regclass($1) is not null", &[&name]).await.map_err(failed)?;
-        if !there.get::<_, bool>(0) {
-            transaction.batch_execute(&self.ddl(edition)).await.map_err(failed)?;
-            tracing::info!("created the table {name}");
+    /// Its name as SQL takes it: `"public"."telemetry"`.
+    pub fn sql_name(&self) -> String {
+        match &self.schema {
+            Some(schema) => format!("\"{schema}\".\"{}\"", self.name),
+            None => format!("\"{}\"", self.name),
         }
-        transaction.commit().await.map_err(failed)
     }
 
-    /// The statements that make the table.
-    fn ddl(&self, edition: &Edition) -> String {
-        let name = self.name.sql();
-        let columns = self.columns.iter().map(|column| {
-            let required = if column.required { " not null" } else { "" };
-            format!("{} {}{required}", quoted(&column.name), column.kind.sql())
-        });
-        let mut ddl = format!("create table {name} ({});\n", columns.collect::<Vec<_>>().join(", "));
-        if let (Some(time), true) = (&self.time_column, *edition != Edition::PlainPostgres) {
-            ddl += &format!(
-                "select create_hypertable('{name}', by_range('{time}', {}::bigint * interval '1 microsecond'), create_default_indexes => false);\n",
-                self.chunk_interval_us
-            );
+    /// The columns that the sink fills, in the order of the input.
+    pub fn column_list(&self) -> String {
+        quoted(self.columns.iter().map(|column| column.name.as_str()))
+    }
+
+    pub fn key_list(&self) -> String {
+        quoted(self.key.iter().map(String::as_str))
+    }
+
+    /// All that makes it, in order. On plain PostgreSQL an ordinary table.
+    pub fn ddl(&self, server: &Server) -> Vec<String> {
+        let table = self.sql_name();
+        let mut lines: Vec<String> = Vec::new();
+        for Column { name, kind, required } in &self.columns {
+            lines.push(format!("\"{name}\" {}{}", kind.name(), if *required { " NOT NULL" } else { "" }));
         }
         if !self.key.is_empty() {
-            ddl += &self.key_ddl();
-            ddl += "\n";
+            lines.push(format!("PRIMARY KEY ({})", self.key_list()));
         }
-        if let Some(time) = &self.time_column {
-            ddl += &format!("create index on {name} ({} desc);\n", quoted(time));
+        let mut statements = vec![format!("CREATE TABLE {table} ({})", lines.join(", "))];
+        if let Some(time) = &self.time {
+            statements.push(match &server.timescale {
+                // The older of its two forms: every version understands it. Makes an index on the time.
+                Some(timescale) => format!(
+                    "SELECT \"{}\".create_hypertable('{table}', '{time}', \
+                     chunk_time_interval => INTERVAL '{} microseconds')",
+                    timescale.schema,
+                    self.chunk_interval.as_micros()
+                ),
+                None => format!("CREATE INDEX ON {table} (\"{time}\" DESC)"),
+            });
         }
-        ddl
+        statements.extend(self.indexes.iter().map(|columns| format!("CREATE INDEX ON {table} ({columns})")));
+        statements
     }
 
-    /// The statement that makes the unique key. Nulls are one value: a reading without a sequence
-    /// number that comes twice is stored once.
-    fn key_ddl(&self) -> String {
-        let optional = self.columns.iter().any(|column| self.key.contains(&column.name) && !column.required);
-        let nulls = if optional { " nulls not distinct" } else { "" };
-        format!("create unique index on {} ({}){nulls};", self.name.sql(), quoted_list(&self.key))
+    /// Whether there is something of that name.
+    pub async fn exists(&self, client: &Client) -> Result<bool, StageError> {
+        Ok(self.oid(client).await?.is_some())
     }
 
-    /// Compares the table with what the input needs.
-    pub(super) async fn compare(&self, client: &Client, edition: &Edition) -> Result<(), StageError> {
-        let failed = |error| fault(&format!("could not read the shape of {}", self.name.sql()), error);
-        let sql = "select attname::text, format_type(atttypid, atttypmod), attnotnull, atthasdef or attidentity <> ''
-                   from pg_attribute where attrelid = to_regclass($1) and attnum > 0 and not attisdropped";
-        let found = client.query(sql, &[&self.name.sql()]).await.map_err(failed)?;
-        if found.is_empty() {
-            let hint = format!("Set `create = true`, or run:\n{}", self.ddl(edition));
-            return Err(StageError::permanent(format!("there is no table {}", self.name.sql())).hint(hint));
+    /// Creates it with all that belongs to it, or nothing.
+    pub async fn create(&self, client: &Client, server: &Server) -> Result<(), StageError> {
+        let failed = |error| while_opening(error, &format!("can't create table {}", self.sql_name()));
+        // Two sinks that start at once: the second waits, and then finds the table.
+        let lock = "SELECT pg_advisory_xact_lock(hashtext('pipeline creates a table'))";
+        client.batch_execute(&format!("BEGIN; {lock}")).await.map_err(failed)?;
+        if !self.exists(client).await? {
+            client.batch_execute(&self.ddl(server).join("; ")).await.map_err(failed)?;
         }
-        let found: Vec<(String, String, bool, bool)> =
-            found.iter().map(|row| (row.get(0), row.get(1), row.get(2), row.get(3))).collect();
-        self.compare_columns(&found)?;
-        if !self.key.is_empty() && !self.has_key(client).await? {
-            let message = format!("{} has no unique index on ({})", self.name.sql(), self.key.join(", "));
-            let hint = format!("A message that comes twice would be stored twice. Run: {}", self.key_ddl());
-            return Err(StageError::permanent(message).hint(hint));
-        }
-        Ok(())
+        client.batch_execute("COMMIT").await.map_err(failed)
     }
 
-    fn compare_columns(&self, found: &[(String, String, bool, bool)]) -> Result<(), StageError> {
-        let name = self.name.sql();
-        for column in &self.columns {
-            let Some((_, kind, ..)) = found.iter().find(|(found, ..)| *found == column.name) else {
-                let hint =
-                    format!("Run: alter table {name} add column {} {};", quoted(&column.name), column.kind.sql());
-                return Err(StageError::permanent(format!("{name} has no column \"{}\"", column.name)).hint(hint));
+    /// Compares the table with what the sink writes.
+    pub async fn check(&self, client: &Client, server: &Server) -> Result<(), StageError> {
+        let Some((oid, kind)) = self.oid(client).await? else {
+            return Err(StageError::permanent(format!("there is no table {}", self.sql_name()))
+                .hint(format!("Set create = true, or run: {};", self.ddl(server).join("; "))));
+        };
+        if !["r", "p"].contains(&kind.as_str()) {
+            return Err(StageError::permanent(format!("{} is not a table", self.sql_name()))
+                .hint("Binary COPY writes to tables, not to views and foreign tables."));
+        }
+        let mut mistakes = self.wrong_columns(&columns_of(client, oid).await?);
+        mistakes.extend(self.wrong_key(client, oid).await?);
+        mistakes.extend(self.missing_rights(client, oid).await?);
+        if mistakes.is_empty() {
+            return Ok(());
+        }
+        let (what, mend): (Vec<_>, Vec<_>) = mistakes.into_iter().unzip();
+        let message = format!("table {} does not fit the input: {}", self.sql_name(), what.join("; "));
+        Err(StageError::permanent(message).hint(format!("To mend it: {}.", mend.join(" "))))
+    }
+
+    async fn oid(&self, client: &Client) -> Result<Option<(u32, String)>, StageError> {
+        let sql = "SELECT oid, relkind::text FROM pg_class WHERE oid = to_regclass($1)";
+        let row = client.query_opt(sql, &[&self.sql_name()]).await.map_err(unreadable)?;
+        Ok(row.map(|row| (row.get(0), row.get(1))))
+    }
+
+    /// What is wrong and what mends it, a pair for each column.
+    fn wrong_columns(&self, found: &[Found]) -> Vec<(String, String)> {
+        let table = self.sql_name();
+        let mut mistakes = Vec::new();
+        for Column { name, kind, .. } in &self.columns {
+            let wanted = kind.name();
+            let Some(column) = found.iter().find(|column| column.name == *name) else {
+                mistakes.push((
+                    format!("column \"{name}\" is missing"),
+                    format!("ALTER TABLE {table} ADD COLUMN \"{name}\" {wanted};"),
+                ));
+                continue;
             };
-            if !column.kind.fits(kind) {
-                let message = format!("column \"{}\" of {name} is {kind}, not {}", column.name, column.kind.sql());
-                let hint = "Change the column's type, or its type in the schema of the pipeline file.";
-                return Err(StageError::permanent(message).hint(hint));
+            if !kind.reads_as(&column.type_name) {
+                mistakes.push((
+                    format!("column \"{name}\" is {}, the input's is {wanted}", column.type_text),
+                    format!("ALTER TABLE {table} ALTER COLUMN \"{name}\" TYPE {wanted} USING \"{name}\"::{wanted};"),
+                ));
+            }
+            if column.generated {
+                mistakes.push((
+                    format!("column \"{name}\" is generated"),
+                    format!("ALTER TABLE {table} ALTER COLUMN \"{name}\" DROP EXPRESSION;"),
+                ));
             }
         }
-        let unfilled = found.iter().find(|(found, _, required, default)| {
-            *required && !*default && !self.columns.iter().any(|column| column.name == *found)
+        let filled = |name: &str| self.columns.iter().any(|column| column.name == name);
+        for Found { name, .. } in found.iter().filter(|found| found.needs_value && !filled(&found.name)) {
+            mistakes.push((
+                format!("column \"{name}\" is NOT NULL without a default, and the input has no such column"),
+                format!("ALTER TABLE {table} ALTER COLUMN \"{name}\" DROP NOT NULL;"),
+            ));
+        }
+        mistakes
+    }
+
+    /// `ON CONFLICT` takes a unique index over exactly the key: whole, immediate, of plain columns.
+    async fn wrong_key(&self, client: &Client, oid: u32) -> Result<Option<(String, String)>, StageError> {
+        if self.key.is_empty() {
+            return Ok(None);
+        }
+        let sql = "SELECT array_agg(a.attname::text) FROM pg_index i \
+                   JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey[0:i.indnkeyatts - 1]) \
+                   WHERE i.indrelid = $1 AND i.indisunique AND i.indimmediate AND i.indisvalid \
+                   AND i.indpred IS NULL AND i.indexprs IS NULL GROUP BY i.indexrelid";
+        let rows = client.query(sql, &[&oid]).await.map_err(unreadable)?;
+        let mut wanted = self.key.clone();
+        wanted.sort_unstable();
+        let has_key = rows.iter().any(|row| {
+            let mut columns: Vec<String> = row.get(0);
+            columns.sort_unstable();
+            columns == wanted
         });
-        match unfilled {
-            Some((column, ..)) => {
-                let message =
-                    format!("column \"{column}\" of {name} must not be null, and the input has none of that name");
-                Err(StageError::permanent(message).hint("Give it a default, or drop its NOT NULL."))
-            }
-            None => Ok(()),
+        Ok((!has_key).then(|| {
+            let (table, key) = (self.sql_name(), self.key_list());
+            (
+                format!("there is no unique index over its key ({key})"),
+                format!("CREATE UNIQUE INDEX ON {table} ({key}); or set key = [], and a replay stores rows twice"),
+            )
+        }))
+    }
+
+    /// Rights that would only be missed later, at the first duplicate.
+    async fn missing_rights(&self, client: &Client, oid: u32) -> Result<Vec<(String, String)>, StageError> {
+        let sql = "SELECT has_any_column_privilege($1::oid, 'INSERT'), has_any_column_privilege($1::oid, 'SELECT'), \
+                   has_database_privilege(current_database(), 'TEMPORARY'), quote_ident(current_user), \
+                   quote_ident(current_database())";
+        let row = client.query_one(sql, &[&oid]).await.map_err(unreadable)?;
+        let (user, database): (String, String) = (row.get(3), row.get(4));
+        let keyed = !self.key.is_empty();
+        let table = self.sql_name();
+        let rights = [
+            (row.get(0), "INSERT", format!("GRANT INSERT ON {table} TO {user};")),
+            (!keyed || row.get(1), "SELECT", format!("GRANT SELECT ON {table} TO {user};")),
+            (!keyed || row.get(2), "TEMPORARY", format!("GRANT TEMPORARY ON DATABASE {database} TO {user};")),
+        ];
+        let missing = rights.into_iter().filter(|(has, ..)| !has);
+        Ok(missing.map(|(_, right, grant)| (format!("user {user} lacks the right {right}"), grant)).collect())
+    }
+}
+
+async fn columns_of(client: &Client, oid: u32) -> Result<Vec<Found>, StageError> {
+    let sql = "SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), coalesce(base.typname, t.typname)::text, \
+               a.attnotnull AND NOT a.atthasdef AND a.attidentity = '', a.attgenerated <> '' \
+               FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid \
+               LEFT JOIN pg_type base ON base.oid = t.typbasetype \
+               WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
+    let rows = client.query(sql, &[&oid]).await.map_err(unreadable)?;
+    let found = rows.iter().map(|row| Found {
+        name: row.get(0),
+        type_text: row.get(1),
+        type_name: row.get(2),
+        needs_value: row.get(3),
+        generated: row.get(4),
+    });
+    Ok(found.collect())
+}
+
+fn unreadable(error: tokio_postgres::Error) -> StageError {
+    while_opening(error, "can't read the database's catalog")
+}
+
+/// An index as written, such as `device_id, timestamp desc`, as SQL: `"device_id", "timestamp" DESC`.
+///
+/// # Errors
+/// A word that is neither a column nor a direction.
+pub(super) fn index_sql(text: &str, has_column: impl Fn(&str) -> bool) -> Result<String, String> {
+    let mut sql = String::new();
+    for part in text.split(',') {
+        let words: Vec<&str> = part.split_whitespace().collect();
+        let (name, direction) = match words[..] {
+            [name] => (name, ""),
+            [name, direction] if direction.eq_ignore_ascii_case("desc") => (name, " DESC"),
+            [name, direction] if direction.eq_ignore_ascii_case("asc") => (name, ""),
+            _ => return Err(format!("\"{text}\" is not a list of columns, each with or without \"desc\"")),
+        };
+        if !has_column(name) {
+            return Err(format!("the table has no column \"{name}\""));
+        }
+        let comma = if sql.is_empty() { "" } else { ", " };
+        write!(sql, "{comma}\"{name}\"{direction}").expect("writing to a String can't fail");
+    }
+    Ok(sql)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sinks::timescaledb::server::Timescale;
+
+    fn table() -> Table {
+        let column = |name: &str, kind, required| Column { name: name.into(), kind, required };
+        Table {
+            schema: None,
+            name: "telemetry".into(),
+            columns: vec![
+                column("device_id", SqlType::Text, true),
+                column("timestamp", SqlType::Timestamptz, true),
+                column("temperature", SqlType::Float8, false),
+            ],
+            key: vec!["device_id".into(), "timestamp".into()],
+            time: Some("timestamp".into()),
+            chunk_interval: Duration::from_secs(86_400),
+            indexes: vec!["\"temperature\"".into()],
         }
     }
 
-    async fn has_key(&self, client: &Client) -> Result<bool, StageError> {
-        let sql = "select exists (
-                     select from pg_index i where i.indrelid = to_regclass($1) and i.indisunique and i.indisvalid
-                       and i.indpred is null and i.indexprs is null
-                       and (select array_agg(a.attname::text order by a.attname::text) from pg_attribute a
-                            where a.attrelid = i.indrelid and a.attnum = any(i.indkey)) = $2)";
-        let mut key = self.key.clone();
-        key.sort();
-        let row = client.query_one(sql, &[&self.name.sql(), &key]).await;
-        Ok(row.map_err(|error| fault("could not read the indexes", error))?.get(0))
+    #[test]
+    fn the_ddl_makes_a_hypertable_or_on_plain_postgresql_a_table_with_the_same_indexes() {
+        let create = "CREATE TABLE \"telemetry\" (\"device_id\" text NOT NULL, \
+                      \"timestamp\" timestamp with time zone NOT NULL, \"temperature\" double precision, \
+                      PRIMARY KEY (\"device_id\", \"timestamp\"))";
+        let index = "CREATE INDEX ON \"telemetry\" (\"temperature\")";
+        let timescale = Timescale { version: "2.19.3".into(), schema: "public".into(), license: "apache".into() };
+        let hypertable = "SELECT \"public\".create_hypertable('\"telemetry\"', 'timestamp', \
+                          chunk_time_interval => INTERVAL '86400000000 microseconds')";
+        let mut server = Server { timescale: Some(timescale), timescale_available: true };
+        assert_eq!(table().ddl(&server), [create, hypertable, index]);
+        server.timescale = None;
+        assert_eq!(table().ddl(&server), [create, "CREATE INDEX ON \"telemetry\" (\"timestamp\" DESC)", index]);
+    }
+
+    #[test]
+    fn only_plain_words_are_identifiers() {
+        for good in ["telemetry", "_x", "Device9", &"x".repeat(63)] {
+            assert!(is_identifier(good), "{good}");
+        }
+        for bad in ["", "9x", "a-b", "a\"b", "a b", "naïve", "a;drop", &"x".repeat(64)] {
+            assert!(!is_identifier(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_index_is_a_list_of_columns_with_directions() {
+        let known = |name: &str| ["device_id", "timestamp"].contains(&name);
+        assert_eq!(index_sql("device_id, timestamp desc", known).unwrap(), "\"device_id\", \"timestamp\" DESC");
+        assert_eq!(index_sql("timestamp ASC", known).unwrap(), "\"timestamp\"");
+        assert_eq!(index_sql("speed", known).unwrap_err(), "the table has no column \"speed\"");
+        for bad in ["", "device_id,", "device_id up", "device_id desc desc"] {
+            assert!(index_sql(bad, known).unwrap_err().contains("is not a list of columns"), "{bad}");
+        }
     }
 }
