@@ -2,7 +2,7 @@
 //! and reported durable. The figure is that of the disk under the temporary directory, and of what
 //! else uses it: set `TMPDIR` to the disk that counts, and look at ratios.
 
-#![expect(missing_docs, reason = "criterion_group! makes a public function")]
+#![allow(missing_docs, reason = "criterion_group! makes a public function")]
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -293,15 +293,21 @@ impl World {
                 "lsn {lsn} was durable and is silently absent: {report:?}"
             );
             let told = found.records.contains_key(lsn) || found.lost.iter().any(|lost| lost.contains(lsn));
-            ensure!(told || torn(lsn), "the reader passes over lsn {lsn} in silence: {:?} {report:?}", found.lost);
+            // With the cursors and all segments gone, nobody knows that there ever was something.
+            let forgotten = report.cursors_damaged && *lsn <= passed;
+            ensure!(
+                told || torn(lsn) || forgotten,
+                "the reader passes over lsn {lsn} in silence: {:?} {report:?}",
+                found.lost
+            );
         }
         ensure!(self.ever_flipped || report.is_sound(), "damage without a flipped bit: {report:?}");
         let epoch = log.shared().epoch;
-        if epoch != self.epoch {
+        if epoch != self.epoch && self.highest_durable > 0 {
             // Only when every place that knows it is destroyed: a new life, in which lsns may come
             // again since the epoch is a later one.
             let bad_headers = report.damage.iter().filter(|damage| damage.kind == DamageKind::BadHeader).count();
-            let forgotten = report.cursors_damaged && bad_headers == report.segments || self.highest_durable == 0;
+            let forgotten = report.cursors_damaged && bad_headers == report.segments;
             ensure!(epoch > self.epoch && forgotten, "epoch {epoch} after {}: {report:?}", self.epoch);
             (self.highest_durable, self.trimmable_lsn) = (0, 0);
         }
