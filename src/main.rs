@@ -5,12 +5,13 @@
 
 mod commands;
 mod logging;
+mod simulate;
 mod status;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use commands::{Failure, check, graph, run, simulate, stages};
+use commands::{Failure, check, graph, run, stages};
 
 // Many small messages are many small allocations; the library leaves the choice to its embedder.
 #[global_allocator]
@@ -32,7 +33,7 @@ enum Command {
     Check(check::CheckArguments),
     Graph(graph::GraphArguments),
     Stages(stages::StagesArguments),
-    Simulate(simulate::SimulateArguments),
+    Simulate(simulate::SimulateArgs),
 }
 
 fn main() -> ExitCode {
@@ -49,7 +50,7 @@ fn main() -> ExitCode {
         Command::Check(arguments) => check::run(arguments),
         Command::Graph(arguments) => graph::run(arguments),
         Command::Stages(arguments) => stages::run(arguments),
-        Command::Simulate(arguments) => simulate::run(arguments),
+        Command::Simulate(arguments) => commands::simulate::run(arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

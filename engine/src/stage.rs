@@ -117,8 +117,8 @@ pub trait Sink: Send {
         Ok(())
     }
 
-    /// Reaches the outside without changing anything there, for `pipeline check --connect`. Says in
-    /// a few words what it found.
+    /// Reaches the outside and leaves nothing behind there, for `pipeline check --connect`. Says in a
+    /// few words what it found.
     ///
     /// # Errors
     /// Why the sink could not run now.

@@ -153,7 +153,16 @@ fn every_message_is_stored_once_in_the_table_and_in_the_lake() {
     let pipeline = installation.start();
     let (count, path) = (messages.to_string(), truth_file.display().to_string());
     installation.simulate(&[
-        "--device-count", "1000", "--rate", "5000", "--count", &count, "--seed", "42", "--truth", &path,
+        "--device-count",
+        "1000",
+        "--rate",
+        "5000",
+        "--count",
+        &count,
+        "--seed",
+        "42",
+        "--truth",
+        &path,
     ]);
     installation.wait_for_rows("telemetry", messages);
     print_latency(&installation);
@@ -209,7 +218,12 @@ fn assert_anomalies(installation: &Installation, truth: &[Value]) {
             missed.push(line);
         }
     }
-    println!("{} planted anomalies after the warm-up, {} found, {} alerts in all", warm.len(), warm.len() - missed.len(), found.len());
+    println!(
+        "{} planted anomalies after the warm-up, {} found, {} alerts in all",
+        warm.len(),
+        warm.len() - missed.len(),
+        found.len()
+    );
     assert!(missed.is_empty(), "missed: {missed:?}");
 }
 
@@ -244,7 +258,14 @@ fn real_sensor_series_arrive_value_for_value() {
         let mut series: Vec<_> = series.collect();
         series.sort_unstable();
         expected.insert(name.to_owned(), series);
-        installation.simulate(&["--replay", &file.display().to_string(), "--replay-column", "temperature", "--speed", "max"]);
+        installation.simulate(&[
+            "--replay",
+            &file.display().to_string(),
+            "--replay-column",
+            "temperature",
+            "--speed",
+            "max",
+        ]);
     }
     installation.wait_for_rows("telemetry", expected.values().map(|series| series.len() as i64).sum());
     let (status, log) = pipeline.stop();
@@ -276,7 +297,9 @@ fn bad_payloads_are_dead_lettered_with_their_reason_and_good_ones_stored() {
         sent.push((file.clone(), std::fs::read(corpus.join(file)).expect("a file of the corpus")));
     }
     let topic = installation.topic.clone();
-    installation.runtime.block_on(services::publish(sent.iter().map(|(name, payload)| (format!("{topic}/{name}"), payload))));
+    installation
+        .runtime
+        .block_on(services::publish(sent.iter().map(|(name, payload)| (format!("{topic}/{name}"), payload))));
     let refused: Vec<(&String, &String)> = expected.iter().filter(|(_, reason)| *reason != "row").collect();
     installation.wait_for_rows("dead_letters", refused.len() as i64);
     installation.wait_for_rows("telemetry", expected.len() as i64);
@@ -295,7 +318,11 @@ fn bad_payloads_are_dead_lettered_with_their_reason_and_good_ones_stored() {
     for (file, reason) in refused {
         let (found, payload) = &letters[&format!("{topic}/{file}")];
         assert_eq!(found, reason, "{file}");
-        assert_eq!(*payload, std::fs::read(corpus.join(file)).expect("a file of the corpus"), "{file} is kept as it came");
+        assert_eq!(
+            *payload,
+            std::fs::read(corpus.join(file)).expect("a file of the corpus"),
+            "{file} is kept as it came"
+        );
     }
     let lake = installation.runtime.block_on(services::read_parquet(&installation.bucket, "lake/dead_letters"));
     let kept: usize = lake.iter().map(|batch| batch.num_rows()).sum();

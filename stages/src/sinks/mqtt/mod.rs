@@ -100,20 +100,6 @@ impl MqttSinkConfig {
         }
     }
 
-    /// Connects once and leaves, with another client id: shows whether the broker is there and lets us
-    /// in. An embedded broker is not there before the run.
-    ///
-    /// # Errors
-    /// Permanent, with the cause in plain words.
-    pub async fn probe(&self, cx: &BuildContext) -> Result<(), StageError> {
-        #[cfg(feature = "embedded-broker")]
-        if self.embedded_broker {
-            return Ok(());
-        }
-        let settings = self.settings(cx).map_err(|mistake| StageError::permanent(mistake.message))?;
-        mqtt_client::probe(&settings).await
-    }
-
     /// Mosquitto hangs up on whoever exceeds its limit, which is 20 by default, and 3.1.1 has no word for it.
     fn in_flight_max(&self) -> u16 {
         if self.protocol == Protocol::V3 && self.qos == 2 { self.inflight_max.min(20) } else { self.inflight_max }
@@ -227,6 +213,15 @@ impl Unfinished {
 
 #[async_trait]
 impl Sink for Mqtt {
+    async fn probe(&mut self) -> Result<String, StageError> {
+        #[cfg(feature = "embedded-broker")]
+        if self.broker.wanted {
+            return Ok("its broker starts with the run".to_owned());
+        }
+        mqtt_client::probe(&self.settings).await?;
+        Ok("the broker lets us in".to_owned())
+    }
+
     async fn open(&mut self) -> Result<(), StageError> {
         #[cfg(feature = "embedded-broker")]
         if self.broker.wanted && self.broker.running.is_none() {

@@ -293,6 +293,12 @@ impl Sink for Parquet {
         self.store.open().await
     }
 
+    /// Opening writes a probe and removes it: more than this can't be asked without changing something.
+    async fn probe(&mut self) -> Result<String, StageError> {
+        self.store.open().await?;
+        Ok("the store takes objects".to_owned())
+    }
+
     async fn write(&mut self, group: &Group) -> Result<(), StageError> {
         let objects = self.encode(group).await?;
         let store = &self.store;

@@ -59,7 +59,8 @@ pub struct TimescaleDbConfig {
     /// "timestamp" }`. Left out: all, under their own names.
     columns: Option<BTreeMap<String, String>>,
     /// Columns of the table that tell a row from all others; the table has a unique index over
-    /// them, and the input no nulls in them. Empty: no row is ever a duplicate, and a group whose
+    /// them. In a column that may be null, nulls are one value (`NULLS NOT DISTINCT`, PostgreSQL 15 and
+    /// later). Empty: no row is ever a duplicate, and a group whose
     /// commit was not confirmed is stored twice.
     #[serde(default = "default_key")]
     key: Vec<String>,
@@ -94,7 +95,8 @@ pub struct TimescaleDbConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum OnConflict {
-    /// The row in the table stays, the new one is counted as `duplicate_rows`.
+    /// The row in the table stays; the new one is counted, as `duplicate_rows` if it is the same and as
+    /// `conflicting_rows`, with a warning, if it is not.
     #[default]
     Skip,
 }
@@ -162,6 +164,7 @@ impl SinkConfig for TimescaleDbConfig {
             write_timeout: self.write_timeout.0,
             session: None,
             duplicates: cx.counter("duplicate_rows"),
+            conflicts: cx.counter("conflicting_rows"),
             reconnects: cx.counter("reconnects"),
         };
         Ok(BuiltSink {
@@ -268,11 +271,6 @@ fn key_indices(table: &Table) -> Result<Vec<usize>, BuildError> {
         let Some(index) = table.columns.iter().position(|column| column.name == *name) else {
             return Err(BuildError::invalid("key", format!("no stored column is named \"{name}\"")).hint(without));
         };
-        if !table.columns[index].required {
-            // To a unique index no null equals another: such rows would be stored again and again.
-            return Err(BuildError::invalid("key", format!("column \"{name}\" may be null"))
-                .hint("Make it required in its schema, or leave it out of the key."));
-        }
         if indices.contains(&index) {
             return Err(BuildError::invalid("key", format!("\"{name}\" is named twice")));
         }

@@ -60,6 +60,15 @@ impl Server {
     }
 }
 
+impl std::fmt::Display for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.timescale {
+            Some(Timescale { version, license, .. }) => write!(f, "TimescaleDB {version} ({license})"),
+            None => f.write_str("PostgreSQL without TimescaleDB"),
+        }
+    }
+}
+
 /// Makes a new session keep what the sink promises.
 ///
 /// A commit waits for the disk, whatever the server's default. A transaction whose client is gone

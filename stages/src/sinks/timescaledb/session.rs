@@ -25,6 +25,16 @@ struct Staging {
     create: String,
     copy: String,
     insert_new: String,
+    count_conflicts: String,
+}
+
+/// Rows of a group that were not stored because their key was there already.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Skipped {
+    /// The same row again.
+    pub duplicates: u64,
+    /// Another row of the same key.
+    pub conflicts: u64,
 }
 
 impl Statements {
@@ -41,12 +51,33 @@ impl Statements {
                 "INSERT INTO {name} ({columns}) SELECT {columns} FROM pg_temp.pipeline_staging \
                  ON CONFLICT ({key}) DO NOTHING"
             ),
+            count_conflicts: count_conflicts(table),
         };
         Self {
             copy: format!("COPY {name} ({columns}) FROM STDIN BINARY"),
             staging: (!table.key.is_empty()).then(staging),
         }
     }
+}
+
+/// Counts rows of the temporary table whose key is taken by a row with other values.
+fn count_conflicts(table: &Table) -> String {
+    let same_key = table.columns.iter().filter(|column| table.key.contains(&column.name)).map(|column| {
+        // Only `=` can use the index, and it is enough where there are no nulls.
+        let same = if column.required { "=" } else { "IS NOT DISTINCT FROM" };
+        format!("stored.\"{0}\" {same} new.\"{0}\"", column.name)
+    });
+    let all = |of: &str| {
+        let columns = table.columns.iter().map(|column| format!("{of}.\"{}\"", column.name));
+        columns.collect::<Vec<_>>().join(", ")
+    };
+    format!(
+        "SELECT count(*) FROM pg_temp.pipeline_staging new JOIN {} stored ON {} WHERE ({}) IS DISTINCT FROM ({})",
+        table.sql_name(),
+        same_key.collect::<Vec<_>>().join(" AND "),
+        all("new"),
+        all("stored"),
+    )
 }
 
 /// A connection to a table that fits. What is prepared belongs to the connection and ends with it.
@@ -71,30 +102,30 @@ impl Session {
         !self.link.client.is_closed()
     }
 
-    /// Stores a group in one transaction; returns how many rows were there already. After an error
+    /// Stores a group in one transaction; returns which rows were there already. After an error
     /// the transaction is still open: [`Session::roll_back`], or drop the session.
     ///
     /// Not cancel safe: drop the session as well.
-    pub async fn store(&self, statements: &Statements, rows: &StoredRows) -> Result<u64, Error> {
+    pub async fn store(&self, statements: &Statements, rows: &StoredRows) -> Result<Skipped, Error> {
         let client = &self.link.client;
         client.batch_execute("BEGIN").await?;
         // Here the ledger of positions will be moved on, in the same transaction.
-        let duplicates = match &statements.staging {
-            None => self.copy(&self.copy, rows).await.map(|_| 0)?,
+        let skipped = match &statements.staging {
+            None => self.copy(&self.copy, rows).await.map(|_| Skipped::default())?,
             Some(staging) => self.copy_new(staging, rows).await?,
         };
         // Lost from here on, the outcome is unknown: sent again, all rows turn out as duplicates.
         client.batch_execute("COMMIT").await?;
-        Ok(duplicates)
+        Ok(skipped)
     }
 
     /// Most groups hold no duplicate, and a plain COPY is more than twice as fast as the way that
     /// can skip some: so that comes second.
-    async fn copy_new(&self, staging: &Staging, rows: &StoredRows) -> Result<u64, Error> {
+    async fn copy_new(&self, staging: &Staging, rows: &StoredRows) -> Result<Skipped, Error> {
         let client = &self.link.client;
         client.batch_execute("SAVEPOINT direct").await?;
         match self.copy(&self.copy, rows).await {
-            Ok(_) => return Ok(0),
+            Ok(_) => return Ok(Skipped::default()),
             Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {}
             Err(error) => return Err(error),
         }
@@ -102,7 +133,9 @@ impl Session {
         client.batch_execute(&staging.create).await?;
         let copied = self.copy(staging.copy.as_str(), rows).await?;
         let inserted = client.execute(staging.insert_new.as_str(), &[]).await?;
-        Ok(copied - inserted)
+        let conflicts = client.query_one(staging.count_conflicts.as_str(), &[]).await?.get::<_, i64>(0);
+        let conflicts = u64::try_from(conflicts).unwrap_or(0);
+        Ok(Skipped { duplicates: (copied - inserted).saturating_sub(conflicts), conflicts })
     }
 
     async fn copy<T: ToStatement + ?Sized>(&self, statement: &T, rows: &StoredRows) -> Result<u64, Error> {

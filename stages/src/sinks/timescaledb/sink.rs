@@ -16,7 +16,7 @@ use pipeline_engine::stage::{Fault, Group, Sink, StageError};
 
 use super::connect::Database;
 use super::server::Server;
-use super::session::{Session, Statements};
+use super::session::{Session, Skipped, Statements};
 use super::sql_type::SqlType;
 use super::table::Table;
 use super::{error, server};
@@ -33,6 +33,7 @@ pub(super) struct TimescaleDb {
     /// a dropped future drops the connection in the middle of its transaction.
     pub session: Option<Session>,
     pub duplicates: Counter,
+    pub conflicts: Counter,
     pub reconnects: Counter,
 }
 
@@ -58,8 +59,8 @@ impl Sink for TimescaleDb {
         let late = || StageError::transient(format!("writing to {} took longer than {limit:?}", self.table.sql_name()));
         let stored = tokio::time::timeout(limit, session.store(&self.statements, &rows)).await.map_err(|_| late())?;
         let error = match stored {
-            Ok(duplicates) => {
-                self.duplicates.add(duplicates);
+            Ok(skipped) => {
+                self.count(skipped);
                 self.session = Some(session);
                 return Ok(());
             }
@@ -75,6 +76,16 @@ impl Sink for TimescaleDb {
         Err(error)
     }
 
+    async fn probe(&mut self) -> Result<String, StageError> {
+        let link = self.database.connect().await?;
+        let server = Server::identify(&link.client).await?;
+        if self.create && !self.table.exists(&link.client).await? {
+            return Ok(format!("{server}; table {} will be created", self.table.sql_name()));
+        }
+        self.table.check(&link.client, &server).await?;
+        Ok(format!("{server}; table {} fits", self.table.sql_name()))
+    }
+
     async fn close(&mut self) -> Result<(), StageError> {
         if let Some(session) = self.session.take() {
             // All rows are committed: a server that does not answer the goodbye changes nothing.
@@ -85,6 +96,19 @@ impl Sink for TimescaleDb {
 }
 
 impl TimescaleDb {
+    fn count(&self, skipped: Skipped) {
+        self.duplicates.add(skipped.duplicates);
+        self.conflicts.add(skipped.conflicts);
+        if skipped.conflicts > 0 {
+            tracing::warn!(
+                table = self.table.sql_name(),
+                rows = skipped.conflicts,
+                "rows have the key of a stored row and other values; the stored ones stay. A column that tells such \
+                 rows apart belongs in `key`"
+            );
+        }
+    }
+
     /// A session with a table that fits. It is compared at every connection: the server may be
     /// another one since, or the table altered.
     async fn connect(&self, create: bool) -> Result<Session, StageError> {

@@ -84,7 +84,8 @@ impl Table {
         for Column { name, kind, required } in &self.columns {
             lines.push(format!("\"{name}\" {}{}", kind.name(), if *required { " NOT NULL" } else { "" }));
         }
-        if !self.key.is_empty() {
+        let nullable_key = self.has_nullable_key();
+        if !self.key.is_empty() && !nullable_key {
             lines.push(format!("PRIMARY KEY ({})", self.key_list()));
         }
         let mut statements = vec![format!("CREATE TABLE {table} ({})", lines.join(", "))];
@@ -100,8 +101,21 @@ impl Table {
                 None => format!("CREATE INDEX ON {table} (\"{time}\" DESC)"),
             });
         }
+        if nullable_key {
+            statements.push(self.unique_index());
+        }
         statements.extend(self.indexes.iter().map(|columns| format!("CREATE INDEX ON {table} ({columns})")));
         statements
+    }
+
+    fn has_nullable_key(&self) -> bool {
+        self.columns.iter().any(|column| self.key.contains(&column.name) && !column.required)
+    }
+
+    /// To an ordinary unique index no null equals another: such rows would be stored again and again.
+    fn unique_index(&self) -> String {
+        let nulls = if self.has_nullable_key() { " NULLS NOT DISTINCT" } else { "" };
+        format!("CREATE UNIQUE INDEX ON {} ({}){nulls}", self.sql_name(), self.key_list())
     }
 
     /// Whether there is something of that name.
@@ -192,8 +206,10 @@ impl Table {
         let sql = "SELECT array_agg(a.attname::text) FROM pg_index i \
                    JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey[0:i.indnkeyatts - 1]) \
                    WHERE i.indrelid = $1 AND i.indisunique AND i.indimmediate AND i.indisvalid \
-                   AND i.indpred IS NULL AND i.indexprs IS NULL GROUP BY i.indexrelid";
-        let rows = client.query(sql, &[&oid]).await.map_err(unreadable)?;
+                   AND i.indpred IS NULL AND i.indexprs IS NULL \
+                   AND (NOT $2 OR coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::bool, false)) \
+                   GROUP BY i.indexrelid";
+        let rows = client.query(sql, &[&oid, &self.has_nullable_key()]).await.map_err(unreadable)?;
         let mut wanted = self.key.clone();
         wanted.sort_unstable();
         let has_key = rows.iter().any(|row| {
@@ -202,10 +218,9 @@ impl Table {
             columns == wanted
         });
         Ok((!has_key).then(|| {
-            let (table, key) = (self.sql_name(), self.key_list());
             (
-                format!("there is no unique index over its key ({key})"),
-                format!("CREATE UNIQUE INDEX ON {table} ({key}); or set key = [], and a replay stores rows twice"),
+                format!("there is no unique index over its key ({})", self.key_list()),
+                format!("{}; or set key = [], and a replay stores rows twice", self.unique_index()),
             )
         }))
     }

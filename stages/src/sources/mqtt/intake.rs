@@ -150,6 +150,7 @@ impl Intake {
                 () = moved(&mut course.connection) => self.acknowledge(course, commands)?,
                 (filter, answer) = course.subscriptions.next_answer() => {
                     if check_answer(answer, &filter, self.qos).map_err(Ended::Failed)? {
+                        tracing::info!(stage = self.stage, filter, "subscribed");
                         course.subscriptions.granted.push(filter);
                     }
                 }

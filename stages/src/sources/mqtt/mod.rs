@@ -179,16 +179,6 @@ impl SourceConfig for MqttSourceConfig {
 }
 
 impl MqttSourceConfig {
-    /// Connects once and leaves, with another client id and no session: shows whether the broker is
-    /// there and lets us in, and disturbs no pipeline that is running.
-    ///
-    /// # Errors
-    /// Permanent, with the cause in plain words.
-    pub async fn probe(&self, cx: &BuildContext) -> Result<(), StageError> {
-        let settings = self.settings(cx).map_err(|mistake| StageError::permanent(mistake.message))?;
-        mqtt_client::probe(&settings).await
-    }
-
     fn settings(&self, cx: &BuildContext) -> Result<Settings, BuildError> {
         let address = Address::parse("url", &self.url)?;
         self.tls.check(&address)?;
@@ -258,6 +248,12 @@ impl Source for Mqtt {
         forward_all(&mut forward, &mut cx, &mut receiver, &mut tasks).await?;
         finish.cancel();
         end_of(&mut tasks, &mut cx).await
+    }
+
+    /// With another client id and no session: a pipeline that is running is not disturbed.
+    async fn probe(&mut self) -> Result<String, StageError> {
+        mqtt_client::probe(&self.settings).await?;
+        Ok("the broker lets us in".to_owned())
     }
 }
 
