@@ -9,7 +9,7 @@ use arrow::array::{
     ArrayRef, BinaryArray, BooleanArray, BooleanBufferBuilder, NullBufferBuilder, PrimitiveArray, StringArray,
     TimestampMicrosecondArray,
 };
-use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{ArrowPrimitiveType, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type};
 use base64::Engine as _;
 use base64::alphabet;
@@ -252,7 +252,7 @@ impl Column {
         let next = Values::with_capacity(self.kind, rows, self.values.bytes());
         self.valid = NullBufferBuilder::new(rows);
         match std::mem::replace(&mut self.values, next) {
-            Values::Bool(mut values) => Arc::new(BooleanArray::new(BooleanBuffer::from(values.finish()), nulls)),
+            Values::Bool(mut values) => Arc::new(BooleanArray::new(values.finish(), nulls)),
             Values::Int16(values) => primitive::<Int16Type>(values, nulls),
             Values::Int32(values) => primitive::<Int32Type>(values, nulls),
             Values::Int64(values) => primitive::<Int64Type>(values, nulls),

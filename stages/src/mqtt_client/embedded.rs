@@ -35,7 +35,9 @@ impl EmbeddedBroker {
             .with_backend(StorageBackend::Memory)
             .with_max_queued_messages_per_client(1_000_000)
             .with_max_queued_bytes_per_client(256 << 20);
-        let mut config = BrokerConfig::new().with_bind_addresses(vec![listen]);
+        // The subscriber's own Receive Maximum is the bound; by default it would be 64 messages, too few
+        // for a sink that commits every few seconds.
+        let mut config = BrokerConfig::new().with_bind_addresses(vec![listen]).with_max_outbound_inflight(u16::MAX);
         config.storage_config = storage;
         config.sys_topics_enabled = false;
         let mut broker = MqttBroker::with_config(config).await.map_err(|error| {

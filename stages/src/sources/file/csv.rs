@@ -28,7 +28,7 @@ pub(super) struct CsvRecords {
     bytes_max: usize,
     /// The number of the line at which the next byte lies.
     line: u64,
-    /// The bytes of the last record, with the line ends before and behind it.
+    /// The bytes of the last record, with the line end behind it.
     raw: Vec<u8>,
     /// Its fields, without quotes, one behind the other.
     fields: Vec<u8>,
@@ -78,17 +78,16 @@ impl CsvRecords {
         received_at_us: i64,
     ) -> io::Result<Option<u64>> {
         let Some(ended) = self.next()? else { return Ok(None) };
-        let start = self.raw.iter().position(|byte| !is_line_end(*byte)).unwrap_or(self.raw.len());
-        let line = self.line + count_lines(&self.raw[..start]);
-        let body = &self.raw[start..];
-        let first_line_end = body.iter().position(|byte| *byte == b'\n').filter(|end| {
+        let line = self.line;
+        let record = self.raw.as_slice();
+        let first_line_end = record.iter().position(|byte| *byte == b'\n').filter(|end| {
             // The end of the record itself makes no second line, unless it is inside a quote.
-            ended == Ended::TooLong || end + 1 < body.len()
+            ended == Ended::TooLong || end + 1 < record.len()
         });
-        let message = Message { topic, payload: trim_line_ends(body), received_at_us, position: line.into() };
+        let message = Message { topic, payload: trim_line_ends(record), received_at_us, position: line.into() };
         let verdict = match ended {
             Ended::TooLong => Err(too_long("record", self.bytes_max)),
-            Ended::Whole if first_line_end.is_some() && !is_well_quoted(body) => {
+            Ended::Whole if first_line_end.is_some() && !is_well_quoted(record) => {
                 Err(Fault::new(reason::INVALID_CSV, "a quote is not closed where its field ends"))
             }
             Ended::Whole => decoder.push_record(&message, &self.header, self.fields()),
@@ -99,10 +98,10 @@ impl CsvRecords {
         };
         if let Some(end) = first_line_end {
             fault.detail.push_str("; the record goes on over the next lines, which are read again on their own");
-            decoder.reject(&Message { payload: trim_line_ends(&body[..end]), ..message }, &fault);
-            self.read_again_from(start + end + 1);
+            decoder.reject(&Message { payload: trim_line_ends(&record[..end]), ..message }, &fault);
+            self.read_again_from(end + 1);
         } else if ended == Ended::TooLong {
-            decoder.reject(&Message { payload: &body[..body.len().min(BEGINNING_BYTES)], ..message }, &fault);
+            decoder.reject(&Message { payload: &record[..record.len().min(BEGINNING_BYTES)], ..message }, &fault);
             self.skip_line()?;
         } else {
             decoder.reject(&message, &fault);
@@ -113,13 +112,14 @@ impl CsvRecords {
 
     /// Reads the next record into `raw` and `fields`; `None` at the end of the file.
     fn next(&mut self) -> io::Result<Option<Ended>> {
+        self.skip_line_ends()?;
         self.raw.clear();
         let (mut filled, mut ended) = (0, 0);
         loop {
             let again = &self.again[self.again_read..];
             let input = if again.is_empty() { self.input.fill_buf()? } else { again };
             // One byte beyond the limit is enough to know.
-            let window = (self.bytes_max + 1).saturating_sub(self.raw.len()).min(input.len());
+            let window = self.bytes_max.saturating_add(1).saturating_sub(self.raw.len()).min(input.len());
             if window == 0 && !input.is_empty() {
                 return Ok(Some(Ended::TooLong));
             }
@@ -148,6 +148,20 @@ impl CsvRecords {
             let start = if index == 0 { 0 } else { self.ends[index - 1] };
             &self.fields[start..self.ends[index]]
         })
+    }
+
+    /// Empty lines, and the second half of `\r\n`, belong to no record.
+    fn skip_line_ends(&mut self) -> io::Result<()> {
+        loop {
+            let again = &self.again[self.again_read..];
+            let input = if again.is_empty() { self.input.fill_buf()? } else { again };
+            let count = input.iter().position(|byte| !is_line_end(*byte)).unwrap_or(input.len());
+            if count == 0 {
+                return Ok(());
+            }
+            self.line += count_lines(&input[..count]);
+            self.advance(count);
+        }
     }
 
     /// Goes on behind the next `count` bytes, all of one origin.

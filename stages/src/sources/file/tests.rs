@@ -199,6 +199,18 @@ async fn a_line_beyond_the_limit_is_a_dead_letter_with_its_beginning() {
 }
 
 #[tokio::test]
+async fn empty_lines_are_no_records_however_many() {
+    let folder = TempDir::new().unwrap();
+    let gap = "\r\n".repeat(1000);
+    let path = write(&folder, "a.csv", format!("\n\nid,note\n{gap}1,x{gap}2,y{gap}"));
+    let text = format!("path = '{path}'\nformat = \"csv\"\nschema = \"notes\"\nline_bytes_max = \"100B\"");
+    let outcome = run(&text).await;
+    assert_eq!(outcome.rows, ["{\"id\":1,\"note\":\"x\"}", "{\"id\":2,\"note\":\"y\"}"]);
+    assert_eq!(outcome.refusals, []);
+    assert_eq!(outcome.spans, ["a.csv 1004..2004"]);
+}
+
+#[tokio::test]
 async fn batches_end_where_the_content_says_so() {
     let folder = TempDir::new().unwrap();
     let content: String = (1..=20_000).map(|id| format!("{{\"id\":{id}}}\n")).collect();
