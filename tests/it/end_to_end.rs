@@ -232,7 +232,7 @@ const WARM_UP: i64 = 40;
 
 fn micros(rfc3339: &str) -> i64 {
     let column = arrow::array::StringArray::from(vec![rfc3339]);
-    let kind = arrow::datatypes::DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, Some("UTC".into()));
+    let kind = arrow::datatypes::DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, Some("+00:00".into()));
     let cast = arrow::compute::cast(&column, &kind).expect("a valid time");
     use arrow::array::AsArray;
     cast.as_primitive::<arrow::datatypes::TimestampMicrosecondType>().value(0)
@@ -331,7 +331,8 @@ fn corpus_pipeline(index: &str) -> String {
              client_id = \"${{MQTT_CLIENT_ID}}-{format}\"\nschema = \"corpus\"\nformat = \"{format}\"\n"
         )
     };
-    ["json", "cbor", "msgpack"].into_iter().fold(schema.to_owned(), |text, format| text + &source(format)) + CORPUS_PIPELINE
+    ["json", "cbor", "msgpack"].into_iter().fold(schema.to_owned(), |text, format| text + &source(format))
+        + CORPUS_PIPELINE
 }
 
 #[test]
@@ -350,7 +351,8 @@ fn bad_payloads_are_dead_lettered_with_their_reason_and_good_ones_stored() {
     }
     let mut sent: Vec<(String, Vec<u8>)> = Vec::new();
     for (number, payload) in corpus.payload.iter().enumerate() {
-        let good = format!("{{\"device_id\":\"good-{number}\",\"timestamp\":\"2026-01-31T12:00:00Z\",\"temperature\":20.5}}");
+        let good =
+            format!("{{\"device_id\":\"good-{number}\",\"timestamp\":\"2026-01-31T12:00:00Z\",\"temperature\":20.5}}");
         sent.push((format!("{topic}/json/good"), good.into_bytes()));
         let bytes = std::fs::read(folder.join(&payload.file)).expect("a file of the corpus");
         sent.push((format!("{topic}/{}/{}", payload.format, payload.file), bytes));

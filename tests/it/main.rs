@@ -2,6 +2,7 @@
 //! each file directly under `tests/` links again.
 
 mod end_to_end;
+mod examples;
 mod mqtt;
 mod parquet;
 mod pipeline_file;

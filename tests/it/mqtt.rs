@@ -278,7 +278,8 @@ async fn the_embedded_broker_carries_a_demo() {
     within(sink.close()).await.unwrap();
     assert!(!Path::new("mqtt_storage").exists(), "it keeps nothing");
     let config: MqttSourceConfig = toml::from_str(&format!("url = \"{url}\"\ntopics = \"#\"")).unwrap();
-    assert!(config.probe(&context("in")).await.is_err(), "it ends with the sink");
+    let mut source = config.build(&context("in")).unwrap().source;
+    assert!(source.probe().await.is_err(), "it ends with the sink");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -304,7 +305,8 @@ async fn a_wrong_password_is_named_and_a_right_one_let_in() {
         let login = "username = \"device\"\npassword = \"secret\"";
         let text = format!("url = \"{url}\"\ntopics = \"#\"\n{login}\nprotocol = \"{protocol}\"");
         let config: MqttSourceConfig = toml::from_str(&text).unwrap();
-        within(config.probe(&context("in"))).await.unwrap();
+        let mut source = config.build(&context("in")).unwrap().source;
+        within(source.probe()).await.unwrap();
     }
 }
 

@@ -8,6 +8,7 @@ mod mistake;
 mod read;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -37,15 +38,15 @@ pub(crate) struct PipelineText {
     name: Option<String>,
     /// Rows that may wait on each edge; full means that the stage before it waits.
     #[serde(default = "queue_rows")]
-    queue_rows: u32,
+    queue_rows: NonZeroU32,
     /// How long a stop waits for rows on their way. What is not stored by then was not acknowledged,
     /// and comes again.
     #[serde(default = "drain_timeout")]
     drain_timeout: DurationText,
 }
 
-fn queue_rows() -> u32 {
-    Settings::default().queue_rows
+fn queue_rows() -> NonZeroU32 {
+    NonZeroU32::new(Settings::default().queue_rows).unwrap_or(NonZeroU32::MIN)
 }
 
 fn drain_timeout() -> DurationText {
@@ -107,20 +108,16 @@ fn read_settings<'i>(reader: &mut Reader<'i>, value: Option<Spanned<DeValue<'i>>
     let mut settings = Settings { name: stem.unwrap_or_default(), ..Settings::default() };
     let Some(table) = value.and_then(|value| table_of(reader, value, "pipeline")) else { return settings };
     let places = KeyPlaces::new(table.span(), table.get_ref());
+    let name = table.get_ref().get("name").and_then(|name| name.get_ref().as_str());
+    if let Some(name) = name.filter(|name| !is_name(name)) {
+        let message = format!("\"{name}\" can't be a pipeline's name");
+        reader.report(Mistake::new(places.of("name"), message).hint(NAME_RULE));
+    }
     let Some(text) = reader.config::<PipelineText>(table, places.of("").unwrap_or(0..0), "[pipeline]") else {
         return settings;
     };
-    if let Some(name) = text.name {
-        if !is_name(&name) {
-            let message = format!("\"{name}\" can't be a pipeline's name");
-            reader.report(Mistake::new(places.of("name"), message).hint(NAME_RULE));
-        }
-        settings.name = name;
-    }
-    if text.queue_rows == 0 {
-        reader.report(Mistake::new(places.of("queue_rows"), "a queue holds at least one row"));
-    }
-    settings.queue_rows = text.queue_rows;
+    settings.name = text.name.unwrap_or(settings.name);
+    settings.queue_rows = text.queue_rows.get();
     settings.drain_timeout = text.drain_timeout.0;
     settings
 }
@@ -134,14 +131,14 @@ fn read_schemas<'i>(
     for (name, table) in in_order(tables.into_inner()) {
         let what = format!("schema.{}", name.get_ref());
         let Some(table) = table_of(reader, table, &what) else { continue };
+        if table.get_ref().is_empty() {
+            reader.report(Mistake::new(Some(name.span()), format!("{what} has no columns")));
+        }
         let mut columns = Vec::new();
         for (column, value) in in_order(table.into_inner()) {
             if let Some(column) = read_column(reader, &column, value) {
                 columns.push(column);
             }
-        }
-        if columns.is_empty() {
-            reader.report(Mistake::new(Some(name.span()), format!("{what} has no columns")));
         }
         schemas.insert(name.get_ref().to_string(), Arc::new(DeclaredSchema { columns }));
     }

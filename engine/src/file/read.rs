@@ -144,9 +144,22 @@ fn key_at(table: &Spanned<DeTable<'_>>, place: Option<Range<usize>>) -> Option<S
     Some(key.get_ref().to_string())
 }
 
-/// serde's wording in ours: quotes instead of backticks.
+/// serde's wording in ours: quotes instead of backticks, and no names of Rust's types.
 fn readable(message: &str) -> String {
-    message.replace('`', "\"")
+    let message = message.replace('`', "\"");
+    let Some((found, expected)) = message.rsplit_once("expected ") else { return message };
+    let expected = match expected {
+        "u8" | "u16" | "u32" | "u64" | "usize" | "i16" | "i32" | "i64" => "a whole number",
+        "a nonzero u8" | "a nonzero u16" | "a nonzero u32" | "a nonzero u64" | "a nonzero usize" => {
+            "a whole number above 0"
+        }
+        "f32" | "f64" => "a number",
+        "a string" => "text",
+        "a sequence" => "a list",
+        "a map" => "a table",
+        other => other,
+    };
+    format!("{found}expected {expected}")
 }
 
 /// Where each key of a stage's table has its value, by dotted path; elements of an array by number.

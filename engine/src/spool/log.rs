@@ -145,6 +145,7 @@ impl Log {
         &self.shared
     }
 
+    #[cfg(test)]
     pub fn in_flight(&self) -> Option<&EncodedFrame> {
         self.in_flight.as_ref()
     }
