@@ -1,1 +1,66 @@
-fn main(){}
+//! The command `pipeline`: reads arguments, runs one subcommand, turns its outcome into an exit code.
+//!
+//! No logic of its own: each subcommand is a file under `commands/` that calls the engine. Exit codes:
+//! 0 finished, 1 the run failed, 2 the file or the command line is wrong.
+
+mod commands;
+mod logging;
+mod simulate;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use commands::{Failure, check, graph, run, stages};
+
+// Many small messages are many small allocations; the library leaves the choice to its embedder.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Takes device telemetry from where it is sent to where it is queried: nothing lost, nothing twice.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+struct Arguments {
+    #[command(flatten)]
+    logging: logging::LogArguments,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::RunArguments),
+    Check(check::CheckArguments),
+    Graph(graph::GraphArguments),
+    Stages(stages::StagesArguments),
+    Simulate(simulate::SimulateArgs),
+}
+
+fn main() -> ExitCode {
+    // Two crypto providers can be in the graph (the embedded broker brings a second one): rustls then
+    // refuses to choose by itself.
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        eprintln!("error: the TLS provider was installed twice");
+        return ExitCode::from(1);
+    }
+    let arguments = Arguments::parse();
+    logging::start(&arguments.logging);
+    let outcome = match arguments.command {
+        Command::Run(arguments) => run::run(arguments),
+        Command::Check(arguments) => check::run(arguments),
+        Command::Graph(arguments) => graph::run(arguments),
+        Command::Stages(arguments) => stages::run(arguments),
+        Command::Simulate(arguments) => commands::simulate::run(arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Wrong(text)) => {
+            eprintln!("{text}");
+            ExitCode::from(2)
+        }
+        Err(Failure::Failed(text)) => {
+            eprintln!("{text}");
+            ExitCode::from(1)
+        }
+    }
+}

@@ -158,13 +158,7 @@ impl Partition {
             false
         });
         drop(window);
-        let promise = Promise {
-            partition: self.clone(),
-            ordinal,
-            span,
-            received_at_us,
-            failed: false.into(),
-        };
+        let promise = Promise { partition: self.clone(), ordinal, span, received_at_us, failed: false.into() };
         Ack { promise: Some(Arc::new(promise)) }
     }
 

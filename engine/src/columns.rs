@@ -12,8 +12,12 @@ use crate::suggest::suggest;
 pub fn find(schema: &Schema, key: impl Into<String>, name: &str) -> Result<usize, BuildError> {
     schema.index_of(name).map_err(|_| {
         let known = schema.fields().iter().map(|field| field.name().as_str());
-        BuildError::invalid(key, format!("the input has no column \"{name}\""))
-            .hint(suggest(name, known, "Its columns", "The input has no columns at all."))
+        BuildError::invalid(key, format!("the input has no column \"{name}\"")).hint(suggest(
+            name,
+            known,
+            "Its columns",
+            "The input has no columns at all.",
+        ))
     })
 }
 

@@ -39,8 +39,12 @@ impl BuildContext {
     pub fn schema(&self, key: &str, name: &str) -> Result<Arc<DeclaredSchema>, BuildError> {
         self.schemas.get(name).cloned().ok_or_else(|| {
             let known = self.schemas.keys().map(String::as_str);
-            BuildError::invalid(key, format!("no schema is named \"{name}\""))
-                .hint(suggest(name, known, "Schemas", "Declare it as [schema.NAME]."))
+            BuildError::invalid(key, format!("no schema is named \"{name}\"")).hint(suggest(
+                name,
+                known,
+                "Schemas",
+                "Declare it as [schema.NAME].",
+            ))
         })
     }
 

@@ -124,6 +124,11 @@ impl Outbox {
         Self { ports }
     }
 
+    /// Whether anybody reads a port.
+    pub(crate) fn is_read(&self, port: crate::stage::Port) -> bool {
+        self.ports.iter().any(|(name, readers)| *name == port && !readers.is_empty())
+    }
+
     /// Gives a batch to every reader of a port. With no rows, or no reader, leaving the stage is
     /// the batch's end and its share of the promise is kept.
     pub(crate) async fn send(&self, port: crate::stage::Port, batch: Batch) -> Result<(), Closed> {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
 use arrow::datatypes::SchemaRef;
-use toml::de::DeTable;
 use toml::Spanned;
+use toml::de::DeTable;
 
 use crate::context::BuildContext;
 use crate::stage::{
@@ -98,7 +98,7 @@ pub(crate) fn sink<C: SinkConfig>(config: C) -> Box<dyn Buildable> {
 }
 
 /// The stage's table without `type` and `inputs`.
-pub(crate) type ConfigTable = Spanned<DeTable<'static>>;
+pub(crate) type ConfigTable<'i> = Spanned<DeTable<'i>>;
 
 /// One type: what it says about itself, and how its table becomes a configuration.
 #[derive(Clone)]
@@ -109,10 +109,10 @@ pub struct StageType {
     pub doc: StageDoc,
     /// The JSON schema of its configuration.
     pub config_schema: schemars::Schema,
-    pub(crate) read: fn(ConfigTable) -> Result<Box<dyn Buildable>, toml::de::Error>,
+    pub(crate) read: for<'i> fn(ConfigTable<'i>) -> Result<Box<dyn Buildable>, toml::de::Error>,
 }
 
-fn read<C: serde::de::DeserializeOwned>(table: ConfigTable) -> Result<C, toml::de::Error> {
+fn read<C: serde::de::DeserializeOwned>(table: ConfigTable<'_>) -> Result<C, toml::de::Error> {
     C::deserialize(toml::de::Deserializer::from(table))
 }
 
@@ -150,7 +150,7 @@ impl Registry {
         mut self,
         kind: Kind,
         doc: StageDoc,
-        read: fn(ConfigTable) -> Result<Box<dyn Buildable>, toml::de::Error>,
+        read: for<'i> fn(ConfigTable<'i>) -> Result<Box<dyn Buildable>, toml::de::Error>,
     ) -> Self {
         let config_schema = schemars::SchemaGenerator::default().into_root_schema_for::<C>();
         self.types.insert((kind, doc.type_name), StageType { kind, doc, config_schema, read });

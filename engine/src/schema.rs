@@ -206,7 +206,9 @@ impl ColumnText {
                 Some(MessagePart::Topic) if self.kind == ColumnType::Text => Origin::Topic,
                 Some(MessagePart::Topic) => return Err(("message", "a topic is text".to_owned())),
                 Some(MessagePart::ReceivedAt) if self.kind == ColumnType::Timestamp => Origin::ReceivedAt,
-                Some(MessagePart::ReceivedAt) => return Err(("message", "the time of receipt is a timestamp".to_owned())),
+                Some(MessagePart::ReceivedAt) => {
+                    return Err(("message", "the time of receipt is a timestamp".to_owned()));
+                }
                 None => Origin::Field(vec![name.to_owned()]),
             }
         };

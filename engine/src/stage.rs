@@ -12,9 +12,9 @@ use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
+pub use crate::batch::Batch;
 pub use crate::context::{BuildContext, SourceContext};
 pub use crate::error::{Fault, StageError};
-pub use crate::batch::Batch;
 
 /// A named output of a stage. In `inputs`, `"x"` reads the main port of stage `x` and
 /// `"x.rejected"` its port `rejected`.
@@ -51,11 +51,28 @@ pub trait Source: Send {
     /// Transient faults of the outside are the source's own to retry (it knows what a reconnect
     /// costs); any error returned stops the run.
     async fn run(self: Box<Self>, cx: SourceContext) -> Result<(), StageError>;
+
+    /// Reaches the outside without changing anything there, for `pipeline check --connect`. Says in
+    /// a few words what it found.
+    ///
+    /// # Errors
+    /// Why the source could not run now.
+    async fn probe(&mut self) -> Result<String, StageError> {
+        Ok("nothing to reach".to_owned())
+    }
 }
 
 /// Turns batches into batches. Synchronous, pure and without a clock: the same input and state give
 /// the same output, whenever it is replayed.
 pub trait Transform: Send {
+    /// Called once, before any source starts. May read what the transform needs from outside.
+    ///
+    /// # Errors
+    /// Any error ends the run before anything is read.
+    fn open(&mut self) -> Result<(), StageError> {
+        Ok(())
+    }
+
     /// Called for each batch, in order. Rows given to neither port are filtered.
     ///
     /// # Errors
@@ -98,6 +115,15 @@ pub trait Sink: Send {
     /// Any error fails the run; the rows are already stored.
     async fn close(&mut self) -> Result<(), StageError> {
         Ok(())
+    }
+
+    /// Reaches the outside and leaves nothing behind there, for `pipeline check --connect`. Says in a
+    /// few words what it found.
+    ///
+    /// # Errors
+    /// Why the sink could not run now.
+    async fn probe(&mut self) -> Result<String, StageError> {
+        Ok("nothing to reach".to_owned())
     }
 }
 

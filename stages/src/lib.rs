@@ -15,5 +15,18 @@ use pipeline_engine::Registry;
 
 /// Every type of stage there is.
 pub fn registry() -> Registry {
-    Registry::new()
+    let registry = Registry::new()
+        .with_source::<sources::file::FileConfig>()
+        .with_source::<sources::simulator::SimulatorConfig>()
+        .with_transform::<transforms::anomaly::AnomalyConfig>()
+        .with_transform::<transforms::enrich::EnrichConfig>()
+        .with_transform::<transforms::validate::ValidateConfig>()
+        .with_sink::<sinks::console::ConsoleConfig>();
+    #[cfg(feature = "mqtt")]
+    let registry = registry.with_source::<sources::mqtt::MqttSourceConfig>().with_sink::<sinks::mqtt::MqttSinkConfig>();
+    #[cfg(feature = "timescaledb")]
+    let registry = registry.with_sink::<sinks::timescaledb::TimescaleDbConfig>();
+    #[cfg(feature = "parquet")]
+    let registry = registry.with_sink::<sinks::parquet::ParquetConfig>();
+    registry
 }

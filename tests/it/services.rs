@@ -4,9 +4,11 @@
 //! and buckets of its own, named by [`unique`].
 
 use std::collections::BTreeMap;
+use std::net::TcpStream;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 static VARIABLES: OnceLock<Mutex<BTreeMap<String, BTreeMap<String, String>>>> = OnceLock::new();
 
@@ -69,4 +71,148 @@ pub fn s3() -> S3 {
         secret_key: get("TEST_S3_SECRET_KEY"),
         region: get("TEST_S3_REGION"),
     }
+}
+
+impl S3 {
+    /// AWS's variables for a program that uses it.
+    pub fn environment(&self) -> [(String, String); 4] {
+        [
+            ("AWS_ENDPOINT_URL", &self.endpoint),
+            ("AWS_ACCESS_KEY_ID", &self.access_key),
+            ("AWS_SECRET_ACCESS_KEY", &self.secret_key),
+            ("AWS_REGION", &self.region),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.clone()))
+    }
+
+    /// A client for one of its buckets.
+    pub fn client(&self, bucket: &str) -> object_store::aws::AmazonS3 {
+        object_store::aws::AmazonS3Builder::new()
+            .with_bucket_name(bucket)
+            .with_endpoint(&self.endpoint)
+            .with_access_key_id(&self.access_key)
+            .with_secret_access_key(&self.secret_key)
+            .with_region(&self.region)
+            .with_allow_http(true)
+            .build()
+            .expect("a valid configuration")
+    }
+}
+
+/// A new bucket. `object_store` makes none, but signs the request that does.
+pub fn bucket() -> String {
+    use object_store::signer::Signer;
+    use std::io::{Read, Write};
+    let (s3, name) = (s3(), unique("test").replace('_', "-"));
+    let client = s3.client(&name);
+    let put = "PUT".parse().expect("a method");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let url = runtime.block_on(client.signed_url(put, &Default::default(), Duration::from_secs(60))).expect("a URL");
+    let authority = format!("{}:{}", url.host_str().expect("a host"), url.port_or_known_default().expect("a port"));
+    let query = url.query().expect("a signature");
+    let request = format!(
+        "PUT {}?{query} HTTP/1.1\r\nHost: {authority}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        url.path()
+    );
+    let mut connection = TcpStream::connect(&authority).expect("the S3 store");
+    connection.write_all(request.as_bytes()).expect("the S3 store reads");
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).expect("the S3 store answers");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    name
+}
+
+/// A new database with the TimescaleDB extension, dropped by nobody: the set of services is thrown away
+/// as a whole. Gives its URL.
+pub fn database(prefix: &str) -> String {
+    let url = database_url();
+    let name = unique(prefix);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let own = format!("{}/{name}", url.rsplit_once('/').expect("a URL with a database").0);
+    runtime.block_on(async {
+        execute(&url, &format!("create database {name}")).await;
+        execute(&own, "create extension if not exists timescaledb").await;
+    });
+    own
+}
+
+async fn execute(url: &str, sql: &str) {
+    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.expect("the database");
+    let serving = tokio::spawn(connection);
+    client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    drop(client);
+    serving.await.expect("no panic").ok();
+}
+
+/// Publishes messages with QoS 1 and waits until the broker has them all.
+pub async fn publish<'a>(messages: impl Iterator<Item = (String, &'a [u8])>) {
+    use rumqttc_v5::{AsyncClient, Event, Incoming, MqttOptions, PublishOptions};
+    let url = mqtt_url();
+    let (host, port) = url.trim_start_matches("mqtt://").split_once(':').expect("host and port");
+    let mut options = MqttOptions::new(unique("publisher"), (host, port.parse::<u16>().expect("a port")));
+    options.set_max_packet_size(Some(1 << 20));
+    let (client, mut events) = AsyncClient::builder(options).capacity(10).build();
+    let messages: Vec<(String, Vec<u8>)> = messages.map(|(topic, payload)| (topic, payload.to_vec())).collect();
+    let mut missing = messages.len();
+    let sending = tokio::spawn(async move {
+        for (topic, payload) in messages {
+            client.publish(topic, payload, PublishOptions::at_least_once()).await.expect("the broker takes it");
+        }
+        client
+    });
+    while missing > 0 {
+        if let Event::Incoming(Incoming::PubAck(_)) = events.poll().await.expect("a connection") {
+            missing -= 1;
+        }
+    }
+    drop(sending.await.expect("no panic"));
+}
+
+/// Every row of every Parquet object of a bucket under a prefix.
+pub async fn read_parquet(bucket: &str, prefix: &str) -> Vec<arrow::record_batch::RecordBatch> {
+    use futures::TryStreamExt;
+    use object_store::{ObjectStore, ObjectStoreExt};
+    let store = s3().client(bucket);
+    let objects: Vec<_> = store.list(Some(&prefix.into())).try_collect().await.expect("a listing");
+    let mut batches = Vec::new();
+    for object in objects.iter().filter(|object| object.location.as_ref().ends_with(".parquet")) {
+        let bytes = store.get(&object.location).await.expect("the object").bytes().await.expect("its bytes");
+        let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(bytes).expect("Parquet");
+        batches.extend(reader.build().expect("Parquet").map(|batch| batch.expect("rows")));
+    }
+    batches
+}
+
+/// A Python that has pyarrow and DuckDB, the readers that most people bring. Installed on first use,
+/// beside the services' own software.
+pub fn python() -> std::path::PathBuf {
+    let cache = std::env::var_os("XDG_CACHE_HOME")
+        .map(Into::into)
+        .unwrap_or_else(|| std::path::PathBuf::from(std::env::var_os("HOME").expect("a home folder")).join(".cache"));
+    let folder = cache.join("pipeline/python");
+    std::fs::create_dir_all(&folder).expect("the cache folder can be written");
+    // Tests of several checkouts may come at once: one installs, the others wait.
+    let lock = std::fs::File::create(folder.join("lock")).expect("the cache folder can be written");
+    lock.lock().expect("a lock");
+    let (python, done) = (folder.join("venv/bin/python"), folder.join("installed-pyarrow-duckdb"));
+    if !done.exists() {
+        let venv = folder.join("venv");
+        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv));
+        run(Command::new(&python).args([
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--disable-pip-version-check",
+            "pyarrow",
+            "duckdb",
+        ]));
+        std::fs::write(done, "").expect("the cache folder can be written");
+    }
+    python
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -2,4 +2,8 @@
 
 pub mod anomaly;
 pub mod enrich;
+mod refusal;
+#[cfg(test)]
+mod testing;
 pub mod validate;
+mod values;

@@ -1,1 +1,295 @@
-//! To come.
+//! Stores rows in a TimescaleDB hypertable, or in a plain PostgreSQL table.
+//!
+//! Each group is one transaction: all of it is durable, or nothing of it is visible. Rows go in by
+//! binary COPY, sorted by the key, since neighbours in the index then share its pages. A row whose
+//! key is there already is a duplicate: counted and skipped, which is what makes it safe to send a
+//! group again whose commit was never confirmed. **Without a key such a group is stored twice.**
+
+mod connect;
+pub mod copy;
+mod error;
+mod server;
+mod session;
+mod sink;
+mod sql_type;
+mod table;
+mod tls;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use arrow::datatypes::{Schema, SchemaRef};
+use pipeline_engine::stage::{BuildContext, BuildError, BuiltSink, Grouping, Port, SinkConfig, StageDoc};
+use pipeline_engine::units::{DurationText, SizeText};
+use pipeline_engine::{columns, dead_letter};
+use schemars::JsonSchema;
+use secrecy::SecretString;
+use serde::Deserialize;
+
+pub use self::sql_type::SqlType;
+
+use self::connect::Database;
+use self::session::Statements;
+use self::sink::{Layout, TimescaleDb};
+use self::table::{Column, Table, is_identifier};
+
+/// `type = "timescaledb"` in a pipeline file.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TimescaleDbConfig {
+    /// The database, as libpq takes it: `postgres://user@host:5432/database?sslmode=verify-full`.
+    ///
+    /// `sslmode` is `disable`, `prefer` (TLS if the server has it), `require` or `verify-full`
+    /// (TLS or nothing). Whenever there is TLS the server's certificate and name are verified, also
+    /// with `require` and `prefer`. The default is `verify-full`, and `disable` for a server on this
+    /// machine. `sslrootcert` is a private authority, `sslcert` and `sslkey` are our own
+    /// certificate and key, all PEM files.
+    #[schemars(with = "String")]
+    url: SecretString,
+    /// The password, if it is not in the url.
+    #[schemars(with = "Option<String>")]
+    password: Option<SecretString>,
+    /// The table, or `schema.table`. Names are taken literally, upper case too.
+    table: String,
+    /// Creates the table if it is missing: columns, key and indexes, as a hypertable where
+    /// TimescaleDB is installed. A table that is there is compared with the input and never altered.
+    #[serde(default)]
+    create: bool,
+    /// Which input columns are stored, and as which columns of the table: `{ event_time =
+    /// "timestamp" }`. Left out: all, under their own names.
+    columns: Option<BTreeMap<String, String>>,
+    /// Columns of the table that tell a row from all others; the table has a unique index over
+    /// them. In a column that may be null, nulls are one value (`NULLS NOT DISTINCT`, PostgreSQL 15 and
+    /// later). Empty: no row is ever a duplicate, and a group whose
+    /// commit was not confirmed is stored twice.
+    #[serde(default = "default_key")]
+    key: Vec<String>,
+    /// What to do with a row whose key is in the table already.
+    #[serde(default)]
+    on_conflict: OnConflict,
+    /// The column by which a new hypertable is cut into chunks. Left out: the only timestamp that
+    /// is never null.
+    time_column: Option<String>,
+    /// How much time a chunk of a new hypertable holds.
+    #[serde(default = "default_chunk_interval")]
+    chunk_interval: DurationText,
+    /// Further indexes of a new table, each a list of columns: `["site, timestamp desc"]`. The key
+    /// has its index, and so has the time column.
+    #[serde(default)]
+    index: Vec<String>,
+    /// A group is written once it holds this many rows.
+    #[serde(default = "default_batch_rows")]
+    batch_rows: usize,
+    /// A group is written once it holds this much, as columns in memory.
+    #[serde(default = "default_batch_bytes")]
+    batch_bytes: SizeText,
+    /// How long the first rows of a group wait for more. Zero: what is there is written at once.
+    #[serde(default = "default_linger")]
+    linger: DurationText,
+    /// How long one group may take. Then the connection is dropped and the group sent again.
+    #[serde(default = "default_write_timeout")]
+    write_timeout: DurationText,
+}
+
+/// What happens to a row whose key is in the table already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum OnConflict {
+    /// The row in the table stays; the new one is counted, as `duplicate_rows` if it is the same and as
+    /// `conflicting_rows`, with a warning, if it is not.
+    #[default]
+    Skip,
+}
+
+fn default_key() -> Vec<String> {
+    vec!["device_id".to_owned(), "timestamp".to_owned()]
+}
+fn default_chunk_interval() -> DurationText {
+    DurationText::secs(86_400)
+}
+/// Into a table with a unique key, groups of 10,000 rows reach 85 % of the rate of one endless COPY.
+fn default_batch_rows() -> usize {
+    20_000
+}
+fn default_batch_bytes() -> SizeText {
+    SizeText(16 << 20)
+}
+fn default_linger() -> DurationText {
+    DurationText(Duration::ZERO)
+}
+fn default_write_timeout() -> DurationText {
+    DurationText::secs(60)
+}
+
+impl SinkConfig for TimescaleDbConfig {
+    const DOC: StageDoc = StageDoc {
+        type_name: "timescaledb",
+        summary: "Stores rows in a TimescaleDB hypertable or a PostgreSQL table, each group in one transaction.",
+        ports: &[("rejected", "rows that the database refuses for what they hold, with the SQLSTATE as reason")],
+        failure: "Transient (server away or starting, connection lost, deadlock, disk full, timeout): the group is \
+                  rolled back and sent again on a new connection. Permanent (wrong password, no such database or \
+                  table, a table that does not fit the input): the run stops with the statement that mends it. The \
+                  key for deduplication is `key`: a group whose commit was not confirmed is sent again, and the rows \
+                  that are there already are skipped and counted as duplicate_rows, so nothing is stored twice. With \
+                  key = [] the window for duplicates is one group.",
+    };
+
+    fn build(self, input: &SchemaRef, cx: &BuildContext) -> Result<BuiltSink, BuildError> {
+        let application = format!("pipeline {}", cx.pipeline);
+        let database = Database::of_url(&self.url, self.password.as_ref(), &application)?;
+        let (stored, columns) = self.stored_columns(input)?;
+        let table = self.table(columns)?;
+        let key = key_indices(&table)?;
+        if self.create {
+            check_can_create(&table)?;
+        }
+        if self.batch_rows == 0 {
+            return Err(BuildError::invalid("batch_rows", "a group has at least one row"));
+        }
+        if self.write_timeout.0 < Duration::from_millis(1) {
+            return Err(BuildError::invalid("write_timeout", "no group can be written in no time"));
+        }
+        let projected = input.project(&stored).map_err(|error| BuildError::invalid("columns", error.to_string()))?;
+        let sink = TimescaleDb {
+            database,
+            layout: Layout {
+                stored,
+                schema: projected.into(),
+                types: table.columns.iter().map(|column| column.kind).collect(),
+                key,
+            },
+            statements: Statements::new(&table),
+            table,
+            create: self.create,
+            write_timeout: self.write_timeout.0,
+            session: None,
+            duplicates: cx.counter("duplicate_rows"),
+            conflicts: cx.counter("conflicting_rows"),
+            reconnects: cx.counter("reconnects"),
+        };
+        Ok(BuiltSink {
+            sink: Box::new(sink),
+            grouping: Grouping {
+                rows_max: self.batch_rows,
+                bytes_max: self.batch_bytes.bytes(),
+                linger: self.linger.0,
+            },
+            outputs: vec![(Port::REJECTED, dead_letter::schema())],
+        })
+    }
+}
+
+impl TimescaleDbConfig {
+    /// The input columns that are stored, by index, and the columns of the table that they fill.
+    fn stored_columns(&self, input: &Schema) -> Result<(Vec<usize>, Vec<Column>), BuildError> {
+        for name in self.columns.iter().flat_map(BTreeMap::keys) {
+            columns::find(input, format!("columns.{name}"), name)?;
+        }
+        let mut stored = Vec::new();
+        let mut filled: Vec<Column> = Vec::new();
+        for (index, field) in input.fields().iter().enumerate() {
+            let name = match &self.columns {
+                None => field.name(),
+                Some(columns) => match columns.get(field.name()) {
+                    None => continue,
+                    Some(name) => name,
+                },
+            };
+            let key = self.columns.as_ref().map_or("columns".to_owned(), |_| format!("columns.{}", field.name()));
+            if !is_identifier(name) {
+                return Err(BuildError::invalid(key, format!("\"{name}\" can't be the name of a column"))
+                    .hint("Letters, digits and underscores, at most 63. Name it otherwise in \"columns\"."));
+            }
+            if filled.iter().any(|column| column.name == *name) {
+                return Err(BuildError::invalid(key, format!("two columns are stored as \"{name}\"")));
+            }
+            let Some(kind) = SqlType::of(field) else {
+                let message = format!("column \"{}\" is {}, which can't be stored", field.name(), field.data_type());
+                return Err(BuildError::invalid(key, message)
+                    .hint(format!("Leave it out by \"columns\". {}.", sql_type::STORABLE)));
+            };
+            stored.push(index);
+            filled.push(Column { name: name.clone(), kind, required: !field.is_nullable() });
+        }
+        if filled.is_empty() {
+            return Err(BuildError::invalid("columns", "no column is stored"));
+        }
+        Ok((stored, filled))
+    }
+
+    fn table(&self, columns: Vec<Column>) -> Result<Table, BuildError> {
+        let (schema, name) = match self.table.split_once('.') {
+            Some((schema, name)) => (Some(schema), name),
+            None => (None, self.table.as_str()),
+        };
+        if !schema.is_none_or(is_identifier) || !is_identifier(name) {
+            return Err(BuildError::invalid("table", format!("\"{}\" can't be the name of a table", self.table))
+                .hint("A name, or a schema and a name with a dot between: letters, digits and underscores."));
+        }
+        let has_column = |name: &str| columns.iter().any(|column| column.name == name);
+        let mut indexes = Vec::new();
+        for (place, text) in self.index.iter().enumerate() {
+            let sql = table::index_sql(text, has_column);
+            indexes.push(sql.map_err(|mistake| BuildError::invalid(format!("index.{place}"), mistake))?);
+        }
+        let OnConflict::Skip = self.on_conflict;
+        Ok(Table {
+            schema: schema.map(str::to_owned),
+            name: name.to_owned(),
+            key: self.key.clone(),
+            time: time_column(&columns, self.time_column.as_deref())?,
+            columns,
+            chunk_interval: self.chunk_interval.0,
+            indexes,
+        })
+    }
+}
+
+/// The column to cut a hypertable by; `None` if there is no single candidate and none is named.
+fn time_column(columns: &[Column], named: Option<&str>) -> Result<Option<String>, BuildError> {
+    let is_time = |column: &&Column| column.kind == SqlType::Timestamptz && column.required;
+    if let Some(name) = named {
+        if !columns.iter().filter(is_time).any(|column| column.name == name) {
+            let message = format!("the table has no timestamp column \"{name}\" that is never null");
+            return Err(BuildError::invalid("time_column", message)
+                .hint("Name a column of the table. It must be a timestamp and required in its schema."));
+        }
+        return Ok(Some(name.to_owned()));
+    }
+    let mut candidates = columns.iter().filter(is_time);
+    match (candidates.next(), candidates.next()) {
+        (Some(only), None) => Ok(Some(only.name.clone())),
+        _ => Ok(None),
+    }
+}
+
+/// The key as indices of stored columns.
+fn key_indices(table: &Table) -> Result<Vec<usize>, BuildError> {
+    let without = "Name columns of the table that tell its rows apart, or set key = [] and accept duplicates.";
+    let mut indices = Vec::new();
+    for name in &table.key {
+        let Some(index) = table.columns.iter().position(|column| column.name == *name) else {
+            return Err(BuildError::invalid("key", format!("no stored column is named \"{name}\"")).hint(without));
+        };
+        if indices.contains(&index) {
+            return Err(BuildError::invalid("key", format!("\"{name}\" is named twice")));
+        }
+        indices.push(index);
+    }
+    Ok(indices)
+}
+
+fn check_can_create(table: &Table) -> Result<(), BuildError> {
+    let Some(time) = &table.time else {
+        return Err(BuildError::invalid("time_column", "the stored columns don't have exactly one required timestamp")
+            .hint("Name the one that a new hypertable is cut by, or set create = false."));
+    };
+    if !table.key.is_empty() && !table.key.contains(time) {
+        return Err(BuildError::invalid("key", format!("the key is without \"{time}\", the time column"))
+            .hint("A hypertable's unique key must hold its time column."));
+    }
+    if table.chunk_interval < Duration::from_secs(1) {
+        return Err(BuildError::invalid("chunk_interval", "a chunk holds at least a second"));
+    }
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! What a row costs in each transform: 1,000 devices that take turns, batches of 8,192 rows, one row
+//! in a hundred bad.
+//!
+//! `cargo bench --bench transforms`; figures are rows a second, through the stage as the engine runs
+//! it.
+
+use std::fmt::Write as _;
+use std::hint::black_box;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use pipeline_engine::schema::timestamp_type;
+use pipeline_engine::stage::{Batch, BuildContext, Emitter, Transform, TransformConfig};
+use pipeline_engine::{Partition, Span, testing};
+use pipeline_stages::transforms::anomaly::AnomalyConfig;
+use pipeline_stages::transforms::enrich::EnrichConfig;
+use pipeline_stages::transforms::validate::ValidateConfig;
+use rand::{RngExt, SeedableRng};
+
+const DEVICES: usize = 1_000;
+const ROWS: usize = 8_192;
+/// Enough for each device to fill its windows, few enough to stay in the cache of a small machine.
+const BATCHES: usize = 32;
+/// Longer than the readings of all batches take.
+const ROUND_US: i64 = 300_000_000;
+const RECEIVED_AT_US: i64 = 1_769_860_800_000_000;
+
+const VALIDATE: &str = r#"
+    required = ["device_id", "timestamp"]
+    range = { temperature = [-40, 85], humidity = [0, 100] }
+    max_future = "5m"
+"#;
+const PATTERN: &str = r#"pattern = { device_id = "^[a-z0-9-]+$" }"#;
+const ANOMALY: &str = r#"metrics = ["temperature", "humidity"]"#;
+
+fn schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("device_id", DataType::Utf8, false),
+        Field::new("timestamp", timestamp_type(), false),
+        Field::new("temperature", DataType::Float64, true),
+        Field::new("humidity", DataType::Float64, true),
+        Field::new("seq", DataType::Int64, true),
+    ]))
+}
+
+/// Readings of a fleet, in turns, each device a second after its last; `bad_ratio` of the temperatures
+/// are far off.
+fn batches(bad_ratio: f64) -> Vec<RecordBatch> {
+    let mut random = rand_pcg::Pcg64::seed_from_u64(7);
+    let batch = |batch: usize| {
+        let numbers = batch * ROWS..(batch + 1) * ROWS;
+        let mut temperature = Vec::with_capacity(ROWS);
+        let mut humidity = Vec::with_capacity(ROWS);
+        for _ in numbers.clone() {
+            let is_bad = random.random_bool(bad_ratio);
+            temperature.push(if is_bad { 150.0 } else { 21.0 + random.random_range(-1.0..1.0) });
+            humidity.push(50.0 + random.random_range(-5.0..5.0));
+        }
+        let devices = numbers.clone().map(|number| format!("device-{}", number % DEVICES));
+        let times = numbers.clone().map(|number| RECEIVED_AT_US - 600_000_000 + (number / DEVICES) as i64 * 1_000_000);
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from_iter_values(devices)),
+            Arc::new(TimestampMicrosecondArray::from_iter_values(times).with_timezone("UTC")),
+            Arc::new(Float64Array::from(temperature)),
+            Arc::new(Float64Array::from(humidity)),
+            Arc::new(Int64Array::from_iter_values(numbers.map(|number| number as i64))),
+        ];
+        RecordBatch::try_new(schema(), columns).expect("the columns are those of the schema")
+    };
+    (0..BATCHES).map(batch).collect()
+}
+
+fn built<C: TransformConfig>(text: &str) -> Box<dyn Transform> {
+    let config: C = toml::from_str(text).expect("a valid configuration");
+    let cx: BuildContext = testing::build_context("stage", "");
+    let mut transform = config.build(&schema(), &cx).expect("a valid configuration").transform;
+    transform.open().expect("the table can be read");
+    transform
+}
+
+/// The same readings, so many rounds later: a stage that has seen a round must not take the next for
+/// late.
+fn later(batches: &[RecordBatch], round: i64) -> Vec<RecordBatch> {
+    let shift = |rows: &RecordBatch| {
+        let times = rows.column(1).as_primitive::<TimestampMicrosecondType>();
+        let shifted: TimestampMicrosecondArray = times.unary(|time| time + round * ROUND_US);
+        let mut columns = rows.columns().to_vec();
+        columns[1] = Arc::new(shifted.with_timezone("UTC"));
+        RecordBatch::try_new(rows.schema(), columns).expect("the columns are those of the schema")
+    };
+    batches.iter().map(shift).collect()
+}
+
+/// Sends all batches through, again and again: state lives on, as it does in a run.
+fn run(criterion: &mut Criterion, name: &str, case: &str, mut transform: Box<dyn Transform>, batches: &[RecordBatch]) {
+    let partition = Partition::new("bench");
+    let mut out = Emitter::default();
+    let (mut round, mut position) = (0, 0);
+    let mut next_round = || {
+        round += 1;
+        (RECEIVED_AT_US + round * ROUND_US, later(batches, round))
+    };
+    let mut send = |(received_at_us, batches): (i64, Vec<RecordBatch>)| {
+        for rows in batches {
+            position += 1;
+            let ack = partition.open(Span::new(position, position), received_at_us);
+            transform.apply(Batch::new(rows, ack), &mut out).expect("a transform takes every batch");
+            for (port, batch) in out.take() {
+                black_box((port, batch.rows.num_rows()));
+                testing::deliver(batch);
+            }
+        }
+    };
+    let mut group = criterion.benchmark_group(name);
+    group.throughput(Throughput::Elements((ROWS * batches.len()) as u64));
+    group.bench_function(BenchmarkId::from_parameter(case), |bencher| {
+        bencher.iter_batched(&mut next_round, &mut send, BatchSize::PerIteration);
+    });
+    group.finish();
+}
+
+fn validate(criterion: &mut Criterion) {
+    let (good, bad) = (batches(0.0), batches(0.01));
+    run(criterion, "validate", "all good", built::<ValidateConfig>(VALIDATE), &good);
+    run(criterion, "validate", "1% bad", built::<ValidateConfig>(VALIDATE), &bad);
+    let text = format!("{VALIDATE}\n{PATTERN}");
+    run(criterion, "validate", "all good, with a pattern", built::<ValidateConfig>(&text), &good);
+}
+
+fn enrich(criterion: &mut Criterion) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("devices.csv");
+    let mut table = "device_id,site,model,latitude\n".to_owned();
+    // One device in a hundred is not in the table.
+    for device in (0..DEVICES).filter(|device| device % 100 != 0) {
+        writeln!(table, "device-{device},site-{},th-200,{}.5", device % 20, device % 90).expect("text grows");
+    }
+    std::fs::write(&path, table).expect("the table can be written");
+    let text = |policy| {
+        let path = path.display();
+        format!(
+            "table = \"{path}\"\nkey = \"device_id\"\ncolumns = [\"site\", \"model\", \"latitude\"]\n\
+             types = {{ latitude = \"float64\" }}\nmissing = \"{policy}\""
+        )
+    };
+    let batches = batches(0.0);
+    run(criterion, "enrich", "nulls", built::<EnrichConfig>(&text("null")), &batches);
+    run(criterion, "enrich", "1% rejected", built::<EnrichConfig>(&text("reject")), &batches);
+}
+
+fn anomaly(criterion: &mut Criterion) {
+    for (case, bad_ratio) in [("all good", 0.0), ("1% flagged", 0.01)] {
+        let batches = batches(bad_ratio);
+        run(criterion, "anomaly", case, built::<AnomalyConfig>(ANOMALY), &batches);
+    }
+}
+
+criterion_group!(transforms, validate, enrich, anomaly);
+criterion_main!(transforms);

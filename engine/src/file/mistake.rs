@@ -1,0 +1,83 @@
+//! What is wrong in a pipeline file, shown as a compiler would: file, line, column, caret, hint.
+
+use std::fmt;
+use std::ops::Range;
+
+use annotate_snippets::renderer::DecorStyle;
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+
+/// One mistake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// What is wrong: lower case, no full stop.
+    pub message: String,
+    /// Where in the file, in bytes; `None` for a plan that was built in code.
+    pub place: Option<Range<usize>>,
+    /// A way out, in sentences.
+    pub hint: Option<String>,
+}
+
+impl Mistake {
+    pub(crate) fn new(place: Option<Range<usize>>, message: impl Into<String>) -> Self {
+        Self { message: message.into(), place, hint: None }
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// All mistakes of one file, in the order of the file.
+#[derive(Debug, Clone)]
+pub struct Mistakes {
+    /// The file as its user named it; empty for a plan that was built in code.
+    pub file: String,
+    /// The file's text.
+    pub text: String,
+    /// At least one.
+    pub all: Vec<Mistake>,
+}
+
+impl Mistakes {
+    pub(crate) fn new(file: &str, text: &str, mut all: Vec<Mistake>) -> Self {
+        all.sort_by_key(|mistake| mistake.place.as_ref().map_or(usize::MAX, |place| place.start));
+        Self { file: file.to_owned(), text: text.to_owned(), all }
+    }
+
+    /// As a terminal shows it; `styled` with colours.
+    pub fn render(&self, styled: bool) -> String {
+        let renderer = if styled { Renderer::styled() } else { Renderer::plain() };
+        let renderer = renderer.decor_style(DecorStyle::Ascii);
+        let shown: Vec<String> = self.all.iter().map(|mistake| self.render_one(mistake, &renderer)).collect();
+        shown.join("\n\n")
+    }
+
+    fn render_one(&self, mistake: &Mistake, renderer: &Renderer) -> String {
+        let mut group = annotate_snippets::Group::with_title(Level::ERROR.primary_title(&mistake.message));
+        if let Some(place) = &mistake.place {
+            let mark = AnnotationKind::Primary.span(self.on_one_line(place));
+            group = group.element(Snippet::source(&self.text).path(&self.file).annotation(mark));
+        }
+        if let Some(hint) = &mistake.hint {
+            group = group.element(Level::HELP.with_name("hint").message(hint));
+        }
+        renderer.render(&[group])
+    }
+
+    /// A caret under the first line says where; a whole table underlined says nothing.
+    fn on_one_line(&self, place: &Range<usize>) -> Range<usize> {
+        let start = place.start.min(self.text.len());
+        let end = place.end.min(self.text.len()).max(start);
+        let line_end = self.text[start..end].find('\n').map_or(end, |length| start + length);
+        start..line_end
+    }
+}
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(false))
+    }
+}
+
+impl std::error::Error for Mistakes {}

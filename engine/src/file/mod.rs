@@ -1,0 +1,322 @@
+//! The pipeline file: TOML text to a [`Draft`], with all its mistakes at once.
+//!
+//! What the user typed and what runs are different types: this module ends where a stage's table has
+//! become its configuration, and [`crate::plan`] begins.
+
+mod expand;
+mod mistake;
+mod read;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+pub use expand::Variables;
+pub use mistake::{Mistake, Mistakes};
+pub(crate) use read::KeyPlaces;
+use read::Reader;
+
+use crate::plan::{Draft, DraftStage, Settings};
+use crate::registry::{Kind, Registry};
+use crate::schema::{ColumnText, ColumnType, DeclaredSchema};
+use crate::suggest::suggest;
+use crate::units::DurationText;
+
+const TABLES: [&str; 5] = ["pipeline", "schema", "sources", "transforms", "sinks"];
+
+/// `[pipeline]`: settings of the run as a whole.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PipelineText {
+    /// The pipeline's name, in logs, metrics and the names of objects. Default: the file's name.
+    name: Option<String>,
+    /// Rows that may wait on each edge; full means that the stage before it waits.
+    #[serde(default = "queue_rows")]
+    queue_rows: u32,
+    /// How long a stop waits for rows on their way. What is not stored by then was not acknowledged,
+    /// and comes again.
+    #[serde(default = "drain_timeout")]
+    drain_timeout: DurationText,
+}
+
+fn queue_rows() -> u32 {
+    Settings::default().queue_rows
+}
+
+fn drain_timeout() -> DurationText {
+    DurationText(Settings::default().drain_timeout)
+}
+
+/// The JSON schema of `[pipeline]`, for the reference.
+pub fn pipeline_schema() -> schemars::Schema {
+    schemars::SchemaGenerator::default().into_root_schema_for::<PipelineText>()
+}
+
+/// Reads a pipeline file. `file` is its name in messages and, without its folder and ending, the
+/// pipeline's default name.
+pub(crate) fn read(
+    text: &str,
+    file: &str,
+    registry: &Registry,
+    variables: &Variables<'_>,
+) -> Result<(Draft, Vec<Mistake>), Vec<Mistake>> {
+    let (document, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        // What follows from broken syntax would only be noise.
+        return Err(errors
+            .iter()
+            .map(|error| Mistake::new(error.span(), error.message().replace('`', "\"")))
+            .collect());
+    }
+    let document = document.into_inner();
+    let mut mistakes = Vec::new();
+    let expansions = expand::expansions(&document, variables, &mut mistakes);
+    let mut document = expand::apply(document, &expansions);
+    let mut reader = Reader { expansions: &expansions, mistakes };
+
+    for key in document.keys().filter(|key| !TABLES.contains(&key.get_ref().as_ref())) {
+        let hint = suggest(key.get_ref(), TABLES, "Its tables", "");
+        reader.report(
+            Mistake::new(Some(key.span()), format!("a pipeline file has no table \"{}\"", key.get_ref())).hint(hint),
+        );
+    }
+    let settings = read_settings(&mut reader, document.remove("pipeline"), file);
+    let schemas = read_schemas(&mut reader, document.remove("schema"));
+    let mut stages = Vec::new();
+    for kind in Kind::ALL {
+        let Some(tables) = document.remove(kind.table()).and_then(|value| table_of(&mut reader, value, kind.table()))
+        else {
+            continue;
+        };
+        for (name, table) in in_order(tables.into_inner()) {
+            if let Some(stage) = read_stage(&mut reader, registry, kind, &name, table) {
+                stages.push(stage);
+            }
+        }
+    }
+    Ok((Draft { settings, schemas: Arc::new(schemas), stages }, reader.mistakes))
+}
+
+fn read_settings<'i>(reader: &mut Reader<'i>, value: Option<Spanned<DeValue<'i>>>, file: &str) -> Settings {
+    let stem = std::path::Path::new(file).file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let mut settings = Settings { name: stem.unwrap_or_default(), ..Settings::default() };
+    let Some(table) = value.and_then(|value| table_of(reader, value, "pipeline")) else { return settings };
+    let places = KeyPlaces::new(table.span(), table.get_ref());
+    let Some(text) = reader.config::<PipelineText>(table, places.of("").unwrap_or(0..0), "[pipeline]") else {
+        return settings;
+    };
+    if let Some(name) = text.name {
+        if !is_name(&name) {
+            let message = format!("\"{name}\" can't be a pipeline's name");
+            reader.report(Mistake::new(places.of("name"), message).hint(NAME_RULE));
+        }
+        settings.name = name;
+    }
+    if text.queue_rows == 0 {
+        reader.report(Mistake::new(places.of("queue_rows"), "a queue holds at least one row"));
+    }
+    settings.queue_rows = text.queue_rows;
+    settings.drain_timeout = text.drain_timeout.0;
+    settings
+}
+
+fn read_schemas<'i>(
+    reader: &mut Reader<'i>,
+    value: Option<Spanned<DeValue<'i>>>,
+) -> BTreeMap<String, Arc<DeclaredSchema>> {
+    let mut schemas = BTreeMap::new();
+    let Some(tables) = value.and_then(|value| table_of(reader, value, "schema")) else { return schemas };
+    for (name, table) in in_order(tables.into_inner()) {
+        let what = format!("schema.{}", name.get_ref());
+        let Some(table) = table_of(reader, table, &what) else { continue };
+        let mut columns = Vec::new();
+        for (column, value) in in_order(table.into_inner()) {
+            if let Some(column) = read_column(reader, &column, value) {
+                columns.push(column);
+            }
+        }
+        if columns.is_empty() {
+            reader.report(Mistake::new(Some(name.span()), format!("{what} has no columns")));
+        }
+        schemas.insert(name.get_ref().to_string(), Arc::new(DeclaredSchema { columns }));
+    }
+    schemas
+}
+
+fn read_column<'i>(
+    reader: &mut Reader<'i>,
+    name: &Spanned<std::borrow::Cow<'i, str>>,
+    value: Spanned<DeValue<'i>>,
+) -> Option<crate::schema::Column> {
+    let (text, places) = if value.get_ref().is_table() {
+        let table = table_of(reader, value, name.get_ref())?;
+        let places = KeyPlaces::new(name.span(), table.get_ref());
+        (reader.config::<ColumnText>(table, name.span(), &format!("column \"{}\"", name.get_ref()))?, Some(places))
+    } else {
+        let place = value.span();
+        match ColumnType::deserialize(toml::de::ValueDeserializer::from(value)) {
+            Ok(kind) => (ColumnText::of(kind), None),
+            Err(error) => {
+                let message = error.message().replace('`', "\"");
+                reader.report(Mistake::new(Some(place), message));
+                return None;
+            }
+        }
+    };
+    match text.column(name.get_ref()) {
+        Ok(column) => Some(column),
+        Err((key, message)) => {
+            let place = places.and_then(|places| places.of(key)).unwrap_or_else(|| name.span());
+            reader.report(Mistake::new(Some(place), message));
+            None
+        }
+    }
+}
+
+const NAME_RULE: &str = "Letters, digits, \"_\" and \"-\", at most 63.";
+
+fn is_name(name: &str) -> bool {
+    let letters = name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_' || letter == '-');
+    letters && (1..=63).contains(&name.len())
+}
+
+fn read_stage<'i>(
+    reader: &mut Reader<'i>,
+    registry: &Registry,
+    kind: Kind,
+    name: &Spanned<std::borrow::Cow<'i, str>>,
+    value: Spanned<DeValue<'i>>,
+) -> Option<DraftStage> {
+    let header = name.span();
+    let what = format!("{}.{}", kind.table(), name.get_ref());
+    let mut table = table_of(reader, value, &what)?;
+    if !is_name(name.get_ref()) {
+        let message = format!("\"{}\" can't be a stage's name", name.get_ref());
+        reader.report(Mistake::new(Some(header.clone()), message).hint(NAME_RULE));
+    }
+    let places = KeyPlaces::new(header.clone(), table.get_ref());
+    let type_name = read_type(reader, table.get_mut().remove("type"), &header, &what);
+    let inputs = read_inputs(reader, table.get_mut().remove("inputs"), kind, &header, &what);
+    let found = type_name.and_then(|(word, place)| find_type(reader, registry, kind, &word, place));
+    let config = found.and_then(|found| {
+        let what = format!("{} \"{}\" of type \"{}\"", kind.word(), name.get_ref(), found.doc.type_name);
+        reader.read(table, header.clone(), &what, &found.config_schema, found.read)
+    });
+    Some(DraftStage {
+        name: name.get_ref().to_string(),
+        kind,
+        type_name: found.map_or("", |found| found.doc.type_name),
+        ports: found.map_or(&[], |found| found.doc.ports),
+        inputs,
+        config,
+        places,
+    })
+}
+
+fn read_type<'i>(
+    reader: &mut Reader<'i>,
+    value: Option<Spanned<DeValue<'i>>>,
+    header: &Range<usize>,
+    what: &str,
+) -> Option<(String, Range<usize>)> {
+    match value {
+        Some(value) => match value.get_ref().as_str() {
+            Some(word) => Some((word.to_owned(), value.span())),
+            None => {
+                reader.report(Mistake::new(Some(value.span()), "\"type\" is text, such as \"mqtt\""));
+                None
+            }
+        },
+        None => {
+            let hint = "Add: type = \"...\". `pipeline stages` lists the types.";
+            reader.report(Mistake::new(Some(header.clone()), format!("{what} needs the key \"type\"")).hint(hint));
+            None
+        }
+    }
+}
+
+fn find_type<'r>(
+    reader: &mut Reader<'_>,
+    registry: &'r Registry,
+    kind: Kind,
+    word: &str,
+    place: Range<usize>,
+) -> Option<&'r crate::registry::StageType> {
+    let found = registry.get(kind, word);
+    if found.is_none() {
+        let other = Kind::ALL.into_iter().find(|other| registry.get(*other, word).is_some());
+        let hint = match other {
+            Some(other) => {
+                format!("\"{word}\" is a type of {}: move the stage to [{}.NAME].", other.word(), other.table())
+            }
+            None => {
+                let known = registry.types().filter(|known| known.kind == kind).map(|known| known.doc.type_name);
+                suggest(word, known, "Types", "No type of this kind is registered.")
+            }
+        };
+        reader.report(Mistake::new(Some(place), format!("no type of {} is named \"{word}\"", kind.word())).hint(hint));
+    }
+    found
+}
+
+fn read_inputs<'i>(
+    reader: &mut Reader<'i>,
+    value: Option<Spanned<DeValue<'i>>>,
+    kind: Kind,
+    header: &Range<usize>,
+    what: &str,
+) -> Vec<(String, Option<Range<usize>>)> {
+    let Some(value) = value else {
+        if kind != Kind::Source {
+            let hint = "Add: inputs = [\"...\"], the names of the stages it reads.";
+            reader.report(Mistake::new(Some(header.clone()), format!("{what} needs the key \"inputs\"")).hint(hint));
+        }
+        return Vec::new();
+    };
+    if kind == Kind::Source {
+        reader.report(Mistake::new(Some(value.span()), "a source has no inputs: it reads from outside"));
+        return Vec::new();
+    }
+    let place = value.span();
+    let Some(items) = value.get_ref().as_array() else {
+        let hint = "Write: inputs = [\"name\", \"other.rejected\"].";
+        reader.report(Mistake::new(Some(place), "\"inputs\" is a list of names").hint(hint));
+        return Vec::new();
+    };
+    if items.is_empty() {
+        reader.report(Mistake::new(Some(place), format!("{what} reads nothing: \"inputs\" is empty")));
+    }
+    let mut inputs = Vec::new();
+    for item in items {
+        match item.get_ref().as_str() {
+            Some(name) => inputs.push((name.to_owned(), Some(item.span()))),
+            None => reader.report(Mistake::new(Some(item.span()), "an input is the name of a stage, as text")),
+        }
+    }
+    inputs
+}
+
+fn table_of<'i>(reader: &mut Reader<'i>, value: Spanned<DeValue<'i>>, what: &str) -> Option<Spanned<DeTable<'i>>> {
+    let place = value.span();
+    match value.into_inner() {
+        DeValue::Table(table) => Some(Spanned::new(place, table)),
+        _ => {
+            reader.report(Mistake::new(Some(place), format!("\"{what}\" is a table: [{what}]")));
+            None
+        }
+    }
+}
+
+type Entry<'i> = (Spanned<std::borrow::Cow<'i, str>>, Spanned<DeValue<'i>>);
+
+/// Entries of a table as they stand in the file.
+fn in_order(table: DeTable<'_>) -> Vec<Entry<'_>> {
+    let mut entries: Vec<_> = table.into_iter().collect();
+    entries.sort_by_key(|(key, _)| key.span().start);
+    entries
+}

@@ -1,0 +1,164 @@
+//! The checked graph: every stage built, every edge with its schema, before anything starts.
+//!
+//! A plan comes from a pipeline file ([`Plan::load`], [`Plan::parse`]) or from code
+//! ([`Plan::builder`]); both go through the same check. Making a plan does no I/O but reading the
+//! file and what it refers to.
+
+mod builder;
+mod check;
+mod graph;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::datatypes::SchemaRef;
+
+pub use builder::PlanBuilder;
+pub use graph::GraphFormat;
+
+use crate::file::{self, KeyPlaces, Mistake, Mistakes, Variables};
+use crate::registry::{Buildable, Built, Kind, Registry};
+use crate::schema::DeclaredSchema;
+use crate::stage::{Outputs, Port};
+use crate::stats::StageStats;
+
+/// Settings of a run as a whole: `[pipeline]`.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The pipeline's name.
+    pub name: String,
+    /// Rows that may wait on each edge.
+    pub queue_rows: u32,
+    /// How long a stop waits for rows on their way.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        // 16,384 rows: two batches of the largest size, about 2 MB of telemetry an edge.
+        Self { name: "pipeline".to_owned(), queue_rows: 16_384, drain_timeout: Duration::from_secs(25) }
+    }
+}
+
+/// Stages and their inputs by name, not checked yet.
+pub(crate) struct Draft {
+    pub(crate) settings: Settings,
+    pub(crate) schemas: Arc<BTreeMap<String, Arc<DeclaredSchema>>>,
+    pub(crate) stages: Vec<DraftStage>,
+}
+
+pub(crate) struct DraftStage {
+    pub(crate) name: String,
+    pub(crate) kind: Kind,
+    /// Empty if the type is unknown, which has been reported.
+    pub(crate) type_name: &'static str,
+    /// The type's ports besides the main one, whether or not this stage has them.
+    pub(crate) ports: &'static [(&'static str, &'static str)],
+    pub(crate) inputs: Vec<(String, Option<Range<usize>>)>,
+    /// `None` if the configuration could not be read, which has been reported.
+    pub(crate) config: Option<Box<dyn Buildable>>,
+    pub(crate) places: KeyPlaces,
+}
+
+/// A checked graph, ready to run once.
+pub struct Plan {
+    pub(crate) settings: Settings,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) edges: Vec<Edge>,
+    warnings: Vec<String>,
+}
+
+/// One stage of a plan.
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) kind: Kind,
+    pub(crate) type_name: &'static str,
+    pub(crate) outputs: Outputs,
+    pub(crate) built: Built,
+    pub(crate) stats: Arc<StageStats>,
+}
+
+/// One edge of a plan: stages by index, writers before readers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Edge {
+    pub(crate) from: usize,
+    pub(crate) port: Port,
+    pub(crate) to: usize,
+}
+
+impl Plan {
+    /// Reads and checks a pipeline file, with the process's environment.
+    ///
+    /// # Errors
+    /// The file can't be read, or every mistake in it.
+    pub fn load(path: &Path, registry: &Registry) -> Result<Self, PlanError> {
+        let name = path.display().to_string();
+        let text =
+            std::fs::read_to_string(path).map_err(|source| PlanError::Unreadable { file: name.clone(), source })?;
+        Self::parse(&text, &name, registry, &Variables::of_process()).map_err(PlanError::Mistakes)
+    }
+
+    /// Checks the text of a pipeline file. `file` names it in messages.
+    ///
+    /// # Errors
+    /// Every mistake in the text.
+    pub fn parse(text: &str, file: &str, registry: &Registry, variables: &Variables<'_>) -> Result<Self, Mistakes> {
+        let (draft, mistakes) =
+            file::read(text, file, registry, variables).map_err(|mistakes| Mistakes::new(file, text, mistakes))?;
+        check::check(draft, mistakes).map_err(|mistakes| Mistakes::new(file, text, mistakes))
+    }
+
+    /// A plan made in code.
+    pub fn builder(name: impl Into<String>) -> PlanBuilder {
+        PlanBuilder::new(name)
+    }
+
+    /// The pipeline's name.
+    pub fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    /// What is allowed but probably not meant, such as a port that nobody reads.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Names of the stages, each after those it reads.
+    pub fn stages(&self) -> impl Iterator<Item = (&str, Kind, &'static str)> {
+        self.nodes.iter().map(|node| (node.name.as_str(), node.kind, node.type_name))
+    }
+
+    /// The schema of the rows that leave a stage by a port.
+    pub fn schema(&self, stage: &str, port: Port) -> Option<SchemaRef> {
+        let node = self.nodes.iter().find(|node| node.name == stage)?;
+        node.outputs.iter().find(|(name, _)| *name == port).map(|(_, schema)| schema.clone())
+    }
+
+    /// The graph as text.
+    pub fn graph(&self, format: GraphFormat) -> String {
+        graph::draw(self, format)
+    }
+}
+
+/// A pipeline file that makes no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// It can't be read.
+    #[error("can't read the pipeline file \"{file}\": {source}")]
+    Unreadable {
+        /// As its user named it.
+        file: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It holds mistakes.
+    #[error(transparent)]
+    Mistakes(Mistakes),
+}
+
+pub(crate) fn mistakes_of_code(mistakes: Vec<Mistake>) -> Mistakes {
+    Mistakes::new("", "", mistakes)
+}

@@ -1,0 +1,74 @@
+//! What a run did, printed at its end.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::stage::Port;
+use crate::stats::{EdgeStats, RunStats, StageStats};
+
+/// The figures of a run that has ended.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// From start to end.
+    pub took: Duration,
+    stats: Arc<RunStats>,
+}
+
+impl Report {
+    pub(crate) fn new(took: Duration, stats: &Arc<RunStats>) -> Self {
+        Self { took, stats: stats.clone() }
+    }
+
+    /// Figures by stage, sources first.
+    pub fn stages(&self) -> &[Arc<StageStats>] {
+        &self.stats.stages
+    }
+
+    /// Figures by edge.
+    pub fn edges(&self) -> &[Arc<EdgeStats>] {
+        &self.stats.edges
+    }
+
+    /// The figures of one stage.
+    pub fn stage(&self, name: &str) -> Option<&StageStats> {
+        self.stages().iter().find(|stage| stage.name == name).map(Arc::as_ref)
+    }
+
+    /// Rows that a sink took in and neither stored nor refused: 0 after a clean end.
+    pub fn imbalance(&self, sink: &StageStats) -> i64 {
+        let accounted = sink.rows_stored() + sink.rows_out(Port::REJECTED);
+        i64::try_from(sink.rows_in()).unwrap_or(i64::MAX) - i64::try_from(accounted).unwrap_or(i64::MAX)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "ran {}", humantime::format_duration(Duration::from_millis(self.took.as_millis() as u64)))?;
+        for stage in self.stages() {
+            write!(f, "  {:<9} {:<20}", stage.kind, stage.name)?;
+            if stage.kind != "source" {
+                write!(f, " {:>10} in", stage.rows_in())?;
+            }
+            for (port, rows) in stage.ports() {
+                let name = if port == Port::MAIN { "out" } else { port.name() };
+                write!(f, " {rows:>10} {name}")?;
+            }
+            if stage.kind == "sink" {
+                write!(f, " {:>10} stored in {} groups", stage.rows_stored(), stage.groups_stored())?;
+                match self.imbalance(stage) {
+                    0 => {}
+                    rows => write!(f, ", {rows} NOT accounted for")?,
+                }
+            }
+            for (name, count) in stage.named() {
+                write!(f, ", {count} {}", name.replace('_', " "))?;
+            }
+            if stage.retries() > 0 {
+                write!(f, ", {} retries", stage.retries())?;
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}

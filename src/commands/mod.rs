@@ -1,0 +1,40 @@
+//! One file a subcommand.
+
+pub mod check;
+pub mod graph;
+pub mod run;
+pub mod simulate;
+pub mod stages;
+
+use std::io::{self, IsTerminal};
+use std::path::Path;
+
+use pipeline_engine::{Plan, PlanError};
+
+/// Why a subcommand did not do what it was asked, by exit code. The text is ready to print.
+#[derive(Debug)]
+pub enum Failure {
+    /// The file or the command line is wrong: 2.
+    Wrong(String),
+    /// The run failed: 1.
+    Failed(String),
+}
+
+impl Failure {
+    fn failed(error: impl std::fmt::Display) -> Self {
+        Self::Failed(format!("error: {error}"))
+    }
+}
+
+/// Reads and checks a pipeline file, with the stages that this binary knows.
+fn load(file: &Path) -> Result<Plan, Failure> {
+    Plan::load(file, &pipeline_stages::registry()).map_err(|error| match error {
+        PlanError::Mistakes(mistakes) => Failure::Wrong(mistakes.render(io::stderr().is_terminal())),
+        unreadable => Failure::Wrong(format!("error: {unreadable}")),
+    })
+}
+
+/// The runtime that stages run on: one worker a core.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::failed)
+}

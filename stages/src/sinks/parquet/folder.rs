@@ -1,0 +1,284 @@
+//! Objects in a local folder: written aside, synced, then linked to their name.
+//!
+//! A reader never sees half a file: the name appears by a hard link after the content is on disk,
+//! and a link never replaces what is there. `object_store`'s own local store is not used since it
+//! writes beside the target under a name that readers of a whole folder pick up, and leaves that
+//! behind after a crash.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use pipeline_engine::stage::StageError;
+
+use super::store::{Object, Store, taken};
+
+/// Where files are written aside, below the root. Readers leave out folders that begin with a dot;
+/// one folder for all days, so that cleaning up after a crash looks at one folder.
+const STAGING: &str = ".staging";
+
+/// A folder of this machine.
+#[derive(Debug, Clone)]
+pub(super) struct Folder {
+    root: PathBuf,
+    /// What our files in [`STAGING`] begin with.
+    owner: String,
+}
+
+#[async_trait]
+impl Store for Folder {
+    async fn open(&mut self) -> Result<(), StageError> {
+        let folder = self.clone();
+        off_the_runtime(move || folder.prepare()).await
+    }
+
+    async fn create(&self, object: &Object) -> Result<(), StageError> {
+        let (folder, object) = (self.clone(), object.clone());
+        off_the_runtime(move || folder.publish(&object)).await
+    }
+}
+
+impl Folder {
+    pub(super) fn new(root: PathBuf, owner: String) -> Self {
+        Self { root, owner }
+    }
+
+    /// Removes what a crash left behind, and proves that files can be written and linked.
+    fn prepare(&self) -> Result<(), StageError> {
+        let staging = self.root.join(STAGING);
+        let missing: Vec<_> = staging.ancestors().take_while(|folder| !folder.exists()).collect();
+        fs::create_dir_all(&staging).map_err(|error| failed("create", &staging, error))?;
+        for created in missing {
+            // Below the root, each object syncs the folders that lead to it.
+            sync_folder(created.parent().unwrap_or(created))?;
+        }
+        for entry in fs::read_dir(&staging).map_err(|error| failed("read", &staging, error))? {
+            let entry = entry.map_err(|error| failed("read", &staging, error))?;
+            if entry.file_name().to_string_lossy().starts_with(&self.owner) {
+                // Should it belong to a second instance that runs: its link fails, and it tries again.
+                remove(&entry.path())?;
+            }
+        }
+        let linked = self.aside("linked");
+        let probe = self.write_aside(b"probe")?;
+        let outcome = fs::hard_link(&probe, &linked).map_err(|error| match error.kind() {
+            ErrorKind::PermissionDenied | ErrorKind::Unsupported => {
+                StageError::permanent(format!("\"{}\" has no hard links", self.root.display()))
+                    .because(error)
+                    .hint("The sink needs a file system that has them, such as ext4 or xfs.")
+            }
+            _ => failed("link", &linked, error),
+        });
+        remove(&probe)?;
+        outcome.and_then(|()| remove(&linked))
+    }
+
+    /// Gives the content its name, durable on return.
+    fn publish(&self, object: &Object) -> Result<(), StageError> {
+        let target = self.root.join(&object.key);
+        let folder = target.parent().unwrap_or(&self.root);
+        fs::create_dir_all(folder).map_err(|error| failed("create", folder, error))?;
+        let written = self.write_aside(&object.content)?;
+        let linked = fs::hard_link(&written, &target);
+        remove(&written)?;
+        match linked {
+            Ok(()) => {}
+            // A crash may have come between that link and its sync: the syncs below are for both.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => self.compare(&target, object)?,
+            Err(error) => return Err(failed("create", &target, error)),
+        }
+        // The name is an entry of its folder, which is an entry of the month, and so on.
+        for folder in target.ancestors().skip(1).take_while(|folder| folder.starts_with(&self.root)) {
+            sync_folder(folder)?;
+        }
+        Ok(())
+    }
+
+    fn compare(&self, target: &Path, object: &Object) -> Result<(), StageError> {
+        let length = fs::metadata(target).map_err(|error| failed("read", target, error))?.len();
+        let same = length == object.content.len() as u64
+            && fs::read(target).map_err(|error| failed("read", target, error))? == object.content;
+        if same { Ok(()) } else { Err(taken(&target.display().to_string())) }
+    }
+
+    /// A new file with this content, on disk on return, where no reader looks.
+    fn write_aside(&self, content: &[u8]) -> Result<PathBuf, StageError> {
+        let staging = self.root.join(STAGING);
+        // Somebody may have tidied up while we run.
+        fs::create_dir_all(&staging).map_err(|error| failed("create", &staging, error))?;
+        let path = self.aside("new");
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .map_err(|error| failed("create", &path, error))?;
+        let written = file
+            .write_all(content)
+            .map_err(|error| failed("write", &path, error))
+            .and_then(|()| file.sync_all().map_err(|error| not_synced(&path, error)));
+        match written {
+            Ok(()) => Ok(path),
+            Err(error) => {
+                // The write's own error is the one to report; the next start finds what is left.
+                drop(remove(&path));
+                Err(error)
+            }
+        }
+    }
+
+    /// A path that nobody else uses.
+    fn aside(&self, word: &str) -> PathBuf {
+        self.root.join(STAGING).join(format!("{}{word}-{:016x}.tmp", self.owner, rand::random::<u64>()))
+    }
+}
+
+async fn off_the_runtime(work: impl FnOnce() -> Result<(), StageError> + Send + 'static) -> Result<(), StageError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|panic| StageError::bug("writing a file panicked").because(panic))?
+}
+
+/// Makes the entries of a folder durable.
+fn sync_folder(folder: &Path) -> Result<(), StageError> {
+    // The parent of a relative path's first part is written as nothing.
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| not_synced(folder, error))
+}
+
+fn remove(path: &Path) -> Result<(), StageError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("remove", path, error)),
+        _ => Ok(()),
+    }
+}
+
+/// Whose an I/O error is. Not for syncs: see [`not_synced`].
+fn failed(verb: &str, path: &Path, error: io::Error) -> StageError {
+    let text = format!("could not {verb} \"{}\"", path.display());
+    let (fault, hint): (fn(String) -> StageError, _) = match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            (StageError::transient, "The disk is full. Make room: the sink goes on by itself.")
+        }
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            (StageError::permanent, "The user that runs the pipeline must be able to write there.")
+        }
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
+            (StageError::permanent, "A file is where a folder should be.")
+        }
+        ErrorKind::InvalidFilename | ErrorKind::FileTooLarge => {
+            (StageError::permanent, "The file system is too limited for these files.")
+        }
+        _ => (StageError::transient, "If it stays so, look at the disk and its mount."),
+    };
+    fault(text).because(error).hint(hint)
+}
+
+/// A failed sync may have dropped the data, and a second one can succeed without having written it:
+/// only a full disk is worth another try, with a new file.
+fn not_synced(path: &Path, error: io::Error) -> StageError {
+    if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
+        return failed("sync", path, error);
+    }
+    StageError::permanent(format!("\"{}\" can't be made durable", path.display()))
+        .because(error)
+        .hint("The disk failed to sync. Check it before the pipeline runs again.")
+}
+
+#[cfg(test)]
+mod tests {
+    use pipeline_engine::stage::Fault;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const KEY: &str = "year=2026/month=01/day=31/iot-lake-0.parquet";
+
+    fn folder(dir: &TempDir) -> Folder {
+        Folder::new(dir.path().join("lake"), "iot-lake-".to_owned())
+    }
+
+    fn object(content: &'static str) -> Object {
+        Object { key: KEY.to_owned(), content: content.into() }
+    }
+
+    fn staged(folder: &Folder) -> Vec<String> {
+        let entries = fs::read_dir(folder.root.join(STAGING)).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn an_object_appears_whole_and_nothing_else_stays() {
+        let dir = TempDir::new().unwrap();
+        let mut folder = folder(&dir);
+        folder.open().await.unwrap();
+        folder.create(&object("rows")).await.unwrap();
+        assert_eq!(fs::read_to_string(folder.root.join(KEY)).unwrap(), "rows");
+        assert_eq!(staged(&folder), [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn a_second_try_with_the_same_content_finds_it_done() {
+        let dir = TempDir::new().unwrap();
+        let folder = folder(&dir);
+        folder.create(&object("rows")).await.unwrap();
+        folder.create(&object("rows")).await.unwrap();
+        assert_eq!(staged(&folder), [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn other_content_is_never_overwritten() {
+        let dir = TempDir::new().unwrap();
+        let folder = folder(&dir);
+        folder.create(&object("rows")).await.unwrap();
+        for other in ["swor", "more rows"] {
+            let error = folder.create(&object(other)).await.unwrap_err();
+            assert_eq!(error.fault(), Fault::Permanent);
+            assert!(error.to_string().ends_with("exists with other content than its name says"), "{error}");
+        }
+        assert_eq!(fs::read_to_string(folder.root.join(KEY)).unwrap(), "rows");
+        assert_eq!(staged(&folder), [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn what_a_crash_left_behind_is_removed_but_nothing_of_others() {
+        let dir = TempDir::new().unwrap();
+        let mut folder = folder(&dir);
+        folder.create(&object("rows")).await.unwrap();
+        for name in ["iot-lake-new-00ff.tmp", "other-lake-new-00ff.tmp"] {
+            fs::write(folder.root.join(STAGING).join(name), "half").unwrap();
+        }
+        folder.open().await.unwrap();
+        assert_eq!(staged(&folder), ["other-lake-new-00ff.tmp"]);
+        assert_eq!(fs::read_to_string(folder.root.join(KEY)).unwrap(), "rows", "objects are left alone");
+    }
+
+    #[tokio::test]
+    async fn a_staging_folder_that_was_tidied_away_comes_back() {
+        let dir = TempDir::new().unwrap();
+        let mut folder = folder(&dir);
+        folder.open().await.unwrap();
+        fs::remove_dir_all(folder.root.join(STAGING)).unwrap();
+        folder.create(&object("rows")).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_file_in_the_place_of_the_folder_needs_a_person() {
+        let dir = TempDir::new().unwrap();
+        let mut folder = folder(&dir);
+        fs::write(&folder.root, "a file").unwrap();
+        let error = folder.open().await.unwrap_err();
+        assert_eq!(error.fault(), Fault::Permanent);
+        assert!(error.chain().ends_with("A file is where a folder should be."), "{}", error.chain());
+    }
+
+    #[test]
+    fn a_full_disk_is_waited_for_and_a_failed_sync_is_not() {
+        let full = || io::Error::from(ErrorKind::StorageFull);
+        let path = Path::new("lake");
+        assert_eq!(failed("write", path, full()).fault(), Fault::Transient);
+        assert_eq!(not_synced(path, full()).fault(), Fault::Transient);
+        assert_eq!(not_synced(path, io::Error::other("EIO")).fault(), Fault::Permanent);
+        assert_eq!(failed("write", path, io::Error::from(ErrorKind::ReadOnlyFilesystem)).fault(), Fault::Permanent);
+    }
+}

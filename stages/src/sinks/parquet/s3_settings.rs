@@ -1,0 +1,213 @@
+//! Where a bucket is and who may write to it: AWS's own variables, and the keys that override them.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey as Key, S3ConditionalPut};
+use object_store::{ClientConfigKey, ObjectStore, RetryConfig};
+use pipeline_engine::stage::StageError;
+
+/// An object of some tens of MB must fit through a slow line; a dead one is noticed by the engine.
+const REQUEST_TIMEOUT: &str = "300s";
+/// S3 closes idle connections after about 20 s: not to be found out by a failing PUT.
+const IDLE_TIMEOUT: &str = "15s";
+
+/// Everything that leads to a client.
+#[derive(Debug, Clone)]
+pub(super) struct S3Settings {
+    pub(super) bucket: String,
+    pub(super) endpoint: Option<String>,
+    pub(super) region: Option<String>,
+    pub(super) allow_http: bool,
+    /// In place of the process's own variables.
+    pub(super) environment: Option<BTreeMap<String, String>>,
+}
+
+impl S3Settings {
+    /// A client that holds credentials.
+    ///
+    /// # Errors
+    /// Permanent where nothing gives credentials; transient where what gives them did not answer.
+    pub(super) async fn connect(&self) -> Result<Arc<dyn ObjectStore>, StageError> {
+        let builder = self.builder()?;
+        let is_set = |key| builder.get_config_value(&key).is_some();
+        // Nothing else is left to ask: on a machine outside AWS, this is what no credentials look like.
+        let from_instance = !is_set(Key::AccessKeyId)
+            && !is_set(Key::WebIdentityTokenFile)
+            && !is_set(Key::ContainerCredentialsRelativeUri)
+            && !is_set(Key::ContainerCredentialsFullUri);
+        let unsigned = builder.get_config_value(&Key::SkipSignature).is_some_and(|value| value == "true");
+        let s3 = builder.build().map_err(|error| {
+            StageError::permanent("the settings for S3 are not usable").because(error).hint("Check the AWS_ variables.")
+        })?;
+        if !unsigned && let Err(error) = s3.credentials().get_credential().await {
+            return Err(if from_instance {
+                StageError::permanent("there are no credentials for S3").because(error).hint(
+                    "No AWS_ACCESS_KEY_ID, web identity or container role is set, and the instance metadata service \
+                     gave none. Profiles in ~/.aws are not read.",
+                )
+            } else {
+                StageError::transient("credentials for S3 were not given").because(error)
+            });
+        }
+        Ok(Arc::new(s3))
+    }
+
+    fn builder(&self) -> Result<AmazonS3Builder, StageError> {
+        // Below the environment: AWS_TIMEOUT and its like may override them.
+        let mut builder = AmazonS3Builder::new()
+            .with_config(Key::Client(ClientConfigKey::Timeout), REQUEST_TIMEOUT)
+            .with_config(Key::Client(ClientConfigKey::PoolIdleTimeout), IDLE_TIMEOUT);
+        for (name, value) in self.variables() {
+            // The same names that `AmazonS3Builder::from_env` knows.
+            if let Some(key) = name.starts_with("AWS_").then(|| name.to_ascii_lowercase().parse().ok()).flatten() {
+                builder = builder.with_config(key, value);
+            }
+        }
+        builder = builder.with_bucket_name(&self.bucket);
+        if let Some(region) = &self.region {
+            builder = builder.with_region(region);
+        }
+        if let Some(endpoint) = &self.endpoint {
+            // The variable for S3 alone would win over the general one.
+            builder = builder.with_config(Key::S3Endpoint, endpoint);
+        }
+        let endpoint = [Key::S3Endpoint, Key::Endpoint].iter().find_map(|key| builder.get_config_value(key));
+        if let Some(endpoint) = &endpoint {
+            check_endpoint(endpoint, self.allow_http).map_err(|(text, hint)| StageError::permanent(text).hint(hint))?;
+        }
+        // The engine is the one place for retries.
+        let retry = RetryConfig { max_retries: 0, retry_timeout: Duration::ZERO, ..RetryConfig::default() };
+        Ok(builder
+            .with_allow_http(endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")))
+            .with_conditional_put(S3ConditionalPut::ETagMatch)
+            .with_retry(retry))
+    }
+
+    fn variables(&self) -> Vec<(String, String)> {
+        match &self.environment {
+            Some(given) => given.clone().into_iter().collect(),
+            None => std::env::vars_os()
+                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+                .collect(),
+        }
+    }
+}
+
+/// Whether an endpoint may be used: the text and a hint if not.
+pub(super) fn check_endpoint(endpoint: &str, allow_http: bool) -> Result<(), (String, &'static str)> {
+    let Some((scheme, rest)) = endpoint.split_once("://").filter(|(scheme, _)| ["http", "https"].contains(scheme))
+    else {
+        return Err((
+            format!("\"{endpoint}\" is no endpoint of an S3 store"),
+            "Write it with its scheme, such as \"https://s3.example.com\".",
+        ));
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if authority.contains('@') {
+        return Err((
+            "an endpoint holds no user and password".to_owned(),
+            "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead.",
+        ));
+    }
+    if scheme == "https" || allow_http || is_loopback(authority) {
+        return Ok(());
+    }
+    Err((
+        format!("\"{endpoint}\" is not encrypted"),
+        "Use https. In a network that you trust, \"allow_http = true\" lifts the ban.",
+    ))
+}
+
+fn is_loopback(authority: &str) -> bool {
+    let host = match authority.strip_prefix('[') {
+        Some(rest) => rest.split(']').next(),
+        None => authority.split(':').next(),
+    };
+    let host = host.unwrap_or_default();
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use pipeline_engine::stage::Fault;
+
+    use super::*;
+
+    fn settings(environment: &[(&str, &str)]) -> S3Settings {
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let bucket = "lake".to_owned();
+        S3Settings { bucket, endpoint: None, region: None, allow_http: false, environment: Some(environment) }
+    }
+
+    const CREDENTIALS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret")];
+
+    #[test]
+    fn plain_http_is_for_loopback_and_for_those_who_insist() {
+        for endpoint in ["http://127.0.0.1:9000", "http://localhost", "http://[::1]:9000/x", "https://s3.example.com"] {
+            assert_eq!(check_endpoint(endpoint, false), Ok(()), "{endpoint}");
+        }
+        for endpoint in ["http://s3.example.com", "http://10.0.0.1:9000", "http://localhost.example.com", "http://"] {
+            let (text, _) = check_endpoint(endpoint, false).unwrap_err();
+            assert_eq!(text, format!("\"{endpoint}\" is not encrypted"));
+            assert_eq!(check_endpoint(endpoint, true), Ok(()));
+        }
+        for endpoint in ["s3.example.com:9000", "ftp://s3.example.com", "http://127.0.0.1@s3.example.com"] {
+            assert!(check_endpoint(endpoint, false).is_err(), "{endpoint}");
+        }
+    }
+
+    #[test]
+    fn keys_override_the_variables() {
+        let mut settings = settings(&[
+            ("AWS_REGION", "eu-west-1"),
+            ("AWS_ENDPOINT_URL", "https://a.example.com"),
+            ("AWS_ENDPOINT_URL_S3", "https://b.example.com"),
+            ("AWS_CONDITIONAL_PUT", "disabled"),
+            ("AWS_BUCKET", "other"),
+            ("HOME", "/root"),
+        ]);
+        let value = |settings: &S3Settings, key| settings.builder().unwrap().get_config_value(&key);
+        assert_eq!(value(&settings, Key::Region).as_deref(), Some("eu-west-1"));
+        settings.region = Some("us-west-2".to_owned());
+        settings.endpoint = Some("https://c.example.com".to_owned());
+        assert_eq!(value(&settings, Key::Region).as_deref(), Some("us-west-2"));
+        assert_eq!(value(&settings, Key::S3Endpoint).as_deref(), Some("https://c.example.com"));
+        assert_eq!(value(&settings, Key::Bucket).as_deref(), Some("lake"));
+        assert_eq!(value(&settings, Key::ConditionalPut).as_deref(), Some("etag"));
+    }
+
+    #[test]
+    fn a_plain_endpoint_in_a_variable_is_refused_too() {
+        let error = settings(&[("AWS_ENDPOINT_URL", "http://s3.example.com")]).builder().unwrap_err();
+        assert_eq!(error.fault(), Fault::Permanent);
+    }
+
+    #[tokio::test]
+    async fn half_of_the_credentials_are_none() {
+        let error = settings(&CREDENTIALS[..1]).connect().await.unwrap_err();
+        assert_eq!(error.fault(), Fault::Permanent);
+        assert!(error.chain().contains("Missing SecretAccessKey"), "{}", error.chain());
+    }
+
+    #[tokio::test]
+    async fn a_machine_without_any_credentials_says_so() {
+        // Port 1 refuses: nobody is there, as outside AWS.
+        let error = settings(&[("AWS_METADATA_ENDPOINT", "http://127.0.0.1:1")]).connect().await.unwrap_err();
+        assert_eq!(error.fault(), Fault::Permanent);
+        assert_eq!(error.to_string(), "there are no credentials for S3");
+    }
+
+    #[tokio::test]
+    async fn a_role_that_is_away_is_waited_for() {
+        let token = tempfile::NamedTempFile::new().unwrap();
+        let token = token.path().to_str().unwrap();
+        let error = settings(&[
+            ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:1/role"),
+            ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", token),
+        ]);
+        assert_eq!(error.connect().await.unwrap_err().fault(), Fault::Transient);
+    }
+}

@@ -1,0 +1,31 @@
+//! What the sink asks of the place where its objects lie.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use pipeline_engine::stage::StageError;
+
+/// One Parquet file on its way to the store.
+#[derive(Debug, Clone)]
+pub(super) struct Object {
+    /// Folders and name, below the sink's own prefix. Made of our own words only.
+    pub(super) key: String,
+    /// The whole file.
+    pub(super) content: Bytes,
+}
+
+/// A place where objects are created, each at once or not at all.
+#[async_trait]
+pub(super) trait Store: Send + Sync {
+    /// Reaches the place and finds out whether objects can be created there.
+    async fn open(&mut self) -> Result<(), StageError>;
+
+    /// The object is there and durable on return. One with the same content that is there already
+    /// counts; one with other content is never overwritten.
+    async fn create(&self, object: &Object) -> Result<(), StageError>;
+}
+
+/// The key is taken by something that is not ours.
+pub(super) fn taken(key: &str) -> StageError {
+    StageError::permanent(format!("\"{key}\" exists with other content than its name says"))
+        .hint("It was damaged or written by somebody else. Move it away, then start again: nothing was overwritten.")
+}

@@ -1,0 +1,140 @@
+//! The devices whose windows are remembered, bounded in number.
+//!
+//! A device is found by one look into a hash table; its windows lie side by side. The table's order
+//! shows nowhere: devices are numbered as they come, and forgotten by when they were last seen.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use ahash::RandomState;
+use pipeline_engine::Counter;
+
+use super::baseline::Baseline;
+
+/// All windows. Besides the hash table and the queue, which can be made again, it is plain data.
+pub(super) struct Fleet {
+    metrics: usize,
+    window: usize,
+    devices_max: usize,
+    slots: HashMap<Arc<str>, usize, RandomState>,
+    devices: Vec<Device>,
+    /// By device, then metric.
+    baselines: Vec<Baseline>,
+    /// By device, then metric, then place in the ring.
+    rings: Vec<f64>,
+    /// Counts sightings: the order in which devices were last seen.
+    sightings: u64,
+    /// Devices by when they were last seen, as it was when this was filled.
+    oldest: VecDeque<(u64, usize)>,
+}
+
+struct Device {
+    key: Arc<str>,
+    last_sighting: u64,
+}
+
+impl Fleet {
+    pub(super) fn new(metrics: usize, window: u32, devices_max: u32) -> Self {
+        Self {
+            metrics,
+            window: window as usize,
+            devices_max: devices_max as usize,
+            slots: HashMap::default(),
+            devices: Vec::new(),
+            baselines: Vec::new(),
+            rings: Vec::new(),
+            sightings: 0,
+            oldest: VecDeque::new(),
+        }
+    }
+
+    /// The slot of a device, which counts as seen. A new one takes the place of the device seen least
+    /// recently when there are too many; no other slot changes.
+    pub(super) fn slot(&mut self, key: &str, evicted: &Counter) -> usize {
+        self.sightings += 1;
+        if let Some(slot) = self.slots.get(key) {
+            self.devices[*slot].last_sighting = self.sightings;
+            return *slot;
+        }
+        let device = Device { key: key.into(), last_sighting: self.sightings };
+        let key = device.key.clone();
+        let slot = if self.devices.len() < self.devices_max {
+            self.devices.push(device);
+            self.baselines.resize(self.devices.len() * self.metrics, Baseline::EMPTY);
+            self.rings.resize(self.baselines.len() * self.window, 0.0);
+            self.devices.len() - 1
+        } else {
+            let slot = self.forget_oldest();
+            evicted.increment();
+            self.devices[slot] = device;
+            // What is left in the rings is read by no empty window.
+            self.baselines[slot * self.metrics..][..self.metrics].fill(Baseline::EMPTY);
+            slot
+        };
+        self.slots.insert(key, slot);
+        slot
+    }
+
+    /// The sums and the ring of a device's metric.
+    pub(super) fn baseline(&mut self, slot: usize, metric: usize) -> (&mut Baseline, &mut [f64]) {
+        let index = slot * self.metrics + metric;
+        (&mut self.baselines[index], &mut self.rings[index * self.window..][..self.window])
+    }
+
+    /// Removes the device seen least recently from the table; its slot is free.
+    ///
+    /// The queue is filled once and used up: an entry whose device has not been seen since is older
+    /// than all behind it and than all that have. So a sighting costs one store, not a list to mend.
+    fn forget_oldest(&mut self) -> usize {
+        loop {
+            while let Some((sighting, slot)) = self.oldest.pop_front() {
+                if self.devices[slot].last_sighting == sighting {
+                    self.slots.remove(&self.devices[slot].key);
+                    return slot;
+                }
+            }
+            let mut all: Vec<_> = (0..).zip(&self.devices).map(|(slot, device)| (device.last_sighting, slot)).collect();
+            all.sort_unstable();
+            self.oldest = all.into();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_device_seen_least_recently_is_forgotten(
+            keys in prop::collection::vec(0..12u8, 0..300),
+            devices_max in 1..8u32,
+        ) {
+            let evicted = Counter::default();
+            let mut fleet = Fleet::new(1, 2, devices_max);
+            let mut model: Vec<String> = Vec::new();
+            let mut model_evicted = 0;
+            for key in keys {
+                let key = format!("dev-{key}");
+                fleet.slot(&key, &evicted);
+                model.retain(|other| *other != key);
+                model.push(key);
+                if model.len() > devices_max as usize {
+                    model.remove(0);
+                    model_evicted += 1;
+                }
+                let mut known: Vec<String> = fleet.slots.keys().map(ToString::to_string).collect();
+                known.sort();
+                let mut expected = model.clone();
+                expected.sort();
+                prop_assert_eq!(known, expected);
+                prop_assert_eq!(evicted.get(), model_evicted);
+            }
+            for (key, slot) in &fleet.slots {
+                prop_assert_eq!(&fleet.devices[*slot].key, key);
+            }
+        }
+    }
+}

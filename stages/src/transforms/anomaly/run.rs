@@ -1,0 +1,130 @@
+//! The running stage: scores rows, and reports what is flagged.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanBuilder, Float64Array, Float64Builder, Int32Array, StringArray,
+    TimestampMicrosecondArray, UInt32Array,
+};
+use arrow::compute::{cast, take};
+use arrow::datatypes::{DataType, Float64Type, SchemaRef, TimestampMicrosecondType};
+use arrow::record_batch::RecordBatch;
+use pipeline_engine::Counter;
+use pipeline_engine::stage::{Batch, Emitter, StageError, Transform};
+
+use super::ANOMALIES;
+use super::baseline::{Floor, Rules, Standing};
+use super::fleet::Fleet;
+
+/// Rules by column, and the windows.
+pub(super) struct Anomaly {
+    pub(super) pipeline: String,
+    pub(super) key: usize,
+    pub(super) time: usize,
+    /// Column and name of each metric.
+    pub(super) metrics: Vec<(usize, String)>,
+    pub(super) rules: Rules,
+    /// By metric.
+    pub(super) floors: Vec<Floor>,
+    pub(super) fleet: Fleet,
+    pub(super) schema: SchemaRef,
+    pub(super) anomalies: SchemaRef,
+    pub(super) evicted: Counter,
+    /// Flagged readings of the batch at hand; kept for its capacity.
+    pub(super) found: Vec<Found>,
+}
+
+/// A flagged reading.
+pub(super) struct Found {
+    row: u32,
+    metric: usize,
+    value: f64,
+    standing: Standing,
+}
+
+impl Transform for Anomaly {
+    fn apply(&mut self, batch: Batch, out: &mut Emitter) -> Result<(), StageError> {
+        self.found.clear();
+        let scored = self.score(&batch.rows)?;
+        if self.found.is_empty() {
+            out.emit(batch.with_rows(scored));
+            return Ok(());
+        }
+        let anomalies = self.report(&batch.rows, batch.ack().received_at_us())?;
+        let (scored, anomalies) = batch.split(scored, anomalies);
+        out.emit(scored);
+        out.emit_to(ANOMALIES, anomalies);
+        Ok(())
+    }
+}
+
+impl Anomaly {
+    /// All rows with their scores; flagged readings are put into `found`, in the order of the rows.
+    fn score(&mut self, rows: &RecordBatch) -> Result<RecordBatch, StageError> {
+        let keys = rows.column(self.key).as_string::<i32>();
+        let times = rows.column(self.time).as_primitive::<TimestampMicrosecondType>();
+        let mut metrics = Vec::with_capacity(self.metrics.len());
+        for (column, _) in &self.metrics {
+            metrics.push(cast(rows.column(*column), &DataType::Float64)?.as_primitive::<Float64Type>().clone());
+        }
+        let mut scores: Vec<_> = metrics.iter().map(|_| Float64Builder::with_capacity(rows.num_rows())).collect();
+        let mut flags = BooleanBuilder::with_capacity(rows.num_rows());
+        // The device of the row before: devices often send several readings together.
+        let mut last: Option<(&str, usize)> = None;
+        for row in 0..rows.num_rows() {
+            let key = keys.is_valid(row).then(|| keys.value(row));
+            if last.map(|(key, _)| key) != key {
+                last = key.map(|key| (key, self.fleet.slot(key, &self.evicted)));
+            }
+            let time_us = times.is_valid(row).then(|| times.value(row));
+            let found_before = self.found.len();
+            for (metric, values) in metrics.iter().enumerate() {
+                let standing = match last {
+                    Some((_, slot)) if values.is_valid(row) => {
+                        let (baseline, ring) = self.fleet.baseline(slot, metric);
+                        baseline.observe(ring, values.value(row), time_us, &self.rules, self.floors[metric])
+                    }
+                    _ => None,
+                };
+                scores[metric].append_option(standing.map(|standing| standing.score));
+                if let Some(standing) = standing.filter(|standing| self.rules.flags(standing)) {
+                    let row = u32::try_from(row).map_err(|_| StageError::bug("a batch has more than 2^32 rows"))?;
+                    self.found.push(Found { row, metric, value: values.value(row as usize), standing });
+                }
+            }
+            flags.append_value(self.found.len() > found_before);
+        }
+        let mut columns = rows.columns().to_vec();
+        columns.extend(scores.iter_mut().map(|score| Arc::new(score.finish()) as ArrayRef));
+        columns.push(Arc::new(flags.finish()));
+        Ok(RecordBatch::try_new(self.schema.clone(), columns)?)
+    }
+
+    /// One row for each entry of `found`.
+    ///
+    /// A batch that no source has read has no time of receipt: the reading's own stands in for it.
+    fn report(&self, rows: &RecordBatch, received_at_us: Option<i64>) -> Result<RecordBatch, StageError> {
+        let found = &self.found;
+        let indices = UInt32Array::from_iter_values(found.iter().map(|found| found.row));
+        let event_time = take(rows.column(self.time), &indices, None)?;
+        let events = event_time.as_primitive::<TimestampMicrosecondType>().iter();
+        let detected_at: TimestampMicrosecondArray = events.map(|time| received_at_us.or(time).or(Some(0))).collect();
+        let numbers =
+            |of: fn(&Found) -> f64| Arc::new(Float64Array::from_iter_values(found.iter().map(of))) as ArrayRef;
+        let severity = |found: &Found| if self.rules.is_critical(&found.standing) { "critical" } else { "warning" };
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(detected_at.with_timezone("UTC")),
+            take(rows.column(self.key), &indices, None)?,
+            event_time,
+            Arc::new(StringArray::from_iter_values(found.iter().map(|found| &self.metrics[found.metric].1))),
+            numbers(|found| found.value),
+            numbers(|found| found.standing.mean),
+            numbers(|found| found.standing.spread),
+            numbers(|found| found.standing.score),
+            Arc::new(StringArray::from_iter_values(found.iter().map(severity))),
+            Arc::new(Int32Array::from_iter_values(found.iter().map(|found| found.standing.readings))),
+            Arc::new(StringArray::from_iter_values(found.iter().map(|_| &self.pipeline))),
+        ];
+        Ok(RecordBatch::try_new(self.anomalies.clone(), columns)?)
+    }
+}
