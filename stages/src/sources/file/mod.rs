@@ -194,17 +194,20 @@ impl Source for FileSource {
         }
         read
     }
+
+    /// On the caller's thread: a few opens and headers, and nothing else runs during a check.
+    async fn probe(&mut self) -> Result<String, StageError> {
+        let decoder = Decoder::new(self.schema.as_deref(), Format::Json, &self.stage);
+        let files = self.open_all(&decoder)?.len();
+        Ok(if files == 1 { "the file can be read".to_owned() } else { format!("all {files} files can be read") })
+    }
 }
 
 impl FileSource {
     /// Reads all files, on a thread of its own, until nobody takes the chunks any more.
     fn read(&self, chunks: &mpsc::Sender<Chunk>) -> Result<(), StageError> {
         let mut decoder = Decoder::new(self.schema.as_deref(), Format::Json, &self.stage);
-        // All are opened first: a missing file or a header that doesn't fit shows before any row leaves.
-        let files = self.config.path.0.iter().map(|path| {
-            FileReader::open(path, self.config.is_gzip(path), self.config.format, self.line_bytes_max(), &decoder)
-        });
-        let files = files.collect::<Result<Vec<_>, StageError>>()?;
+        let files = self.open_all(&decoder)?;
         let plan =
             Plan { topic: self.config.topic.as_deref(), pace_column: self.pace.as_ref().map(|pace| pace.column) };
         for (index, file) in files.into_iter().enumerate() {
@@ -216,8 +219,14 @@ impl FileSource {
         Ok(())
     }
 
-    fn line_bytes_max(&self) -> usize {
-        self.config.line_bytes_max.bytes()
+    /// All are opened before any is read: a missing file or a header that doesn't fit shows before
+    /// any row leaves.
+    fn open_all(&self, decoder: &Decoder) -> Result<Vec<FileReader>, StageError> {
+        let config = &self.config;
+        let open = |path: &PathBuf| {
+            FileReader::open(path, config.is_gzip(path), config.format, config.line_bytes_max.bytes(), decoder)
+        };
+        config.path.0.iter().map(open).collect()
     }
 }
 
