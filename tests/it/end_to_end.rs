@@ -226,7 +226,13 @@ fn assert_anomalies(installation: &Installation, truth: &[Value]) {
         found.contains(&(text("device_id"), text("metric"), micros(&text("timestamp"))))
     };
     let missed: Vec<_> = judged.iter().filter(|line| !is_found(line)).collect();
-    println!("{} anomalies planted, {} judged, {} missed, {} alerts", planted.len(), judged.len(), missed.len(), found.len());
+    println!(
+        "{} anomalies planted, {} judged, {} missed, {} alerts",
+        planted.len(),
+        judged.len(),
+        missed.len(),
+        found.len()
+    );
     assert!(missed.is_empty(), "missed: {missed:?}");
 }
 

@@ -1,6 +1,9 @@
 //! What only shows from outside: real services, the real binary. One binary for all of it, since
 //! each file directly under `tests/` links again.
 
+// The lint's exception for tests covers test functions, not what they call.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
+
 mod end_to_end;
 mod examples;
 mod mqtt;

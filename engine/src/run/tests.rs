@@ -327,7 +327,7 @@ async fn a_full_pipeline_holds_the_source_back() {
         .unwrap();
     let run = Run::new(plan);
     let stats = run.stats();
-    let _ = run.until(tokio::time::sleep(Duration::from_secs(60))).await;
+    assert!(run.until(tokio::time::sleep(Duration::from_secs(60))).await.is_err(), "the sink never ends");
     // 3 batches wait before the transform (30 rows) and 6 of 5 rows behind it, one is in the transform's
     // hands, and the sink's group holds what was there when it began to write.
     let sent = stats.stages[0].rows_out(Port::MAIN);

@@ -216,9 +216,9 @@ mod tests {
     fn values_go_out_digit_for_digit() {
         let file = "timestamp,value\n2013-12-02 21:15:00,73.96732207\r\n2013-12-02 21:20:00.5,74.93588199999998\n2013-12-02T21:25:00+01:00,-1.00035107164e-05\n";
         let expected = [
-            r#"{"device_id":"pump","timestamp":"2013-12-02T21:15:00Z","value":73.96732207}"#,
-            r#"{"device_id":"pump","timestamp":"2013-12-02T21:20:00.5Z","value":74.93588199999998}"#,
-            r#"{"device_id":"pump","timestamp":"2013-12-02T21:25:00+01:00","value":-1.00035107164e-05}"#,
+            r#"{"device_id":"pump","timestamp":"2013-12-02T21:15:00Z","value":73.96732207,"seq":1}"#,
+            r#"{"device_id":"pump","timestamp":"2013-12-02T21:20:00.5Z","value":74.93588199999998,"seq":2}"#,
+            r#"{"device_id":"pump","timestamp":"2013-12-02T21:25:00+01:00","value":-1.00035107164e-05,"seq":3}"#,
         ];
         assert_eq!(payloads("m.csv", file), expected);
     }
@@ -227,8 +227,8 @@ mod tests {
     fn fields_that_are_no_numbers_are_null_or_text() {
         let file = "\u{feff}value,state,ok,timestamp\n,\"a \"\"b\"\", c\",true,2013-12-02 21:15:00\n+5,NaN,007,2013-12-02 21:15:01\n";
         let expected = [
-            r#"{"device_id":"pump","timestamp":"2013-12-02T21:15:00Z","value":null,"state":"a \"b\", c","ok":true}"#,
-            r#"{"device_id":"pump","timestamp":"2013-12-02T21:15:01Z","value":"+5","state":"NaN","ok":"007"}"#,
+            r#"{"device_id":"pump","timestamp":"2013-12-02T21:15:00Z","value":null,"state":"a \"b\", c","ok":true,"seq":1}"#,
+            r#"{"device_id":"pump","timestamp":"2013-12-02T21:15:01Z","value":"+5","state":"NaN","ok":"007","seq":2}"#,
         ];
         assert_eq!(payloads("m.csv", file), expected);
     }
@@ -238,7 +238,7 @@ mod tests {
         let file = "device_id,timestamp,value\nd7,2013-12-02 21:15:00,1\n,2013-12-02 21:15:01,2\n";
         let sent = replay("m.csv", file, |_| {}).unwrap();
         assert_eq!(sent[0].1, "iot/d7");
-        assert_eq!(sent[0].2, r#"{"device_id":"d7","timestamp":"2013-12-02T21:15:00Z","value":1}"#);
+        assert_eq!(sent[0].2, r#"{"device_id":"d7","timestamp":"2013-12-02T21:15:00Z","value":1,"seq":1}"#);
         assert_eq!(sent[1].1, "iot/pump");
     }
 

@@ -203,12 +203,13 @@ async fn a_real_data_set_comes_through_whole() {
     let config = SimulatorConfig { replay: Some(path), pace: Pace::Unpaced, ..SimulatorConfig::default() };
     let (outcome, ports, _) = run_to_end(config).await;
     assert_eq!(outcome, Ok(()));
-    let mut lines = file.lines().skip(1);
+    let mut lines = file.lines().skip(1).zip(1..);
     for batch in &ports[0] {
         for payload in batch.column(1).as_binary::<i32>().iter().flatten() {
-            let (time, value) = lines.next().and_then(|line| line.split_once(',')).expect("a row for each message");
+            let (line, seq) = lines.next().expect("a row for each message");
+            let (time, value) = line.split_once(',').expect("two fields");
             let expected = format!(
-                r#"{{"device_id":"machine_temperature_system_failure","timestamp":"{}Z","value":{}}}"#,
+                r#"{{"device_id":"machine_temperature_system_failure","timestamp":"{}Z","value":{},"seq":{seq}}}"#,
                 time.replace(' ', "T"),
                 value.trim()
             );
