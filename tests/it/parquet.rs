@@ -87,7 +87,7 @@ fn rows_read_back_from_s3_as_they_were_and_each_in_the_folder_of_its_day() {
         let rows = readings(Some(DAY_US + 20 * HOUR_US), 8);
         sink.write(&group(&[rows.slice(0, 5), rows.slice(5, 3)])).await.expect("it is stored");
 
-        let folders: Vec<String> = objects(&bucket).await.iter().map(|object| folder(object)).collect();
+        let folders: Vec<String> = objects(&bucket).await.iter().map(folder).collect();
         assert_eq!(folders, ["lake/year=2026/month=01/day=31", "lake/year=2026/month=02/day=01"]);
         let stored = services::read_parquet(&bucket, "lake").await;
         assert_eq!(concat_batches(&rows.schema(), &stored).expect("one schema"), rows);
