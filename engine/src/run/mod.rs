@@ -98,7 +98,7 @@ impl Run {
 
     /// Runs until every source has ended, or until `stop` resolves and what is on its way is stored.
     ///
-    /// Must be called within a tokio runtime. Not cancel safe: dropping the future stops everything at
+    /// Must be called within a tokio runtime; the future may be spawned. Not cancel safe: dropping the future stops everything at
     /// once, as a crash would.
     ///
     /// # Errors
@@ -111,53 +111,54 @@ impl Run {
             () = &mut stop => return Ok(Report::new(started.elapsed(), &self.stats)),
         };
         if let Err((node, error)) = opened {
-            return Err(self.failed(node, error));
+            return Err(failed(&self.stats, node, error));
         }
         let reading = CancellationToken::new();
         let mut tasks = Tasks::spawn(&mut self, &reading);
-        let outcome = self.supervise(&mut tasks, reading, stop).await;
+        let outcome = supervise(&self.stats, self.plan.settings.drain_timeout, &mut tasks, reading, stop).await;
         tasks.set.shutdown().await;
         outcome.map(|()| Report::new(started.elapsed(), &self.stats))
     }
+}
 
-    async fn supervise(
-        &self,
-        tasks: &mut Tasks,
-        reading: CancellationToken,
-        mut stop: impl Future<Output = ()> + Unpin,
-    ) -> Result<(), RunError> {
-        let drain_timeout = self.plan.settings.drain_timeout;
-        let mut deadline = None;
-        loop {
-            tokio::select! {
-                ended = tasks.next() => match ended {
-                    None => return Ok(()),
-                    Some((_, Ok(()))) => {}
-                    Some((node, Err(error))) => {
-                        reading.cancel();
-                        let (node, error) = tasks.cause(node, error).await;
-                        return Err(self.failed(node, error));
-                    }
-                },
-                () = &mut stop, if deadline.is_none() => {
-                    tracing::info!("stopping: rows on their way are stored first");
+/// Waits for the stages to end, for the stop, and for the stop to take too long.
+async fn supervise(
+    stats: &RunStats,
+    drain_timeout: Duration,
+    tasks: &mut Tasks,
+    reading: CancellationToken,
+    mut stop: impl Future<Output = ()> + Unpin,
+) -> Result<(), RunError> {
+    let mut deadline = None;
+    loop {
+        tokio::select! {
+            ended = tasks.next() => match ended {
+                None => return Ok(()),
+                Some((_, Ok(()))) => {}
+                Some((node, Err(error))) => {
                     reading.cancel();
-                    deadline = Some(tokio::time::Instant::now() + drain_timeout);
+                    let (node, error) = tasks.cause(node, error).await;
+                    return Err(failed(stats, node, error));
                 }
-                () = sleep_until(deadline) => {
-                    let rows = self.stats.edges.iter().map(|edge| edge.rows_waiting()).sum();
-                    return Err(RunError::NotDrained { rows, timeout: drain_timeout });
-                }
+            },
+            () = &mut stop, if deadline.is_none() => {
+                tracing::info!("stopping: rows on their way are stored first");
+                reading.cancel();
+                deadline = Some(tokio::time::Instant::now() + drain_timeout);
+            }
+            () = sleep_until(deadline) => {
+                let rows = stats.edges.iter().map(|edge| edge.rows_waiting()).sum();
+                return Err(RunError::NotDrained { rows, timeout: drain_timeout });
             }
         }
     }
+}
 
-    fn failed(&self, node: usize, error: StageError) -> RunError {
-        let stats = &self.stats.stages[node];
-        stats.set_state(StageState::Failed);
-        stats.note_error(error.chain());
-        RunError::Stage { stage: stats.name.clone(), kind: stats.kind, type_name: stats.type_name, error }
-    }
+fn failed(stats: &RunStats, node: usize, error: StageError) -> RunError {
+    let stats = &stats.stages[node];
+    stats.set_state(StageState::Failed);
+    stats.note_error(error.chain());
+    RunError::Stage { stage: stats.name.clone(), kind: stats.kind, type_name: stats.type_name, error }
 }
 
 async fn sleep_until(deadline: Option<tokio::time::Instant>) {

@@ -179,8 +179,9 @@ impl Sink for Letters {
     }
 }
 
+/// As an embedder would: on a task of its own.
 async fn run(plan: Plan) -> Result<crate::Report, RunError> {
-    Run::new(plan).until(std::future::pending()).await
+    tokio::spawn(Run::new(plan).until(std::future::pending())).await.expect("no panic")
 }
 
 #[tokio::test(start_paused = true)]
