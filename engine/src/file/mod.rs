@@ -22,7 +22,7 @@ pub use mistake::{Mistake, Mistakes};
 pub(crate) use read::KeyPlaces;
 use read::Reader;
 
-use crate::plan::{Draft, DraftStage, Settings};
+use crate::plan::{Draft, DraftStage, Settings, Source};
 use crate::registry::{Kind, Registry};
 use crate::schema::{ColumnText, ColumnType, DeclaredSchema};
 use crate::suggest::suggest;
@@ -58,14 +58,16 @@ pub fn pipeline_schema() -> schemars::Schema {
     schemars::SchemaGenerator::default().into_root_schema_for::<PipelineText>()
 }
 
-/// Reads a pipeline file. `file` is its name in messages and, without its folder and ending, the
-/// pipeline's default name.
-pub(crate) fn read(
+/// Reads a pipeline file and gives the draft on, with the mistakes so far; the draft borrows from what
+/// is read here. `file` is its name in messages and, without its folder and ending, the pipeline's
+/// default name.
+pub(crate) fn read<T>(
     text: &str,
     file: &str,
     registry: &Registry,
     variables: &Variables<'_>,
-) -> Result<(Draft, Vec<Mistake>), Vec<Mistake>> {
+    check: impl FnOnce(Draft<'_>, Vec<Mistake>) -> Result<T, Vec<Mistake>>,
+) -> Result<T, Vec<Mistake>> {
     let (document, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         // What follows from broken syntax would only be noise.
@@ -100,7 +102,7 @@ pub(crate) fn read(
             }
         }
     }
-    Ok((Draft { settings, schemas: Arc::new(schemas), stages }, reader.mistakes))
+    check(Draft { settings, schemas: Arc::new(schemas), stages }, reader.mistakes)
 }
 
 fn read_settings<'i>(reader: &mut Reader<'i>, value: Option<Spanned<DeValue<'i>>>, file: &str) -> Settings {
@@ -188,7 +190,7 @@ fn read_stage<'i>(
     kind: Kind,
     name: &Spanned<std::borrow::Cow<'i, str>>,
     value: Spanned<DeValue<'i>>,
-) -> Option<DraftStage> {
+) -> Option<DraftStage<'i>> {
     let header = name.span();
     let what = format!("{}.{}", kind.table(), name.get_ref());
     let mut table = table_of(reader, value, &what)?;
@@ -202,7 +204,7 @@ fn read_stage<'i>(
     let found = type_name.and_then(|(word, place)| find_type(reader, registry, kind, &word, place));
     let config = found.and_then(|found| {
         let what = format!("{} \"{}\" of type \"{}\"", kind.word(), name.get_ref(), found.doc.type_name);
-        reader.read(table, header.clone(), &what, &found.config_schema, found.read)
+        reader.read(table.clone(), header.clone(), &what, &found.config_schema, found.read)
     });
     Some(DraftStage {
         name: name.get_ref().to_string(),
@@ -211,6 +213,7 @@ fn read_stage<'i>(
         ports: found.map_or(&[], |found| found.doc.ports),
         inputs,
         config,
+        source: found.map(|found| Source { table, read: found.read }),
         places,
     })
 }

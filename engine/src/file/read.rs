@@ -198,6 +198,11 @@ impl KeyPlaces {
         self.keys.insert(path, place);
     }
 
+    /// Whether the file has this very key.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.keys.contains_key(key)
+    }
+
     /// The place of a key, or of the nearest table around it, or of the stage.
     pub(crate) fn of(&self, key: &str) -> Option<Range<usize>> {
         let mut path = key;

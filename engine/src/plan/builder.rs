@@ -15,7 +15,7 @@ use crate::stage::{SinkConfig, SourceConfig, StageDoc, TransformConfig};
 pub struct PlanBuilder {
     settings: Settings,
     schemas: BTreeMap<String, Arc<DeclaredSchema>>,
-    stages: Vec<DraftStage>,
+    stages: Vec<DraftStage<'static>>,
 }
 
 impl PlanBuilder {
@@ -65,6 +65,7 @@ impl PlanBuilder {
             ports: doc.ports,
             inputs: inputs.iter().map(|input| ((*input).to_owned(), None)).collect(),
             config: Some(config),
+            source: None,
             places: KeyPlaces::default(),
         });
         self

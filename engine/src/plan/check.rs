@@ -11,7 +11,7 @@ use super::{Draft, DraftStage, Edge, Node, Plan};
 use crate::context::BuildContext;
 use crate::file::Mistake;
 use crate::registry::{Built, Kind};
-use crate::stage::{Outputs, Port};
+use crate::stage::{BuildError, Outputs, Port};
 use crate::stats::StageStats;
 use crate::suggest::suggest;
 
@@ -23,7 +23,7 @@ struct Link {
     place: Option<Range<usize>>,
 }
 
-pub(super) fn check(draft: Draft, mut mistakes: Vec<Mistake>) -> Result<Plan, Vec<Mistake>> {
+pub(super) fn check(draft: Draft<'_>, mut mistakes: Vec<Mistake>) -> Result<Plan, Vec<Mistake>> {
     if draft.stages.is_empty() && mistakes.is_empty() {
         let message = "the pipeline has no stages";
         return Err(vec![Mistake::new(None, message).hint("Add [sources.NAME] and [sinks.NAME].")]);
@@ -44,7 +44,7 @@ pub(super) fn check(draft: Draft, mut mistakes: Vec<Mistake>) -> Result<Plan, Ve
     build(draft, &links, &order, mistakes)
 }
 
-fn index_names(stages: &[DraftStage], mistakes: &mut Vec<Mistake>) -> BTreeMap<String, usize> {
+fn index_names(stages: &[DraftStage<'_>], mistakes: &mut Vec<Mistake>) -> BTreeMap<String, usize> {
     let mut by_name = BTreeMap::new();
     for (index, stage) in stages.iter().enumerate() {
         if let Some(first) = by_name.insert(stage.name.clone(), index) {
@@ -56,7 +56,11 @@ fn index_names(stages: &[DraftStage], mistakes: &mut Vec<Mistake>) -> BTreeMap<S
     by_name
 }
 
-fn find_links(stages: &[DraftStage], by_name: &BTreeMap<String, usize>, mistakes: &mut Vec<Mistake>) -> Vec<Vec<Link>> {
+fn find_links(
+    stages: &[DraftStage<'_>],
+    by_name: &BTreeMap<String, usize>,
+    mistakes: &mut Vec<Mistake>,
+) -> Vec<Vec<Link>> {
     let mut all = Vec::new();
     for stage in stages {
         let mut links: Vec<Link> = Vec::new();
@@ -78,7 +82,7 @@ fn find_links(stages: &[DraftStage], by_name: &BTreeMap<String, usize>, mistakes
 }
 
 /// Whether a stage of this type can have the port at all; whether this one has it shows once built.
-fn readable(stage: &DraftStage, port: &str) -> bool {
+fn readable(stage: &DraftStage<'_>, port: &str) -> bool {
     match port {
         "" => stage.kind != Kind::Sink,
         // The type is unknown: its ports are too.
@@ -87,7 +91,12 @@ fn readable(stage: &DraftStage, port: &str) -> bool {
     }
 }
 
-fn unknown_input(stages: &[DraftStage], reader: &DraftStage, input: &str, place: Option<Range<usize>>) -> Mistake {
+fn unknown_input(
+    stages: &[DraftStage<'_>],
+    reader: &DraftStage<'_>,
+    input: &str,
+    place: Option<Range<usize>>,
+) -> Mistake {
     let mut known = Vec::new();
     for stage in stages.iter().filter(|stage| stage.name != reader.name) {
         if stage.kind != Kind::Sink {
@@ -134,7 +143,7 @@ fn cycle_in(links: &[Vec<Link>], waiting: &BTreeSet<usize>) -> Vec<usize> {
     }
 }
 
-fn cycle_mistake(stages: &[DraftStage], links: &[Vec<Link>], cycle: &[usize]) -> Mistake {
+fn cycle_mistake(stages: &[DraftStage<'_>], links: &[Vec<Link>], cycle: &[usize]) -> Mistake {
     let first = cycle[0];
     let last = cycle[cycle.len() - 1];
     let place = links[first].iter().find(|link| link.from == last).and_then(|link| link.place.clone());
@@ -144,7 +153,7 @@ fn cycle_mistake(stages: &[DraftStage], links: &[Vec<Link>], cycle: &[usize]) ->
         .hint("Rows flow from sources to sinks: take one of the inputs out.")
 }
 
-fn report_dead_ends(stages: &[DraftStage], links: &[Vec<Link>], order: &[usize], mistakes: &mut Vec<Mistake>) {
+fn report_dead_ends(stages: &[DraftStage<'_>], links: &[Vec<Link>], order: &[usize], mistakes: &mut Vec<Mistake>) {
     let mut reaches_sink: Vec<bool> = stages.iter().map(|stage| stage.kind == Kind::Sink).collect();
     for &stage in order.iter().rev() {
         if reaches_sink[stage] {
@@ -158,9 +167,14 @@ fn report_dead_ends(stages: &[DraftStage], links: &[Vec<Link>], order: &[usize],
     }
 }
 
-fn build(draft: Draft, links: &[Vec<Link>], order: &[usize], mut mistakes: Vec<Mistake>) -> Result<Plan, Vec<Mistake>> {
+fn build(
+    draft: Draft<'_>,
+    links: &[Vec<Link>],
+    order: &[usize],
+    mut mistakes: Vec<Mistake>,
+) -> Result<Plan, Vec<Mistake>> {
     let Draft { settings, schemas, stages } = draft;
-    let mut drafts: Vec<Option<DraftStage>> = stages.into_iter().map(Some).collect();
+    let mut drafts: Vec<Option<DraftStage<'_>>> = stages.into_iter().map(Some).collect();
     let mut nodes: Vec<Node> = Vec::new();
     // Where a draft's stage went; `None` if it could not be built.
     let mut built_at: Vec<Option<usize>> = vec![None; drafts.len()];
@@ -187,11 +201,7 @@ fn build(draft: Draft, links: &[Vec<Link>], order: &[usize], mut mistakes: Vec<M
                 built_at[index] = Some(to);
                 nodes.push(node(stage, built, stats));
             }
-            Err(error) => {
-                let mut mistake = Mistake::new(stage.places.of(&error.key), in_code(&stage, &error.key, error.message));
-                mistake.hint = error.hint;
-                mistakes.push(mistake);
-            }
+            Err(error) => mistakes.extend(all_mistakes(&mut stage, error, input.as_ref(), &cx)),
         }
     }
     if !mistakes.is_empty() {
@@ -201,8 +211,32 @@ fn build(draft: Draft, links: &[Vec<Link>], order: &[usize], mut mistakes: Vec<M
     Ok(Plan { settings, nodes, edges, warnings })
 }
 
+/// A stage stops at its first mistake; so the key that holds it is taken out and the stage built again,
+/// as long as that shows another one. What then points at no key of the file may only follow from the
+/// one taken out, and is left for the next time.
+fn all_mistakes(
+    stage: &mut DraftStage<'_>,
+    first: BuildError,
+    input: Option<&SchemaRef>,
+    cx: &BuildContext,
+) -> Vec<Mistake> {
+    let mut mistakes = Vec::new();
+    let mut reported = BTreeSet::new();
+    let mut next = Some(first);
+    while let Some(error) = next.take() {
+        reported.insert(error.key.clone());
+        let mut mistake = Mistake::new(stage.places.of(&error.key), in_code(stage, &error.key, error.message));
+        mistake.hint = error.hint;
+        mistakes.push(mistake);
+        let rest = stage.source.as_mut().and_then(|source| source.without(&error.key));
+        let again = rest.and_then(|config| config.build(input, cx).err());
+        next = again.filter(|error| stage.places.has(&error.key) && !reported.contains(&error.key));
+    }
+    mistakes
+}
+
 /// A plan made in code has no place to point at: the text says where.
-fn in_code(stage: &DraftStage, key: &str, message: String) -> String {
+fn in_code(stage: &DraftStage<'_>, key: &str, message: String) -> String {
     match stage.places.of("") {
         Some(_) => message,
         None if key.is_empty() => format!("{} \"{}\": {message}", stage.kind.word(), stage.name),
@@ -210,12 +244,12 @@ fn in_code(stage: &DraftStage, key: &str, message: String) -> String {
     }
 }
 
-fn ports_of(stage: &DraftStage) -> Vec<Port> {
+fn ports_of(stage: &DraftStage<'_>) -> Vec<Port> {
     let named = stage.ports.iter().map(|(name, _)| Port::new(name));
     if stage.kind == Kind::Sink { named.collect() } else { std::iter::once(Port::MAIN).chain(named).collect() }
 }
 
-fn node(stage: DraftStage, built: Built, stats: Arc<StageStats>) -> Node {
+fn node(stage: DraftStage<'_>, built: Built, stats: Arc<StageStats>) -> Node {
     let outputs: Outputs = match &built {
         Built::Source(source) => source.outputs.clone(),
         Built::Transform(transform) => transform.outputs.clone(),
@@ -229,7 +263,7 @@ type Input = (usize, Port, SchemaRef);
 /// The edges into a stage, with their schemas, which must be one and the same. `None` if one of them
 /// is not known, which has been reported.
 fn inputs_of(
-    stage: &DraftStage,
+    stage: &DraftStage<'_>,
     links: &[Link],
     built_at: &[Option<usize>],
     nodes: &[Node],

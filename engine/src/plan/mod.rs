@@ -15,12 +15,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 pub use builder::PlanBuilder;
 pub use graph::GraphFormat;
 
 use crate::file::{self, KeyPlaces, Mistake, Mistakes, Variables};
-use crate::registry::{Buildable, Built, Kind, Registry};
+use crate::registry::{Buildable, Built, ConfigTable, Kind, Registry};
 use crate::schema::DeclaredSchema;
 use crate::stage::{Outputs, Port};
 use crate::stats::StageStats;
@@ -44,13 +46,13 @@ impl Default for Settings {
 }
 
 /// Stages and their inputs by name, not checked yet.
-pub(crate) struct Draft {
+pub(crate) struct Draft<'i> {
     pub(crate) settings: Settings,
     pub(crate) schemas: Arc<BTreeMap<String, Arc<DeclaredSchema>>>,
-    pub(crate) stages: Vec<DraftStage>,
+    pub(crate) stages: Vec<DraftStage<'i>>,
 }
 
-pub(crate) struct DraftStage {
+pub(crate) struct DraftStage<'i> {
     pub(crate) name: String,
     pub(crate) kind: Kind,
     /// Empty if the type is unknown, which has been reported.
@@ -60,7 +62,31 @@ pub(crate) struct DraftStage {
     pub(crate) inputs: Vec<(String, Option<Range<usize>>)>,
     /// `None` if the configuration could not be read, which has been reported.
     pub(crate) config: Option<Box<dyn Buildable>>,
+    /// What the configuration was read from; `None` for a plan made in code.
+    pub(crate) source: Option<Source<'i>>,
     pub(crate) places: KeyPlaces,
+}
+
+/// A stage's table, kept so that it can be read again without a key that was wrong.
+pub(crate) struct Source<'i> {
+    pub(crate) table: ConfigTable<'i>,
+    pub(crate) read: for<'t> fn(ConfigTable<'t>) -> Result<Box<dyn Buildable>, toml::de::Error>,
+}
+
+impl Source<'_> {
+    /// The configuration without a key; `None` if the key is not there or can't be left out.
+    pub(crate) fn without(&mut self, key: &str) -> Option<Box<dyn Buildable>> {
+        take_out(self.table.get_mut(), key).then(|| (self.read)(self.table.clone()).ok()).flatten()
+    }
+}
+
+/// Takes out the value at a dotted path; of a list, the whole list.
+fn take_out(table: &mut DeTable<'_>, path: &str) -> bool {
+    let Some((key, rest)) = path.split_once('.') else { return table.remove(path).is_some() };
+    if let Some(DeValue::Table(inner)) = table.get_mut(key).map(Spanned::get_mut) {
+        return take_out(inner, rest);
+    }
+    table.remove(key).is_some()
 }
 
 /// A checked graph, ready to run once.
@@ -106,9 +132,8 @@ impl Plan {
     /// # Errors
     /// Every mistake in the text.
     pub fn parse(text: &str, file: &str, registry: &Registry, variables: &Variables<'_>) -> Result<Self, Mistakes> {
-        let (draft, mistakes) =
-            file::read(text, file, registry, variables).map_err(|mistakes| Mistakes::new(file, text, mistakes))?;
-        check::check(draft, mistakes).map_err(|mistakes| Mistakes::new(file, text, mistakes))
+        let plan = file::read(text, file, registry, variables, check::check);
+        plan.map_err(|mistakes| Mistakes::new(file, text, mistakes))
     }
 
     /// A plan made in code.
