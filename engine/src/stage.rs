@@ -79,7 +79,8 @@ pub trait Transform: Send {
     /// Any error stops the run; bad *rows* are no error, they leave by [`Port::REJECTED`].
     fn apply(&mut self, batch: Batch, out: &mut Emitter) -> Result<(), StageError>;
 
-    /// Called once, after the last batch and only when the input has really ended.
+    /// Called once, after the last batch: the input has ended, or the run was asked to stop. Not called
+    /// where the run fails.
     ///
     /// # Errors
     /// As for [`Transform::apply`].
