@@ -79,6 +79,22 @@ pub trait Transform: Send {
     /// Any error stops the run; bad *rows* are no error, they leave by [`Port::REJECTED`].
     fn apply(&mut self, batch: Batch, out: &mut Emitter) -> Result<(), StageError>;
 
+    /// What must survive a restart, as of the last batch that was applied; `None` for a transform
+    /// without state. The bytes are the transform's own and stay on this machine.
+    fn snapshot(&self) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// Goes on from a snapshot. Called at most once, after [`Transform::open`] and before the first batch.
+    ///
+    /// # Errors
+    /// The snapshot was taken under another configuration or is damaged: say which. Nothing must have
+    /// changed then; the engine starts with empty state and says so.
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), StageError> {
+        let _ = snapshot;
+        Err(StageError::permanent("the transform keeps no state"))
+    }
+
     /// Called once, after the last batch: the input has ended, or the run was asked to stop. Not called
     /// where the run fails.
     ///
