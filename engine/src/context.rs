@@ -1,6 +1,7 @@
 //! What the engine hands to a stage: while it is built, and while a source runs.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,8 @@ pub struct BuildContext {
     pub stage: String,
     /// The pipeline's name.
     pub pipeline: String,
+    /// Where the pipeline keeps what must survive a restart.
+    pub(crate) data_dir: PathBuf,
     pub(crate) schemas: Arc<BTreeMap<String, Arc<DeclaredSchema>>>,
     pub(crate) stats: Arc<StageStats>,
 }
@@ -29,7 +32,21 @@ impl BuildContext {
     pub fn detached(stage: &str, schemas: BTreeMap<String, Arc<DeclaredSchema>>) -> Self {
         let ports = [Port::MAIN, Port::REJECTED];
         let stats = Arc::new(StageStats::new(stage, "detached", "stage", &ports));
-        Self { stage: stage.to_owned(), pipeline: "detached".to_owned(), schemas: Arc::new(schemas), stats }
+        let data_dir = std::env::temp_dir().join(format!("pipeline-detached-{:016x}", rand::random::<u64>()));
+        Self { stage: stage.to_owned(), pipeline: "detached".to_owned(), data_dir, schemas: Arc::new(schemas), stats }
+    }
+
+    /// The same with another data directory, for tests.
+    #[must_use]
+    pub fn with_data_dir(mut self, data_dir: impl Into<PathBuf>) -> Self {
+        self.data_dir = data_dir.into();
+        self
+    }
+
+    /// A folder of the stage's own for what must survive a restart. Not made yet: the stage makes it
+    /// when it first has something to keep.
+    pub fn state_dir(&self) -> PathBuf {
+        self.data_dir.join(&self.stage)
     }
 
     /// The declared schema of that name.

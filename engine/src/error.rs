@@ -19,6 +19,19 @@ pub enum Fault {
     Bug,
 }
 
+/// A row of a group that the outside refuses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Which batch of the group.
+    pub batch: usize,
+    /// Which row of the batch.
+    pub row: usize,
+    /// A word to group by, such as an SQLSTATE: the `reason` of the dead letter.
+    pub reason: String,
+    /// A sentence for a person.
+    pub detail: String,
+}
+
 /// An error of a running stage.
 #[derive(Debug)]
 pub struct StageError {
@@ -27,6 +40,7 @@ pub struct StageError {
     message: String,
     hint: Option<String>,
     source: Option<Box<dyn Error + Send + Sync>>,
+    refused: Vec<Refused>,
     /// Only follows from another stage's end: never reported where there is a real cause.
     consequence: bool,
 }
@@ -48,6 +62,13 @@ impl StageError {
         Self::new(Fault::Data, message)
     }
 
+    /// These rows of a group are refused, and none of the group is stored yet. In order, each row once.
+    pub fn refused(rows: Vec<Refused>) -> Self {
+        let mut error = Self::data(format!("{} rows are refused", rows.len()));
+        error.refused = rows;
+        error
+    }
+
     /// An outside that is away for now. Past tense: it may work next time.
     pub fn transient(message: impl Into<String>) -> Self {
         Self::new(Fault::Transient, message)
@@ -64,7 +85,15 @@ impl StageError {
     }
 
     fn new(fault: Fault, message: impl Into<String>) -> Self {
-        Self { fault, code: None, message: message.into(), hint: None, source: None, consequence: false }
+        Self {
+            fault,
+            code: None,
+            message: message.into(),
+            hint: None,
+            source: None,
+            refused: Vec::new(),
+            consequence: false,
+        }
     }
 
     /// The error underneath; printed as part of the chain.
@@ -96,6 +125,11 @@ impl StageError {
     /// The outside's own code, if it gave one.
     pub fn outside_code(&self) -> Option<&str> {
         self.code.as_deref()
+    }
+
+    /// The rows that a sink has named; empty for any other error.
+    pub fn refused_rows(&self) -> &[Refused] {
+        &self.refused
     }
 
     /// The whole chain on one line, the hint last.

@@ -14,7 +14,8 @@ use serde::de::DeserializeOwned;
 
 pub use crate::batch::Batch;
 pub use crate::context::{BuildContext, SourceContext};
-pub use crate::error::{Fault, StageError};
+pub use crate::error::{Fault, Refused, StageError};
+pub use crate::position::Position;
 
 /// A named output of a stage. In `inputs`, `"x"` reads the main port of stage `x` and
 /// `"x.rejected"` its port `rejected`.
@@ -116,14 +117,28 @@ pub trait Sink: Send {
     /// Transient: called again after a backoff. Permanent: the run ends before anything is read.
     async fn open(&mut self) -> Result<(), StageError>;
 
-    /// All or nothing: every row of the group is durable on return, or none is visible.
+    /// How far this sink has come by its own record, which it keeps together with its rows. Called
+    /// after each [`Sink::open`]. The engine leaves out what is there already.
+    ///
+    /// A sink without such a record stores again, after a crash, what came since the last checkpoint.
+    ///
+    /// # Errors
+    /// As for [`Sink::open`].
+    async fn committed(&mut self) -> Result<Vec<Committed>, StageError> {
+        Ok(Vec::new())
+    }
+
+    /// All or nothing: every row of the group is durable on return, and [`Group::advances`] with it,
+    /// or none is visible.
     ///
     /// Not cancel safe: at a hard stop the future is dropped and the group counts as failed.
     ///
     /// # Errors
     /// Transient: called again with the same group after a backoff, so a group whose outcome is
-    /// unknown must be recognised. Data: the engine halves the group until the bad row is alone and
-    /// sends that out by [`Port::REJECTED`]. Permanent: the run stops.
+    /// unknown must be recognised. [`StageError::refused`]: the named rows leave by
+    /// [`Port::REJECTED`], and once they are where they belong the rest of the group is written, with
+    /// its advances. Data without naming rows: the engine halves the group until the bad row is alone.
+    /// Permanent: the sink pauses until a person has mended the outside.
     async fn write(&mut self, group: &Group) -> Result<(), StageError>;
 
     /// Called once after the last group.
@@ -144,16 +159,55 @@ pub trait Sink: Send {
     }
 }
 
-/// Batches that a sink commits together.
+/// Batches that a sink commits together, and how far that takes it.
 #[derive(Debug)]
 pub struct Group {
     batches: Vec<Batch>,
+    advances: Vec<Advance>,
+}
+
+/// How far a group takes one input of a sink along one partition.
+///
+/// An input is ordered: whatever is at or before `to` on it is in this group or was in an earlier one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advance {
+    /// The input as the pipeline file names it: `valid`, `valid.rejected`.
+    pub input: String,
+    /// The source and its partition: `telemetry/3f2a90c1`. The same after a restart.
+    pub partition: String,
+    /// What [`Committed`] must say now; `None`: nothing yet.
+    pub from: Option<Position>,
+    /// What it must say once the group is durable.
+    pub to: Position,
+}
+
+/// A sink's own record of how far it has come on one input along one partition.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Committed {
+    /// See [`Advance::input`].
+    pub input: String,
+    /// See [`Advance::partition`].
+    pub partition: String,
+    /// All at or before this position is stored.
+    pub position: Position,
 }
 
 impl Group {
-    /// A group of these batches, in this order.
+    /// A group of these batches, in this order, of a source whose positions mean nothing after a
+    /// restart.
     pub fn new(batches: Vec<Batch>) -> Self {
-        Self { batches }
+        Self::advancing(batches, Vec::new())
+    }
+
+    /// A group of these batches, in this order, and the positions that it takes a sink to.
+    pub fn advancing(batches: Vec<Batch>, advances: Vec<Advance>) -> Self {
+        Self { batches, advances }
+    }
+
+    /// How far the group takes the sink, each input and partition once. Empty where no source could
+    /// resume: then a row is known by its key alone.
+    pub fn advances(&self) -> &[Advance] {
+        &self.advances
     }
 
     /// The batches, in order of arrival. None is empty.
@@ -166,8 +220,8 @@ impl Group {
         self.batches.iter().map(|batch| batch.rows.num_rows()).sum()
     }
 
-    pub(crate) fn into_batches(self) -> Vec<Batch> {
-        self.batches
+    pub(crate) fn into_parts(self) -> (Vec<Batch>, Vec<Advance>) {
+        (self.batches, self.advances)
     }
 }
 

@@ -10,6 +10,7 @@ mod read;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -26,7 +27,7 @@ use crate::plan::{Draft, DraftStage, Settings, Source};
 use crate::registry::{Kind, Registry};
 use crate::schema::{ColumnText, ColumnType, DeclaredSchema};
 use crate::suggest::suggest;
-use crate::units::DurationText;
+use crate::units::{DurationText, SizeText};
 
 const TABLES: [&str; 5] = ["pipeline", "schema", "sources", "transforms", "sinks"];
 
@@ -43,6 +44,17 @@ pub(crate) struct PipelineText {
     /// and comes again.
     #[serde(default = "drain_timeout")]
     drain_timeout: DurationText,
+    /// Where the pipeline keeps what must survive a restart, in a folder of its name: spools, the state of
+    /// transforms, objects on their way. On a disk that is there again after a reboot.
+    #[serde(default = "data_dir")]
+    data_dir: PathBuf,
+    /// How often the state of transforms is kept, so that a restart need only read again what came since.
+    #[serde(default = "checkpoint_interval")]
+    checkpoint_interval: DurationText,
+    /// How much may lie on disk for a sink that is slower than its input, in `data_dir`; beyond it the
+    /// whole pipeline waits for that sink, or an optional sink goes without.
+    #[serde(default = "overflow_max")]
+    overflow_max: SizeText,
 }
 
 fn queue_rows() -> NonZeroU32 {
@@ -51,6 +63,18 @@ fn queue_rows() -> NonZeroU32 {
 
 fn drain_timeout() -> DurationText {
     DurationText(Settings::default().drain_timeout)
+}
+
+fn data_dir() -> PathBuf {
+    Settings::default().data_dir
+}
+
+fn checkpoint_interval() -> DurationText {
+    DurationText(Settings::default().checkpoint_interval)
+}
+
+fn overflow_max() -> SizeText {
+    SizeText(Settings::default().overflow_bytes_max)
 }
 
 /// The JSON schema of `[pipeline]`, for the reference.
@@ -121,6 +145,9 @@ fn read_settings<'i>(reader: &mut Reader<'i>, value: Option<Spanned<DeValue<'i>>
     settings.name = text.name.unwrap_or(settings.name);
     settings.queue_rows = text.queue_rows.get();
     settings.drain_timeout = text.drain_timeout.0;
+    settings.data_dir = text.data_dir.join(&settings.name);
+    settings.checkpoint_interval = text.checkpoint_interval.0;
+    settings.overflow_bytes_max = text.overflow_max.0;
     settings
 }
 
@@ -201,6 +228,7 @@ fn read_stage<'i>(
     let places = KeyPlaces::new(header.clone(), table.get_ref());
     let type_name = read_type(reader, table.get_mut().remove("type"), &header, &what);
     let inputs = read_inputs(reader, table.get_mut().remove("inputs"), kind, &header, &what);
+    let required = read_required(reader, table.get_mut().remove("required"), kind);
     let found = type_name.and_then(|(word, place)| find_type(reader, registry, kind, &word, place));
     let config = found.and_then(|found| {
         let what = format!("{} \"{}\" of type \"{}\"", kind.word(), name.get_ref(), found.doc.type_name);
@@ -212,6 +240,7 @@ fn read_stage<'i>(
         type_name: found.map_or("", |found| found.doc.type_name),
         ports: found.map_or(&[], |found| found.doc.ports),
         inputs,
+        required,
         config,
         source: found.map(|found| Source { table, read: found.read }),
         places,
@@ -299,6 +328,19 @@ fn read_inputs<'i>(
         }
     }
     inputs
+}
+
+fn read_required<'i>(reader: &mut Reader<'i>, value: Option<Spanned<DeValue<'i>>>, kind: Kind) -> bool {
+    let Some(value) = value else { return true };
+    if kind != Kind::Sink {
+        let hint = "Only a sink can be optional: required = false.";
+        reader.report(Mistake::new(Some(value.span()), format!("a {} is not optional", kind.word())).hint(hint));
+        return true;
+    }
+    value.get_ref().as_bool().unwrap_or_else(|| {
+        reader.report(Mistake::new(Some(value.span()), "\"required\" is true or false"));
+        true
+    })
 }
 
 fn table_of<'i>(reader: &mut Reader<'i>, value: Spanned<DeValue<'i>>, what: &str) -> Option<Spanned<DeTable<'i>>> {

@@ -1,6 +1,7 @@
 //! Plans made in code: for programs that embed the engine.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +37,32 @@ impl PlanBuilder {
         self
     }
 
+    /// Where the pipeline keeps what must survive a restart; used by no other pipeline.
+    pub fn data_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.settings.data_dir = dir.into();
+        self
+    }
+
+    /// How often the state of transforms is kept.
+    pub fn checkpoint_interval(mut self, interval: Duration) -> Self {
+        self.settings.checkpoint_interval = interval;
+        self
+    }
+
+    /// How much may lie on disk for one slow sink.
+    pub fn overflow_bytes_max(mut self, bytes: u64) -> Self {
+        self.settings.overflow_bytes_max = bytes;
+        self
+    }
+
+    /// The sink named is optional: it holds up nothing, and goes without what it is too slow for.
+    pub fn optional(mut self, sink: &str) -> Self {
+        for stage in self.stages.iter_mut().filter(|stage| stage.kind == Kind::Sink && stage.name == sink) {
+            stage.required = false;
+        }
+        self
+    }
+
     /// A declared schema that sources can name.
     pub fn schema(mut self, name: impl Into<String>, schema: DeclaredSchema) -> Self {
         self.schemas.insert(name.into(), Arc::new(schema));
@@ -64,6 +91,7 @@ impl PlanBuilder {
             type_name: doc.type_name,
             ports: doc.ports,
             inputs: inputs.iter().map(|input| ((*input).to_owned(), None)).collect(),
+            required: true,
             config: Some(config),
             source: None,
             places: KeyPlaces::default(),

@@ -187,6 +187,7 @@ fn build(
         let cx = BuildContext {
             stage: stage.name.clone(),
             pipeline: settings.name.clone(),
+            data_dir: settings.data_dir.clone(),
             schemas: schemas.clone(),
             stats: stats.clone(),
         };
@@ -255,7 +256,8 @@ fn node(stage: DraftStage<'_>, built: Built, stats: Arc<StageStats>) -> Node {
         Built::Transform(transform) => transform.outputs.clone(),
         Built::Sink(sink) => sink.outputs.clone(),
     };
-    Node { name: stage.name, kind: stage.kind, type_name: stage.type_name, outputs, built, stats }
+    let DraftStage { name, kind, type_name, required, .. } = stage;
+    Node { name, kind, type_name, outputs, required, built, stats }
 }
 
 type Input = (usize, Port, SchemaRef);

@@ -10,7 +10,7 @@ mod graph;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,12 +36,26 @@ pub struct Settings {
     pub queue_rows: u32,
     /// How long a stop waits for rows on their way.
     pub drain_timeout: Duration,
+    /// Where this pipeline keeps what must survive a restart.
+    pub data_dir: PathBuf,
+    /// How often the state of transforms is kept.
+    pub checkpoint_interval: Duration,
+    /// How much may lie on disk for one slow sink.
+    pub overflow_bytes_max: u64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         // 16,384 rows: two batches of the largest size, about 2 MB of telemetry an edge.
-        Self { name: "pipeline".to_owned(), queue_rows: 16_384, drain_timeout: Duration::from_secs(25) }
+        Self {
+            name: "pipeline".to_owned(),
+            queue_rows: 16_384,
+            drain_timeout: Duration::from_secs(25),
+            data_dir: PathBuf::from("pipeline-data"),
+            checkpoint_interval: Duration::from_secs(10),
+            // As much as a spool holds by default.
+            overflow_bytes_max: 20 << 30,
+        }
     }
 }
 
@@ -60,6 +74,8 @@ pub(crate) struct DraftStage<'i> {
     /// The type's ports besides the main one, whether or not this stage has them.
     pub(crate) ports: &'static [(&'static str, &'static str)],
     pub(crate) inputs: Vec<(String, Option<Range<usize>>)>,
+    /// A sink that holds up the source's progress; true for all other stages.
+    pub(crate) required: bool,
     /// `None` if the configuration could not be read, which has been reported.
     pub(crate) config: Option<Box<dyn Buildable>>,
     /// What the configuration was read from; `None` for a plan made in code.
@@ -103,6 +119,7 @@ pub(crate) struct Node {
     pub(crate) kind: Kind,
     pub(crate) type_name: &'static str,
     pub(crate) outputs: Outputs,
+    pub(crate) required: bool,
     pub(crate) built: Built,
     pub(crate) stats: Arc<StageStats>,
 }

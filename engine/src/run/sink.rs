@@ -132,7 +132,7 @@ impl SinkTask {
         let rows = group.rows();
         let received = group.batches().iter().filter_map(|batch| batch.ack().received_at_us()).min();
         self.stats.stored(rows, received);
-        group.into_batches().into_iter().for_each(|batch| batch.ack.deliver());
+        group.into_parts().0.into_iter().for_each(|batch| batch.ack.deliver());
     }
 
     /// Sends a row that the outside refuses on as a dead letter; its promise goes with it.
@@ -161,7 +161,7 @@ fn size_of(batch: &Batch) -> (usize, usize) {
 
 /// Two halves of a group, by batches while there are several and then by rows; or its only row.
 fn halve(group: Group) -> Result<(Group, Group), Batch> {
-    let mut batches = group.into_batches();
+    let (mut batches, _) = group.into_parts();
     if batches.len() > 1 {
         let right = batches.split_off(batches.len() / 2);
         return Ok((Group::new(batches), Group::new(right)));
