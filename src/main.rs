@@ -11,7 +11,7 @@ mod status;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use commands::{Failure, check, graph, run, stages};
+use commands::{Failure, check, graph, run, spool, stages};
 
 // Many small messages are many small allocations; the library leaves the choice to its embedder.
 #[global_allocator]
@@ -35,6 +35,7 @@ enum Command {
     Graph(graph::GraphArguments),
     Stages(stages::StagesArguments),
     Simulate(simulate::SimulateArgs),
+    Spool(spool::SpoolArguments),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         Command::Graph(arguments) => graph::run(arguments),
         Command::Stages(arguments) => stages::run(arguments),
         Command::Simulate(arguments) => commands::simulate::run(arguments),
+        Command::Spool(arguments) => spool::run(arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

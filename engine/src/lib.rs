@@ -22,12 +22,14 @@ pub mod spool;
 pub mod stage;
 mod stats;
 pub mod suggest;
+pub mod terminal;
 pub mod testing;
+pub mod time;
 pub mod units;
 
 pub use ack::{Ack, Partition, Progress};
 pub use file::{Mistake, Mistakes, Variables, pipeline_schema};
-pub use plan::{GraphFormat, Plan, PlanBuilder, PlanError};
+pub use plan::{GraphFormat, Plan, PlanBuilder, PlanError, SpoolPlace};
 pub use position::{Position, Span};
 pub use registry::{Kind, Registry, StageType};
 pub use report::Report;

@@ -4,6 +4,7 @@ pub mod check;
 pub mod graph;
 pub mod run;
 pub mod simulate;
+pub mod spool;
 pub mod stages;
 
 use std::io::{self, IsTerminal};

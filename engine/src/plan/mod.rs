@@ -7,6 +7,7 @@
 mod builder;
 mod check;
 mod graph;
+mod places;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -20,6 +21,7 @@ use toml::de::{DeTable, DeValue};
 
 pub use builder::PlanBuilder;
 pub use graph::GraphFormat;
+pub use places::SpoolPlace;
 
 use crate::file::{self, KeyPlaces, Mistake, Mistakes, Variables};
 use crate::registry::{Buildable, Built, ConfigTable, Kind, Registry};

@@ -28,11 +28,12 @@
 //! | `reader` | how records come back, and what a reader says of damage |
 //! | `cursors` | how far sinks have come, what is deleted when |
 //! | `survey`, `recovery`, `quarantine` | what a start makes of what it finds |
-//! | `inspect` | what a person can look at |
+//! | `inspect`, `export` | what a person can look at, and take out |
 //! | `storage`, `testing` | the seam to the disk, and a disk that fails on demand |
 
 mod cursors;
 mod error;
+mod export;
 mod frame;
 mod inspect;
 mod log;
@@ -56,8 +57,9 @@ use tokio::sync::watch;
 
 pub use cursors::Cursors;
 pub use error::SpoolError;
+pub use export::{ExportedRecord, export};
 pub use frame::{Frame, RECORD_BYTES_MAX, Record};
-pub use inspect::{Inspection, SegmentCounts, SegmentInspection, inspect, verify};
+pub use inspect::{Inspection, Quarantined, SegmentCounts, SegmentInspection, SegmentState, inspect, verify};
 pub use log::{Pause, PauseReason, SpoolCounters, SpoolStatus};
 pub use options::SpoolOptions;
 pub use reader::{Replay, SpoolReader};

@@ -4,6 +4,7 @@
 use std::ops::Range;
 use std::path::Path;
 
+use super::inspect::Quarantined;
 use super::segment;
 use super::storage::Storage;
 
@@ -32,6 +33,18 @@ pub(crate) fn keep_range(storage: &dyn Storage, dir: &Path, segment: &str, range
 pub(crate) fn keep_file(storage: &dyn Storage, dir: &Path, file: &str, bytes: &[u8]) -> Kept {
     let name = format!("{file}-{:08x}", crc32fast::hash(bytes));
     keep(storage, dir, &name, bytes.len() as u64, || bytes.to_vec())
+}
+
+/// The copies there are, by name.
+pub(crate) fn list(storage: &dyn Storage, dir: &Path) -> Vec<Quarantined> {
+    let folder = dir.join(DIR);
+    let mut names = storage.list(&folder).unwrap_or_default();
+    names.sort_unstable();
+    let copy = |name: String| {
+        let bytes = storage.open(&folder.join(&name)).and_then(|file| file.bytes()).ok()?;
+        Some(Quarantined { path: format!("{DIR}/{name}"), bytes })
+    };
+    names.into_iter().filter_map(copy).collect()
 }
 
 fn keep(storage: &dyn Storage, dir: &Path, name: &str, bytes: u64, read: impl FnOnce() -> Vec<u8>) -> Kept {

@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::io;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -96,7 +97,8 @@ pub(crate) fn recover(
     let trimmed_lsn = known.as_ref().map(|file| file.trimmed_lsn);
     let leftovers_removed = remove_leftovers(&*storage, dir, trimmed_lsn.unwrap_or(0))?;
     let identity = segment::identity(&options.pipeline, &options.source);
-    let mut survey = survey(&*storage, dir, Some(identity), trimmed_lsn, options.scan_bytes_max)?;
+    let nobody = &mut |_, _| ControlFlow::Continue(());
+    let mut survey = survey(&*storage, dir, Some(identity), trimmed_lsn, options.scan_bytes_max, nobody)?;
     refuse_foreign(&survey, dir, &options, identity)?;
     quarantine_all(&*storage, dir, &mut survey.damage);
 

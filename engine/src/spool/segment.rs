@@ -84,6 +84,14 @@ pub(crate) fn identity(pipeline: &str, source: &str) -> u64 {
     u64::from(crc32fast::hash(pipeline.as_bytes())) << 32 | u64::from(crc32fast::hash(source.as_bytes()))
 }
 
+/// The identity that a spool has where its pipeline puts it: `PIPELINE/SOURCE/spool`. For a spool of
+/// which no header is left.
+pub(crate) fn identity_in(dir: &Path) -> Option<u64> {
+    let mut names = dir.components().rev().map(|part| part.as_os_str().to_str());
+    let (_, source, pipeline) = (names.next()??, names.next()??, names.next()??);
+    Some(identity(pipeline, source))
+}
+
 /// The file that starts at this lsn.
 pub(crate) fn segment_name(first_lsn: u64) -> String {
     format!("{first_lsn:020}.seg")

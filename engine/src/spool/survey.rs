@@ -2,21 +2,24 @@
 //! nothing: recovery acts on what it finds, `inspect` and `verify` print it.
 
 use std::io;
-use std::ops::{Range, RangeInclusive};
+use std::ops::{ControlFlow, Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use serde::Serialize;
 
+use super::cursors::{CursorFile, CursorsFound};
 use super::error::SpoolError;
 use super::frame::{self, FrameHead};
 use super::segment::{self, HEADER_BYTES, Header, HeaderFound, Piece};
-use super::storage::Storage;
+use super::storage::{Storage, StorageFile};
 
 /// How many damaged places are listed; those beyond are counted.
 pub(crate) const DAMAGE_LISTED_MAX: usize = 1000;
 
 /// What is wrong with a place in the spool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum DamageKind {
     /// Bytes that should be frames and are none.
@@ -28,7 +31,7 @@ pub enum DamageKind {
 }
 
 /// A damaged place.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Damage {
     /// What is wrong.
     pub kind: DamageKind,
@@ -49,7 +52,7 @@ pub struct Damage {
 
 /// Bytes at the very end that are no frame: what a power cut leaves of a group that never became
 /// durable.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TornTail {
     /// The segment's file name.
     pub segment: String,
@@ -106,6 +109,9 @@ pub(crate) struct UnprovenFrame {
     pub head: FrameHead,
 }
 
+/// Who looks at each undamaged frame, in order, while everything is read.
+pub(crate) type Visitor<'v> = dyn FnMut(Bytes, FrameHead) -> ControlFlow<()> + 'v;
+
 /// What is known before the contents are read.
 struct Entry {
     name: String,
@@ -120,17 +126,19 @@ struct Entry {
 /// Another format version, or a filesystem that refuses everything; damage is none.
 ///
 /// `trimmed_lsn` is the last lsn ever trimmed away, if known; `identity` the one to expect, else
-/// that of the first intact header is taken.
+/// that of the first intact header is taken, or what the path says where there is none.
 pub(crate) fn survey(
     storage: &dyn Storage,
     dir: &Path,
     identity: Option<u64>,
     trimmed_lsn: Option<u64>,
     scan_bytes_max: u64,
+    visit: &mut Visitor<'_>,
 ) -> Result<Survey, SpoolError> {
     let entries = read_entries(storage, dir, trimmed_lsn.unwrap_or(0))?;
-    let identity =
-        identity.or_else(|| entries.iter().find_map(|entry| entry.good_header()).map(|header| header.identity));
+    let identity = identity
+        .or_else(|| entries.iter().find_map(|entry| entry.good_header()).map(|header| header.identity))
+        .or_else(|| segment::identity_in(dir));
     let mut survey = Survey::default();
     let mut budget = scan_bytes_max;
     let mut scan_from = entries.len().saturating_sub(1);
@@ -144,7 +152,10 @@ pub(crate) fn survey(
         }
         let next = entries.get(index + 1);
         if index >= scan_from {
-            survey.scan(storage, dir, entry, next, identity.unwrap_or_default())?;
+            let read = SegmentRead { storage, dir, entry, next, identity: identity.unwrap_or_default() };
+            if survey.scan(&read, visit)?.is_break() {
+                break;
+            }
         } else {
             survey.believe(entry, next);
         }
@@ -163,7 +174,7 @@ fn read_entries(storage: &dyn Storage, dir: &Path, trimmed_lsn: u64) -> Result<V
     for name in names {
         let Some(first_lsn) = segment::first_lsn_in(&name).filter(|lsn| *lsn > trimmed_lsn) else { continue };
         let path = dir.join(&name);
-        let file = storage.open(&path).map_err(SpoolError::io("open", &path))?;
+        let Some(file) = open_unless_trimmed(storage, dir, &path, first_lsn)? else { continue };
         let bytes = file.bytes().map_err(SpoolError::io("measure", &path))?;
         let header = match Header::find(&segment::read_header(&*file)) {
             // A file that was renamed by hand: its frames say what it is.
@@ -177,6 +188,28 @@ fn read_entries(storage: &dyn Storage, dir: &Path, trimmed_lsn: u64) -> Result<V
     }
     entries.sort_by_key(|entry| entry.first_lsn);
     Ok(entries)
+}
+
+/// A segment's file; `None` if the pipeline that is running has trimmed it since it was listed.
+fn open_unless_trimmed(
+    storage: &dyn Storage,
+    dir: &Path,
+    path: &Path,
+    first_lsn: u64,
+) -> Result<Option<Box<dyn StorageFile>>, SpoolError> {
+    match storage.open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && trimmed_lsn(storage, dir) >= first_lsn => Ok(None),
+        Err(error) => Err(SpoolError::io("open", path)(error)),
+    }
+}
+
+/// How far the spool is trimmed by now; 0 if that is not known.
+pub(crate) fn trimmed_lsn(storage: &dyn Storage, dir: &Path) -> u64 {
+    match CursorFile::load(storage, dir) {
+        CursorsFound::Good(file) => file.trimmed_lsn,
+        CursorsFound::Absent | CursorsFound::Damaged(_) => 0,
+    }
 }
 
 impl Entry {
@@ -207,6 +240,15 @@ impl Entry {
     }
 }
 
+/// A segment about to be read in full.
+struct SegmentRead<'a> {
+    storage: &'a dyn Storage,
+    dir: &'a Path,
+    entry: &'a Entry,
+    next: Option<&'a Entry>,
+    identity: u64,
+}
+
 impl Surveyed {
     /// Lsns in a segment have no gaps but by damage, and a record takes more than one byte: so the
     /// bytes given up on bound how many lsns may be left out.
@@ -233,23 +275,33 @@ impl Survey {
         self.segments.push(Surveyed { last_lsn, readable_bytes: entry.bytes, ..entry.unread() });
     }
 
-    fn scan(
-        &mut self,
-        storage: &dyn Storage,
-        dir: &Path,
-        entry: &Entry,
-        next: Option<&Entry>,
-        identity: u64,
-    ) -> Result<(), SpoolError> {
+    /// Takes back that the first segments are missing, where they were trimmed while we looked.
+    pub(crate) fn forget_missing_up_to(&mut self, trimmed_lsn: u64) {
+        let trimmed = |damage: &Damage| {
+            let missing = damage.kind == DamageKind::Missing && damage.bytes == 0;
+            missing && damage.lost.as_ref().is_some_and(|lost| *lost.end() <= trimmed_lsn)
+        };
+        if let Some(lost) = self.damage.first().filter(|damage| trimmed(damage)).and_then(|damage| damage.lost.clone())
+        {
+            self.damage.remove(0);
+            self.damage_total -= 1;
+            self.lost_records -= lost.end() - lost.start() + 1;
+        }
+    }
+
+    fn scan(&mut self, read: &SegmentRead<'_>, visit: &mut Visitor<'_>) -> Result<ControlFlow<()>, SpoolError> {
+        let SegmentRead { storage, dir, entry, next, identity } = *read;
         let path = dir.join(&entry.name);
-        let file = storage.open(&path).map_err(SpoolError::io("open", &path))?;
+        let Some(file) = open_unless_trimmed(storage, dir, &path, entry.first_lsn)? else {
+            return Ok(ControlFlow::Continue(()));
+        };
         let read = segment::read_range(&*file, 0..entry.bytes);
         if read.failed_whole {
             self.unreadable = read.failure.map(|error| (path, error));
         } else {
             self.any_readable = true;
         }
-        let bytes = read.bytes;
+        let bytes = Bytes::from(read.bytes);
         self.note_header(entry);
 
         let limit = next.map(Entry::follows_lsn);
@@ -285,6 +337,9 @@ impl Survey {
             found.readable_bytes = (at + head.bytes) as u64;
             found.frames += u64::from(head.count > 0);
             found.records += u64::from(head.count);
+            if visit(bytes.slice(at..at + head.bytes), head).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
         }
 
         if let Some(limit) = limit {
@@ -299,7 +354,6 @@ impl Survey {
                 // They were written after the frame before them was durable.
                 unproven = None;
             }
-            let bytes = Bytes::from(bytes);
             if let Some((at, head)) = last {
                 let frame = frame::decode(&bytes.slice(at..at + head.bytes), head);
                 let record = frame.and_then(|frame| frame.records.last().cloned());
@@ -311,7 +365,7 @@ impl Survey {
             }
         }
         self.segments.push(found);
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 
     fn note_header(&mut self, entry: &Entry) {

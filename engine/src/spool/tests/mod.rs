@@ -4,6 +4,7 @@ mod every_place;
 mod live;
 mod model;
 mod real_files;
+mod tools;
 
 use std::path::Path;
 use std::time::Duration;

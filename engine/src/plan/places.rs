@@ -1,0 +1,53 @@
+//! Where a pipeline keeps things on this machine, for the tools that look at it from beside.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::Plan;
+use crate::registry::Kind;
+
+/// What a spool is called in the folder of its source.
+const SPOOL: &str = "spool";
+
+/// The spool of one source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpoolPlace {
+    /// The source's name.
+    pub source: String,
+    /// The spool's directory.
+    pub dir: PathBuf,
+    /// The pipeline has no source of that name any more: nobody reads what is in it.
+    pub orphaned: bool,
+}
+
+impl Plan {
+    /// Where this pipeline keeps what must survive a restart.
+    pub fn data_dir(&self) -> &Path {
+        &self.settings.data_dir
+    }
+
+    /// The spools there are in the data directory, by name. Unlike the rest of a plan it looks at the
+    /// disk.
+    ///
+    /// # Errors
+    /// The data directory is there and can't be read.
+    pub fn spools(&self) -> io::Result<Vec<SpoolPlace>> {
+        let entries = match std::fs::read_dir(self.data_dir()) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let folder = entry?;
+            let dir = folder.path().join(SPOOL);
+            let Ok(source) = folder.file_name().into_string() else { continue };
+            if dir.is_dir() {
+                let orphaned = !self.stages().any(|(name, kind, _)| kind == Kind::Source && name == source);
+                found.push(SpoolPlace { source, dir, orphaned });
+            }
+        }
+        found.sort_by(|left, right| left.source.cmp(&right.source));
+        Ok(found)
+    }
+}
