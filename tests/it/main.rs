@@ -14,3 +14,4 @@ mod process;
 mod services;
 mod timescaledb;
 mod timescaledb_server;
+mod tools;
