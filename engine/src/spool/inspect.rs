@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::cursors::{CursorFile, CursorsFound};
 use super::error::SpoolError;
-use super::storage::Storage;
+use crate::storage::Storage;
 use super::survey::{Damage, Surveyed, TornTail, survey};
 
 /// What a spool holds.

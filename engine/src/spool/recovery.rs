@@ -20,7 +20,7 @@ use super::log::{Log, SegmentEntry, Shared, SpoolCounters, SpoolStatus};
 use super::options::SpoolOptions;
 use super::quarantine;
 use super::segment::{self, Header, HeaderFound};
-use super::storage::Storage;
+use crate::storage::Storage;
 use super::survey::{Damage, DamageKind, Survey, TornTail, survey};
 use super::writer::Intake;
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::error::SpoolError;
 use super::frame::{self, FrameHead};
 use super::segment::{self, HEADER_BYTES, Header, HeaderFound, Piece};
-use super::storage::Storage;
+use crate::storage::Storage;
 
 /// How many damaged places are listed; those beyond are counted.
 pub(crate) const DAMAGE_LISTED_MAX: usize = 1000;
