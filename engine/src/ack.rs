@@ -10,9 +10,10 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::position::{Position, Span};
 
@@ -25,11 +26,19 @@ pub struct Ack {
 /// Shared by all shares of one promise. The verdict falls when the last share is gone.
 struct Promise {
     partition: Partition,
-    /// The place of this promise in the partition's order of reading.
-    ordinal: u64,
     span: Span,
     received_at_us: i64,
-    failed: std::sync::atomic::AtomicBool,
+    failed: AtomicBool,
+    /// Taken when the verdict falls.
+    owed: Option<Owed>,
+}
+
+/// Who hears the verdict.
+enum Owed {
+    /// The partition, by the promise's place in its order of reading.
+    Partition { ordinal: u64 },
+    /// A share of another promise for the same rows, and the stage that waits for them.
+    Share { of: Ack, waiting: oneshot::Sender<bool> },
 }
 
 impl Ack {
@@ -53,6 +62,38 @@ impl Ack {
         self.promise.as_ref().map(|promise| promise.received_at_us)
     }
 
+    /// The ordered stream that the rows came by; `None` for a detached ack.
+    pub(crate) fn partition(&self) -> Option<&Partition> {
+        self.promise.as_ref().map(|promise| &promise.partition)
+    }
+
+    /// Whether both are shares of one promise.
+    pub(crate) fn is_of_same_promise(&self, other: &Self) -> bool {
+        match (&self.promise, &other.promise) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+
+    /// A promise of its own for the rows behind this share, which is kept or broken with it; and a
+    /// channel that tells whether. For a stage that must know when rows it has sent on are stored.
+    pub(crate) fn followed(self) -> (Self, oneshot::Receiver<bool>) {
+        let (waiting, verdict) = oneshot::channel();
+        let Some(promise) = &self.promise else {
+            // Nobody waits for a detached ack, so nobody is asked to.
+            waiting.send(true).ok();
+            return (self, verdict);
+        };
+        let followed = Promise {
+            partition: promise.partition.clone(),
+            span: promise.span,
+            received_at_us: promise.received_at_us,
+            failed: AtomicBool::new(false),
+            owed: Some(Owed::Share { of: self, waiting }),
+        };
+        (Self { promise: Some(Arc::new(followed)) }, verdict)
+    }
+
     /// The rows behind this share are where they belong. Called by the engine alone.
     pub(crate) fn deliver(mut self) {
         // Taking the promise out is what tells `drop` that this share has its verdict.
@@ -63,7 +104,7 @@ impl Ack {
 impl Drop for Ack {
     fn drop(&mut self) {
         if let Some(promise) = self.promise.take() {
-            promise.failed.store(true, std::sync::atomic::Ordering::Relaxed);
+            promise.failed.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -80,7 +121,18 @@ impl fmt::Debug for Ack {
 impl Drop for Promise {
     fn drop(&mut self) {
         // `Arc` orders all earlier releases before this drop: the flag is final here.
-        self.partition.settle(self.ordinal, !*self.failed.get_mut());
+        let kept = !*self.failed.get_mut();
+        match self.owed.take() {
+            Some(Owed::Partition { ordinal }) => self.partition.settle(ordinal, kept),
+            Some(Owed::Share { of, waiting }) => {
+                if kept {
+                    of.deliver();
+                }
+                // The stage may have ended: then there is nobody to tell.
+                waiting.send(kept).ok();
+            }
+            None => {}
+        }
     }
 }
 
@@ -112,6 +164,9 @@ pub struct Partition {
 
 struct PartitionShared {
     name: String,
+    /// Its positions mean the same after a restart.
+    resumable: bool,
+    checkpointed: watch::Sender<Option<Position>>,
     window: Mutex<Window>,
     progress: watch::Sender<Progress>,
 }
@@ -130,10 +185,21 @@ enum Verdict {
 }
 
 impl Partition {
-    /// A partition of which nothing has been read.
+    /// A partition of which nothing has been read, and which is gone with this run.
     pub fn new(name: impl Into<String>) -> Self {
+        Self::with(name.into(), false)
+    }
+
+    /// A partition that a later run reads on: name and positions are the same then.
+    pub fn resumable(name: impl Into<String>) -> Self {
+        Self::with(name.into(), true)
+    }
+
+    fn with(name: String, resumable: bool) -> Self {
         let shared = PartitionShared {
-            name: name.into(),
+            name,
+            resumable,
+            checkpointed: watch::Sender::new(None),
             window: Mutex::default(),
             progress: watch::Sender::new(Progress::default()),
         };
@@ -143,6 +209,20 @@ impl Partition {
     /// The source's own word for it.
     pub fn name(&self) -> &str {
         &self.shared.name
+    }
+
+    /// Whether its positions mean the same after a restart.
+    pub fn is_resumable(&self) -> bool {
+        self.shared.resumable
+    }
+
+    /// The position that a restart would read on after; what is before it is never asked for again.
+    pub fn checkpointed(&self) -> watch::Receiver<Option<Position>> {
+        self.shared.checkpointed.subscribe()
+    }
+
+    pub(crate) fn set_checkpointed(&self, position: Position) {
+        self.shared.checkpointed.send_replace(Some(position));
     }
 
     /// Opens the promise for the next rows read. Must be called in order of reading.
@@ -158,7 +238,8 @@ impl Partition {
             false
         });
         drop(window);
-        let promise = Promise { partition: self.clone(), ordinal, span, received_at_us, failed: false.into() };
+        let owed = Some(Owed::Partition { ordinal });
+        let promise = Promise { partition: self.clone(), span, received_at_us, failed: false.into(), owed };
         Ack { promise: Some(Arc::new(promise)) }
     }
 
@@ -233,6 +314,25 @@ mod tests {
         let progress = *partition.progress().borrow();
         assert!(progress.failed);
         assert_eq!(progress.delivered, None, "nothing behind a failure counts as delivered");
+    }
+
+    #[test]
+    fn a_followed_share_is_kept_or_broken_with_its_promise() {
+        for kept in [true, false] {
+            let partition = Partition::new("p");
+            let (followed, mut verdict) = open(&partition, 1).followed();
+            let other = followed.share();
+            followed.deliver();
+            assert!(verdict.try_recv().is_err(), "one share is still open");
+            if kept {
+                other.deliver()
+            } else {
+                drop(other)
+            }
+            assert_eq!(verdict.try_recv(), Ok(kept));
+            assert_eq!(partition.progress().borrow().failed, !kept);
+            assert_eq!(partition.progress().borrow().is_complete(), kept);
+        }
     }
 
     #[test]

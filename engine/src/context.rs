@@ -8,11 +8,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ack::Partition;
 use crate::batch::Batch;
+use crate::checkpoint::{Gate, Shut};
 use crate::error::StageError;
-use crate::queue::{Closed, Outbox};
+use crate::position::Position;
 use crate::schema::DeclaredSchema;
 use crate::stage::{BuildError, Port};
 use crate::stats::{Counter, StageStats};
+use crate::storage::Storage;
 use crate::suggest::suggest;
 
 /// What a stage's configuration may know while it builds the stage.
@@ -73,43 +75,82 @@ impl BuildContext {
 
 /// What a running source holds of the engine.
 pub struct SourceContext {
-    outbox: Option<Outbox>,
+    name: String,
+    gate: Arc<Gate>,
     stop: CancellationToken,
     stats: Arc<StageStats>,
+    resume: Arc<BTreeMap<String, Position>>,
+    storage: Arc<dyn Storage>,
 }
 
 impl SourceContext {
-    pub(crate) fn new(outbox: Outbox, stop: CancellationToken, stats: Arc<StageStats>) -> Self {
-        Self { outbox: Some(outbox), stop, stats }
+    pub(crate) fn new(
+        name: &str,
+        gate: Arc<Gate>,
+        stop: CancellationToken,
+        stats: Arc<StageStats>,
+        resume: Arc<BTreeMap<String, Position>>,
+        storage: Arc<dyn Storage>,
+    ) -> Self {
+        Self { name: name.to_owned(), gate, stop, stats, resume, storage }
     }
 
-    /// A new ordered stream of this source, with no progress yet.
+    /// A new ordered stream of this source, which is gone with this run.
     pub fn partition(&self, name: impl Into<String>) -> Partition {
         Partition::new(name)
     }
 
+    /// An ordered stream of this source that goes on in the next run: the positions of its rows are the
+    /// same whenever they are read. With it, the position to read on after; `None`: from the beginning.
+    ///
+    /// Sinks know what they have stored by these positions, so a batch that is read again must not
+    /// straddle the end of one that was sent in an earlier run. For sources whose
+    /// [`Source::is_resumable`](crate::stage::Source::is_resumable) says so.
+    pub async fn resumable_partition(&self, name: &str) -> (Partition, Option<Position>) {
+        let partition = Partition::resumable(format!("{}/{name}", self.name));
+        let after = self.resume.get(partition.name()).copied();
+        self.gate.start(&partition, after).await;
+        (partition, after)
+    }
+
+    /// The disk for what must survive a restart.
+    pub fn storage(&self) -> Arc<dyn Storage> {
+        self.storage.clone()
+    }
+
     /// Sends a batch out by the main port, and waits while the pipeline is full. See
-    /// [`SourceContext::send_to`].
+    /// [`SourceContext::send_by_ports`].
     ///
     /// # Errors
-    /// As for [`SourceContext::send_to`].
+    /// As for [`SourceContext::send_by_ports`].
     pub async fn send(&self, batch: Batch) -> Result<(), StageError> {
         self.send_to(Port::MAIN, batch).await
     }
 
-    /// Sends a batch out by a port, and waits while the pipeline is full. Dropping the future fails
-    /// the batch.
+    /// Sends a batch out by a port, and waits while the pipeline is full.
+    ///
+    /// # Errors
+    /// As for [`SourceContext::send_by_ports`].
+    pub async fn send_to(&self, port: Port, batch: Batch) -> Result<(), StageError> {
+        self.send_by_ports([(port, batch)]).await
+    }
+
+    /// Sends what was read together out by several ports, and waits while the pipeline is full. All
+    /// batches of one promise go out by one call, so that no checkpoint parts them. Dropping the future
+    /// fails the batches.
     ///
     /// # Errors
     /// A stage behind this one has ended: return the error, the engine knows the real cause.
-    pub async fn send_to(&self, port: Port, batch: Batch) -> Result<(), StageError> {
-        let Some(outbox) = &self.outbox else {
-            return Err(StageError::bug("the source sent a batch after it had closed its ports"));
-        };
-        let rows = batch.rows.num_rows();
-        outbox.send(port, batch).await.map_err(|Closed| StageError::reader_gone())?;
-        self.stats.left(port, rows);
-        Ok(())
+    pub async fn send_by_ports<const N: usize>(&self, batches: [(Port, Batch); N]) -> Result<(), StageError> {
+        let rows = batches.each_ref().map(|(port, batch)| (*port, batch.rows.num_rows()));
+        match self.gate.send(batches).await {
+            Ok(()) => {
+                rows.into_iter().for_each(|(port, rows)| self.stats.left(port, rows));
+                Ok(())
+            }
+            Err(Shut::ByReader) => Err(StageError::reader_gone()),
+            Err(Shut::BySource) => Err(StageError::bug("the source sent a batch after it had closed its ports")),
+        }
     }
 
     /// Resolves when the source should stop reading. Cancel safe.
@@ -128,16 +169,16 @@ impl SourceContext {
     }
 
     /// No more batches will come: the stages behind drain and end. Promises stay open.
-    pub fn close(&mut self) {
-        self.outbox = None;
+    pub async fn close(&self) {
+        self.gate.close().await;
     }
 
     /// Closes the ports and waits until every promise of the partition has its verdict.
     ///
     /// # Errors
     /// A promise was broken: rows of this partition are stored nowhere, and must be read again.
-    pub async fn drain(&mut self, partition: &Partition) -> Result<(), StageError> {
-        self.close();
+    pub async fn drain(&self, partition: &Partition) -> Result<(), StageError> {
+        self.close().await;
         let mut progress = partition.progress();
         // The sender lives as long as the partition, so this never ends early.
         let last = progress.wait_for(|progress| progress.failed || progress.is_complete()).await;

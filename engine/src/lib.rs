@@ -5,11 +5,13 @@
 
 pub mod ack;
 mod batch;
+mod checkpoint;
 pub mod columns;
 mod context;
 pub mod dead_letter;
 mod error;
 mod file;
+mod overflow;
 mod plan;
 pub mod position;
 mod queue;
@@ -21,6 +23,7 @@ pub mod schema;
 pub mod spool;
 pub mod stage;
 mod stats;
+pub mod storage;
 pub mod suggest;
 pub mod terminal;
 pub mod testing;

@@ -53,6 +53,13 @@ pub trait Source: Send {
     /// costs); any error returned stops the run.
     async fn run(self: Box<Self>, cx: SourceContext) -> Result<(), StageError>;
 
+    /// Whether the source reads on, after a restart, where the run before has come to. Then the engine
+    /// keeps checkpoints in the data directory, waits for sinks that are away instead of ending, and
+    /// leaves what is not stored at a stop for the next run.
+    fn is_resumable(&self) -> bool {
+        false
+    }
+
     /// Reaches the outside without changing anything there, for `pipeline check --connect`. Says in
     /// a few words what it found.
     ///

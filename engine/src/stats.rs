@@ -35,6 +35,8 @@ pub enum StageState {
     Running,
     /// A sink whose last write failed and that will try again.
     Retrying,
+    /// A sink that waits for a person to mend its outside, and tries now and then.
+    Paused,
     /// Finished.
     Ended,
     /// Ended by an error.
@@ -48,6 +50,7 @@ impl StageState {
             Self::Starting => "starting",
             Self::Running => "running",
             Self::Retrying => "retrying",
+            Self::Paused => "paused",
             Self::Ended => "ended",
             Self::Failed => "failed",
         }
@@ -143,8 +146,8 @@ impl StageStats {
 
     /// What the stage is doing.
     pub fn state(&self) -> StageState {
-        [StageState::Starting, StageState::Running, StageState::Retrying, StageState::Ended, StageState::Failed]
-            [usize::from(self.state.load(Relaxed))]
+        use StageState::{Ended, Failed, Paused, Retrying, Running, Starting};
+        [Starting, Running, Retrying, Paused, Ended, Failed][usize::from(self.state.load(Relaxed))]
     }
 
     /// The last error, also after it has passed.
@@ -191,6 +194,11 @@ impl StageStats {
         self.state.store(state as u8, Relaxed);
     }
 
+    pub(crate) fn set_state_if(&self, now: StageState, then: StageState) {
+        // Whoever has set another state meanwhile knows better.
+        self.state.compare_exchange(now as u8, then as u8, Relaxed, Relaxed).ok();
+    }
+
     pub(crate) fn failed_once(&self, error: String) {
         self.retries.fetch_add(1, Relaxed);
         self.note_error(error);
@@ -234,6 +242,9 @@ pub struct EdgeStats {
     rows_max: AtomicU32,
     rows_waiting: AtomicI64,
     rows_passed: AtomicU64,
+    overflow_rows: AtomicU64,
+    overflow_bytes: AtomicU64,
+    shed_rows: AtomicU64,
 }
 
 impl EdgeStats {
@@ -245,7 +256,34 @@ impl EdgeStats {
             rows_max: AtomicU32::new(0),
             rows_waiting: AtomicI64::new(0),
             rows_passed: AtomicU64::new(0),
+            overflow_rows: AtomicU64::new(0),
+            overflow_bytes: AtomicU64::new(0),
+            shed_rows: AtomicU64::new(0),
         }
+    }
+
+    /// Rows that wait on disk for a sink that is slow or away.
+    pub fn overflow_rows(&self) -> u64 {
+        self.overflow_rows.load(Relaxed)
+    }
+
+    /// What they take on disk.
+    pub fn overflow_bytes(&self) -> u64 {
+        self.overflow_bytes.load(Relaxed)
+    }
+
+    /// Rows that an optional sink went without.
+    pub fn shed_rows(&self) -> u64 {
+        self.shed_rows.load(Relaxed)
+    }
+
+    pub(crate) fn set_overflow(&self, rows: u64, bytes: u64) {
+        self.overflow_rows.store(rows, Relaxed);
+        self.overflow_bytes.store(bytes, Relaxed);
+    }
+
+    pub(crate) fn shed(&self, rows: usize) {
+        self.shed_rows.fetch_add(rows as u64, Relaxed);
     }
 
     /// The bound of the queue.

@@ -4,14 +4,18 @@
 //! a sink no more than [`Group::new`](crate::stage::Group::new). A source needs somebody who reads
 //! its ports and keeps its promises: [`source`].
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::Batch;
+use crate::checkpoint::Gate;
+use crate::position::Position;
 use crate::queue::{Inbox, Outbox, queue};
 use crate::stage::{Port, SourceContext};
 use crate::stats::{EdgeStats, StageStats};
+use crate::storage::{FsStorage, Storage};
 
 /// The reading end of a source under test.
 pub struct Outlet {
@@ -24,6 +28,16 @@ pub struct Outlet {
 /// A context for a source with the ports main and `rejected`, and what comes out of them. Queues
 /// hold `rows_max` rows.
 pub fn source(rows_max: u32) -> (SourceContext, Outlet) {
+    resumed_source(rows_max, BTreeMap::new(), Arc::new(FsStorage))
+}
+
+/// The same for a source that reads on after these positions, and keeps what it must on this disk.
+pub fn resumed_source(
+    rows_max: u32,
+    resume: BTreeMap<String, Position>,
+    storage: Arc<dyn Storage>,
+) -> (SourceContext, Outlet) {
+    let resume = Arc::new(resume);
     let stats = Arc::new(StageStats::new("source", "test", "source", &[Port::MAIN, Port::REJECTED]));
     let edge = |port| queue(rows_max, Arc::new(EdgeStats::new("source", port, "test")));
     let (main, main_end) = edge(Port::MAIN);
@@ -36,18 +50,19 @@ pub fn source(rows_max: u32) -> (SourceContext, Outlet) {
         stop: stop.clone(),
         stats: stats.clone(),
     };
-    (SourceContext::new(outbox, stop, stats), outlet)
+    let gate = Arc::new(Gate::new(outbox));
+    (SourceContext::new("source", gate, stop, stats, resume, storage), outlet)
 }
 
 impl Outlet {
     /// The next batch by the main port; `None` once the source has closed its ports.
     pub async fn next(&mut self) -> Option<Batch> {
-        self.main.next().await
+        self.main.next_batch().await.map(|(_, batch)| batch)
     }
 
     /// The next batch by `rejected`; `None` once the source has closed its ports.
     pub async fn next_rejected(&mut self) -> Option<Batch> {
-        self.rejected.next().await
+        self.rejected.next_batch().await.map(|(_, batch)| batch)
     }
 
     /// Asks the source to stop reading, as the first signal does.

@@ -4,27 +4,40 @@
 //! sources stop reading and close their ports, each stage ends when its inputs have ended, sinks
 //! write what they hold; the sources wait for their promises and let go. A fault of any stage stops
 //! the run with that stage's name; what is on its way then counts as failed and comes again.
+//!
+//! Where every source can be resumed, more is possible: they read at once, each sink opens when its
+//! outside is there, a sink that needs a person pauses without the others, and what is not stored at a
+//! stop is left for the next run.
 
+mod edges;
 mod sink;
 #[cfg(test)]
 mod tests;
 mod transform;
 
+use std::collections::BTreeMap;
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{Id, JoinError, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::checkpoint::{Checkpoint, CheckpointStore, Checkpointer, Gate, Reports};
 use crate::context::SourceContext;
-use crate::error::{Fault, StageError};
-use crate::plan::{Edge, Node, Plan};
-use crate::queue::{Inbox, Outbox, Receiver, Sender, queue};
+use crate::error::StageError;
+use crate::plan::{Node, Plan};
+use crate::position::Position;
+use crate::queue::{Inbox, Outbox};
 use crate::registry::{Built, Kind};
 use crate::report::Report;
 use crate::stats::{EdgeStats, RunStats, StageState, StageStats};
+use crate::storage::{FsStorage, Storage};
+use sink::{OnPermanent, SinkTask};
+use transform::TransformTask;
 
 /// How long other stages may take to end by themselves after one has failed: long enough that the
 /// cause is heard before its consequences.
@@ -35,6 +48,7 @@ pub struct Run {
     plan: Plan,
     stats: Arc<RunStats>,
     edges: Vec<Arc<EdgeStats>>,
+    storage: Arc<dyn Storage>,
 }
 
 /// Why a run did not end well.
@@ -51,6 +65,16 @@ pub enum RunError {
         type_name: &'static str,
         /// What happened.
         error: StageError,
+    },
+    /// What must survive a restart can't be kept.
+    #[error("can't use the data directory \"{}\": {source}. {hint}", dir.display())]
+    DataDir {
+        /// `data_dir` of the pipeline, with the pipeline's name.
+        dir: PathBuf,
+        /// Why.
+        source: std::io::Error,
+        /// A way out.
+        hint: &'static str,
     },
     /// The stop took longer than the pipeline allows.
     #[error(
@@ -70,10 +94,17 @@ type Ended = (usize, Result<(), StageError>);
 impl Run {
     /// Prepares the counters; nothing starts yet.
     pub fn new(plan: Plan) -> Self {
-        let edges: Vec<_> = plan.edges.iter().map(|edge| Arc::new(edge_stats(&plan.nodes, *edge))).collect();
+        let edges: Vec<_> = plan.edges.iter().map(|edge| Arc::new(edges::stats(&plan.nodes, *edge))).collect();
         let stages = plan.nodes.iter().map(|node| node.stats.clone()).collect();
         let stats = Arc::new(RunStats { stages, edges: edges.clone() });
-        Self { plan, stats, edges }
+        Self { plan, stats, edges, storage: Arc::new(FsStorage) }
+    }
+
+    /// Keeps what must survive a restart on another disk than this machine's: a simulated one.
+    #[must_use]
+    pub fn on_storage(mut self, storage: Arc<dyn Storage>) -> Self {
+        self.storage = storage;
+        self
     }
 
     /// The counters, to look at while it runs.
@@ -106,18 +137,91 @@ impl Run {
     pub async fn until(mut self, stop: impl Future<Output = ()> + Send) -> Result<Report, RunError> {
         let started = Instant::now();
         tokio::pin!(stop);
+        let resumption = Resumption::of(&self)?;
         let opened = tokio::select! {
-            opened = open_all(&mut self.plan.nodes) => opened,
+            opened = open_all(&mut self.plan.nodes, resumption.as_ref()) => opened,
             () = &mut stop => return Ok(Report::new(started.elapsed(), &self.stats)),
         };
         if let Err((node, error)) = opened {
             return Err(failed(&self.stats, node, error));
         }
         let reading = CancellationToken::new();
-        let mut tasks = Tasks::spawn(&mut self, &reading);
-        let outcome = supervise(&self.stats, self.plan.settings.drain_timeout, &mut tasks, reading, stop).await;
+        let drain_timeout = self.plan.settings.drain_timeout;
+        let resumes = resumption.is_some();
+        let (mut tasks, checkpoints) = Tasks::spawn(&mut self, &reading, resumption);
+        let outcome = supervise(&self.stats, drain_timeout, &mut tasks, reading, stop).await;
         tasks.set.shutdown().await;
-        outcome.map(|()| Report::new(started.elapsed(), &self.stats))
+        if let (Ok(()), Some(checkpoints)) = (&outcome, checkpoints) {
+            checkpoints.finish().await;
+        }
+        match outcome {
+            Err(RunError::NotDrained { rows, timeout }) if resumes => {
+                let timeout = humantime::format_duration(timeout);
+                tracing::warn!(
+                    "{rows} rows were not stored within the drain timeout of {timeout}: they are kept, and the next run stores them"
+                );
+            }
+            outcome => outcome?,
+        }
+        Ok(Report::new(started.elapsed(), &self.stats))
+    }
+}
+
+/// Where a run goes on that an earlier one has left.
+struct Resumption {
+    store: CheckpointStore,
+    /// `None` if this is the first run.
+    last: Option<Checkpoint>,
+}
+
+impl Resumption {
+    /// `None` if a source of this plan can't be resumed.
+    fn of(run: &Run) -> Result<Option<Self>, RunError> {
+        let mut sources = run.plan.nodes.iter().filter_map(|node| match &node.built {
+            Built::Source(built) => Some(built.source.is_resumable()),
+            _ => None,
+        });
+        if !sources.all(|resumable| resumable) {
+            return Ok(None);
+        }
+        let dir = run.plan.settings.data_dir.clone();
+        let opened = CheckpointStore::open(run.storage.clone(), &dir);
+        let (store, last) = opened.map_err(|source| {
+            let hint = match source.kind() {
+                std::io::ErrorKind::WouldBlock => {
+                    "This pipeline runs already with this directory. One of the two has to go, or needs a \"data_dir\" of its own."
+                }
+                _ => "Set \"data_dir\" in [pipeline] to a folder on a local disk that this user may write to.",
+            };
+            RunError::DataDir { dir, source, hint }
+        })?;
+        Ok(Some(Self { store, last }))
+    }
+
+    fn on_permanent(&self) -> OnPermanent {
+        if self.last.is_some() { OnPermanent::Pause } else { OnPermanent::PauseOnceOpen }
+    }
+}
+
+/// The task that takes checkpoints, from its start to the last one.
+struct Checkpoints {
+    task: JoinHandle<Checkpointer>,
+    stop: watch::Sender<bool>,
+}
+
+impl Checkpoints {
+    fn start(checkpointer: Checkpointer) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        Self { task: tokio::spawn(checkpointer.run(stopped)), stop }
+    }
+
+    /// Takes the last checkpoint, now that everything is stored.
+    async fn finish(self) {
+        self.stop.send_replace(true);
+        match self.task.await {
+            Ok(checkpointer) => checkpointer.finish().await,
+            Err(error) => tracing::error!(%error, "checkpoints ended early; a restart reads more again than it need"),
+        }
     }
 }
 
@@ -168,26 +272,31 @@ async fn sleep_until(deadline: Option<tokio::time::Instant>) {
     }
 }
 
-fn edge_stats(nodes: &[Node], edge: Edge) -> EdgeStats {
-    EdgeStats::new(&nodes[edge.from].name, edge.port, &nodes[edge.to].name)
-}
-
-/// Opens transforms, then all sinks at once, each for as long as its outside takes to come.
-async fn open_all(nodes: &mut [Node]) -> Result<(), (usize, StageError)> {
+/// Opens transforms and gives them their state back; then all sinks at once, each for as long as its
+/// outside takes to come. Of a run that resumes the sinks open by themselves, while the sources read; an
+/// optional sink always does.
+async fn open_all(nodes: &mut [Node], resumption: Option<&Resumption>) -> Result<(), (usize, StageError)> {
+    let last = resumption.and_then(|resumption| resumption.last.as_ref());
     for (index, node) in nodes.iter_mut().enumerate() {
-        if let Built::Transform(built) = &mut node.built {
-            built.transform.open().map_err(|error| (index, error))?;
+        let Built::Transform(built) = &mut node.built else { continue };
+        built.transform.open().map_err(|error| (index, error))?;
+        let Some(state) = last.and_then(|last| last.states.get(&node.name)) else { continue };
+        if let Err(error) = built.transform.restore(state) {
+            tracing::warn!(stage = node.name, "starts without the state it had: {}", error.chain());
         }
     }
-    let sinks = nodes.iter_mut().enumerate().filter(|(_, node)| node.kind == Kind::Sink);
-    let opened = join_all(sinks.map(|(index, node)| async move {
+    if resumption.is_some() {
+        return Ok(());
+    }
+    let required = nodes.iter_mut().enumerate().filter(|(_, node)| node.kind == Kind::Sink && node.required);
+    let opened = join_all(required.map(|(index, node)| async move {
         let Built::Sink(built) = &mut node.built else { return Ok(()) };
-        sink::open(built.sink.as_mut(), &node.stats).await.map_err(|error| (index, error))
+        sink::open(built.sink.as_mut(), &node.stats, OnPermanent::Stop).await.map_err(|error| (index, error))
     }));
     opened.await.into_iter().collect()
 }
 
-/// The running stages, one task each.
+/// The running stages, one task each, and those of their overflowing edges.
 struct Tasks {
     set: JoinSet<Ended>,
     /// Which stage a task runs, for one that panicked and can't say so itself.
@@ -195,20 +304,98 @@ struct Tasks {
     stats: Vec<Arc<StageStats>>,
 }
 
+/// What the tasks of a run have in common.
+struct Common {
+    reading: CancellationToken,
+    storage: Arc<dyn Storage>,
+    /// Where each partition goes on.
+    resume: Arc<BTreeMap<String, Position>>,
+    /// `None` where no checkpoints are taken.
+    reports: Option<Reports>,
+    on_permanent: OnPermanent,
+}
+
 impl Tasks {
-    fn spawn(run: &mut Run, reading: &CancellationToken) -> Self {
+    fn spawn(
+        run: &mut Run,
+        reading: &CancellationToken,
+        resumption: Option<Resumption>,
+    ) -> (Self, Option<Checkpoints>) {
         let nodes = std::mem::take(&mut run.plan.nodes);
-        let (mut inboxes, mut outboxes) = connect(&nodes, &run.plan.edges, &run.edges, run.plan.settings.queue_rows);
+        let mut edges = edges::connect(&nodes, run, resumption.is_some());
         let mut tasks = Self { set: JoinSet::new(), nodes: Default::default(), stats: run.stats.stages.clone() };
+        for (to, overflow) in std::mem::take(&mut edges.overflows) {
+            tasks.spawn_for(to, overflow);
+        }
+        let resume = resumption.as_ref().and_then(|resumption| resumption.last.as_ref());
+        let (reports, reported) = mpsc::unbounded_channel();
+        let common = Common {
+            reading: reading.clone(),
+            storage: run.storage.clone(),
+            resume: Arc::new(resume.map(|last| last.positions.clone()).unwrap_or_default()),
+            reports: resumption.is_some().then_some(reports),
+            on_permanent: resumption.as_ref().map_or(OnPermanent::Stop, Resumption::on_permanent),
+        };
+        let transforms = nodes.iter().filter(|node| node.kind == Kind::Transform).map(|node| node.name.clone());
+        let transforms = transforms.collect();
+        let mut gates = Vec::new();
         // Last stages first, so that whoever writes finds its reader running.
         for (index, node) in nodes.into_iter().enumerate().rev() {
-            let inbox = Inbox::new(std::mem::take(&mut inboxes[index]));
-            let outbox = Outbox::new(std::mem::take(&mut outboxes[index]));
-            let reading = reading.clone();
-            let handle = tasks.set.spawn(async move { (index, run_node(node, inbox, outbox, reading).await) });
-            tasks.nodes.insert(handle.id(), index);
+            let inbox = Inbox::new(std::mem::take(&mut edges.inboxes[index]));
+            let outbox = Outbox::new(std::mem::take(&mut edges.outboxes[index]));
+            let inputs = std::mem::take(&mut edges.inputs[index]);
+            match node.built {
+                Built::Source(built) => {
+                    let gate = Arc::new(Gate::new(outbox));
+                    gates.push(gate.clone());
+                    let cx = SourceContext::new(
+                        &node.name,
+                        gate,
+                        common.reading.clone(),
+                        node.stats,
+                        common.resume.clone(),
+                        common.storage.clone(),
+                    );
+                    tasks.spawn_for(index, built.source.run(cx));
+                }
+                Built::Transform(built) => {
+                    let task = TransformTask {
+                        transform: built.transform,
+                        outbox,
+                        stats: node.stats,
+                        reports: common.reports.clone(),
+                        stopping: common.reading.clone(),
+                    };
+                    tasks.spawn_for(index, task.run(inbox));
+                }
+                Built::Sink(built) => {
+                    let on_permanent = if node.required { common.on_permanent } else { OnPermanent::Pause };
+                    let task = SinkTask::new(built, inputs, on_permanent, outbox, node.stats);
+                    tasks.spawn_for(index, task.run(inbox, resumption.is_none() && node.required));
+                }
+            }
         }
-        tasks
+        let checkpoints = resumption.map(|resumption| {
+            Checkpoints::start(Checkpointer {
+                store: Arc::new(resumption.store),
+                interval: run.plan.settings.checkpoint_interval,
+                gates,
+                transforms,
+                reports: reported,
+                last: resumption.last.unwrap_or_default(),
+                ended: BTreeMap::new(),
+            })
+        });
+        (tasks, checkpoints)
+    }
+
+    fn spawn_for(&mut self, node: usize, work: impl Future<Output = Result<(), StageError>> + Send + 'static) {
+        let stats = self.stats[node].clone();
+        let handle = self.set.spawn(async move {
+            stats.set_state_if(StageState::Starting, StageState::Running);
+            (node, work.await)
+        });
+        self.nodes.insert(handle.id(), node);
     }
 
     /// The next stage that ends, and how.
@@ -251,37 +438,4 @@ fn panicked(error: JoinError) -> StageError {
         Err(_) => "cancelled".to_owned(),
     };
     StageError::bug(format!("the stage panicked: {message}"))
-}
-
-type Ends = (Vec<Vec<Receiver>>, Vec<Vec<(crate::stage::Port, Vec<Sender>)>>);
-
-/// A queue for each edge.
-fn connect(nodes: &[Node], edges: &[Edge], stats: &[Arc<EdgeStats>], queue_rows: u32) -> Ends {
-    let mut inboxes: Vec<Vec<Receiver>> = nodes.iter().map(|_| Vec::new()).collect();
-    let mut outboxes: Vec<Vec<_>> =
-        nodes.iter().map(|node| node.outputs.iter().map(|(port, _)| (*port, Vec::new())).collect()).collect();
-    for (edge, stats) in edges.iter().zip(stats) {
-        let (sender, receiver) = queue(queue_rows, stats.clone());
-        inboxes[edge.to].push(receiver);
-        let port = outboxes[edge.from].iter_mut().find(|(port, _)| *port == edge.port);
-        port.expect("the plan checked the port").1.push(sender);
-    }
-    (inboxes, outboxes)
-}
-
-async fn run_node(node: Node, inbox: Inbox, outbox: Outbox, reading: CancellationToken) -> Result<(), StageError> {
-    node.stats.set_state(StageState::Running);
-    match node.built {
-        Built::Source(built) => built.source.run(SourceContext::new(outbox, reading, node.stats)).await,
-        Built::Transform(built) => transform::run(built.transform, inbox, outbox, &node.stats).await,
-        Built::Sink(built) => {
-            let stage = sink::SinkTask::new(built, node.name, outbox, node.stats);
-            stage.run(inbox).await
-        }
-    }
-}
-
-/// Whether the engine tries again after this error.
-fn is_transient(error: &StageError) -> bool {
-    error.fault() == Fault::Transient
 }

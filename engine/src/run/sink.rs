@@ -1,177 +1,402 @@
 //! Runs a sink: groups batches, commits each group with retries, and only then keeps the promises.
 //!
-//! Grouping, retry, bisection of bad groups and verdicts are written here, once for all sinks.
+//! Grouping, retry, bisection of bad groups, positions and verdicts are written here, once for all
+//! sinks.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use arrow::array::BooleanArray;
+use arrow::compute::filter_record_batch;
+use futures::future::join_all;
 use tokio::time::{Instant as Deadline, timeout_at};
 
-use super::is_transient;
 use crate::batch::Batch;
 use crate::dead_letter;
-use crate::error::{Fault, StageError};
+use crate::error::{Fault, Refused, StageError};
+use crate::position::Position;
 use crate::queue::{Closed, Inbox, Outbox};
 use crate::retry::Backoff;
-use crate::stage::{BuiltSink, Group, Grouping, Port, Sink};
-use crate::stats::{StageState, StageStats, now_us};
+use crate::stage::{Advance, BuiltSink, Group, Grouping, Port, Sink};
+use crate::stats::{Counter, StageState, StageStats, now_us};
+
+/// How long to wait between two attempts where a person has to mend something.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// One edge into a sink.
+pub(super) struct Input {
+    /// As the pipeline file names it.
+    pub name: String,
+    /// Positions on it only go up. They don't where a source's rows come by two ways that join before it:
+    /// then a row is known by its key alone.
+    pub is_ordered: bool,
+}
+
+/// What a sink does about an error that needs a person.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OnPermanent {
+    /// The run stops.
+    Stop,
+    /// It stops while nothing was ever stored, since then a mistake is likelier than a fault; later the
+    /// sink pauses.
+    PauseOnceOpen,
+    /// The sink pauses.
+    Pause,
+}
 
 /// Opens a sink, waiting for its outside as long as it takes.
-pub(super) async fn open(sink: &mut dyn Sink, stats: &StageStats) -> Result<(), StageError> {
-    let mut backoff = Backoff::default();
+pub(super) async fn open(sink: &mut dyn Sink, stats: &StageStats, on_permanent: OnPermanent) -> Result<(), StageError> {
+    let mut patience = Patience::new(on_permanent == OnPermanent::Pause);
     loop {
         match sink.open().await {
             Ok(()) => return Ok(()),
-            Err(error) if is_transient(&error) => wait(&error, &mut backoff, stats, "open").await,
-            Err(error) => return Err(error),
+            Err(error) => patience.wait(error, stats, "open").await?,
         }
     }
 }
 
-async fn wait(error: &StageError, backoff: &mut Backoff, stats: &StageStats, what: &str) {
-    stats.set_state(StageState::Retrying);
-    stats.failed_once(error.chain());
-    let wait = backoff.next_wait();
-    tracing::warn!(
-        stage = stats.name,
-        attempt = backoff.attempts(),
-        "could not {what}: {}; trying again in {} ms",
-        error.chain(),
-        wait.as_millis()
-    );
-    tokio::time::sleep(wait).await;
+/// Waits between attempts: not long for an outside that will come back, longer for one that a person has
+/// to mend.
+struct Patience {
+    backoff: Backoff,
+    pauses: bool,
+}
+
+impl Patience {
+    fn new(pauses: bool) -> Self {
+        Self { backoff: Backoff::default(), pauses }
+    }
+
+    /// # Errors
+    /// The error, if trying again is no use.
+    async fn wait(&mut self, error: StageError, stats: &StageStats, what: &str) -> Result<(), StageError> {
+        let wait = match error.fault() {
+            Fault::Transient => {
+                stats.set_state(StageState::Retrying);
+                let wait = self.backoff.next_wait();
+                let attempt = self.backoff.attempts();
+                let ms = wait.as_millis();
+                let cause = error.chain();
+                tracing::warn!(stage = stats.name, attempt, "could not {what}: {cause}; trying again in {ms} ms");
+                wait
+            }
+            Fault::Permanent if self.pauses => {
+                stats.set_state(StageState::Paused);
+                self.backoff.next_wait();
+                let wait = Duration::from_secs(1 << self.backoff.attempts().min(5)).min(PAUSE_MAX);
+                let (seconds, cause) = (wait.as_secs(), error.chain());
+                tracing::error!(stage = stats.name, "paused, could not {what}, trying again in {seconds} s: {cause}");
+                wait
+            }
+            Fault::Permanent | Fault::Data | Fault::Bug => return Err(error),
+        };
+        stats.failed_once(error.chain());
+        tokio::time::sleep(wait).await;
+        Ok(())
+    }
+
+    /// It worked.
+    fn is_over(&self, stats: &StageStats) {
+        if self.backoff.attempts() > 0 {
+            tracing::info!(stage = stats.name, "stores again after {} attempts", self.backoff.attempts());
+        }
+        stats.set_state(StageState::Running);
+    }
 }
 
 pub(super) struct SinkTask {
     sink: Box<dyn Sink>,
     grouping: Grouping,
+    inputs: Vec<Input>,
+    /// How far the sink has come, by input and partition.
+    committed: BTreeMap<(usize, String), Position>,
     /// Somebody reads what the sink refuses.
     has_rejected: bool,
-    name: String,
+    on_permanent: OnPermanent,
     outbox: Outbox,
     stats: Arc<StageStats>,
+    replayed: Counter,
 }
 
 impl SinkTask {
-    pub(super) fn new(built: BuiltSink, name: String, outbox: Outbox, stats: Arc<StageStats>) -> Self {
-        let has_rejected = outbox.is_read(Port::REJECTED);
-        Self { sink: built.sink, grouping: built.grouping, has_rejected, name, outbox, stats }
+    pub(super) fn new(
+        built: BuiltSink,
+        inputs: Vec<Input>,
+        on_permanent: OnPermanent,
+        outbox: Outbox,
+        stats: Arc<StageStats>,
+    ) -> Self {
+        Self {
+            sink: built.sink,
+            grouping: built.grouping,
+            inputs,
+            committed: BTreeMap::new(),
+            has_rejected: outbox.is_read(Port::REJECTED),
+            on_permanent,
+            outbox,
+            replayed: Counter::default(),
+            stats,
+        }
     }
 
-    pub(super) async fn run(mut self, mut inbox: Inbox) -> Result<(), StageError> {
-        while let Some(first) = inbox.next().await {
-            let group = self.collect(first, &mut inbox).await;
+    /// `opened`: it was opened before the sources started.
+    pub(super) async fn run(mut self, mut inbox: Inbox, opened: bool) -> Result<(), StageError> {
+        if !opened {
+            open(self.sink.as_mut(), &self.stats, self.on_permanent).await?;
+            self.stats.set_state(StageState::Running);
+        }
+        self.learn_committed().await?;
+        while let Some((edge, batch)) = inbox.next_batch().await {
+            let Some(first) = self.unless_stored(edge, batch) else { continue };
+            let group = self.collect(edge, first, &mut inbox).await?;
             self.store(group).await?;
         }
         self.sink.close().await
     }
 
-    /// A group: what is there now, or what comes while it may linger.
-    async fn collect(&mut self, first: Batch, inbox: &mut Inbox) -> Group {
-        let deadline = Deadline::now() + self.grouping.linger;
-        let (mut rows, mut bytes) = size_of(&first);
-        let mut batches = vec![first];
-        while rows < self.grouping.rows_max && bytes < self.grouping.bytes_max {
-            let next = match inbox.try_next() {
-                Some(batch) => Some(batch),
-                None if self.grouping.linger.is_zero() => None,
-                None => timeout_at(deadline, inbox.next()).await.ok().flatten(),
-            };
-            let Some(batch) = next else { break };
-            let (more_rows, more_bytes) = size_of(&batch);
-            rows += more_rows;
-            bytes += more_bytes;
-            batches.push(batch);
+    async fn learn_committed(&mut self) -> Result<(), StageError> {
+        let mut patience = Patience::new(self.pauses());
+        let committed = loop {
+            match self.sink.committed().await {
+                Ok(committed) => break committed,
+                Err(error) => patience.wait(error, &self.stats, "read how far it has come").await?,
+            }
+        };
+        patience.is_over(&self.stats);
+        for entry in committed {
+            // An input that is no longer one has nothing to leave out.
+            if let Some(edge) = self.inputs.iter().position(|input| input.name == entry.input) {
+                self.committed.insert((edge, entry.partition), entry.position);
+            }
         }
-        self.stats.entered(rows);
-        Group::new(batches)
+        Ok(())
     }
 
-    /// Commits a group, in halves where a row in it is refused. Kept in order: the left half first.
+    fn pauses(&self) -> bool {
+        self.on_permanent != OnPermanent::Stop
+    }
+
+    /// The batch, unless the sink has stored it in an earlier run.
+    fn unless_stored(&mut self, edge: usize, batch: Batch) -> Option<Batch> {
+        if let Some((partition, span)) = self.place_of(edge, &batch)
+            && self.committed.get(&(edge, partition)).is_some_and(|committed| *committed >= span.last)
+        {
+            if self.replayed.get() == 0 {
+                self.replayed = self.stats.counter("rows_stored_before");
+            }
+            self.replayed.add(batch.rows.num_rows() as u64);
+            batch.ack.deliver();
+            return None;
+        }
+        Some(batch)
+    }
+
+    /// Where a batch stands, if its positions mean the same after a restart.
+    fn place_of(&self, edge: usize, batch: &Batch) -> Option<(String, crate::position::Span)> {
+        let partition = batch.ack.partition().filter(|partition| partition.is_resumable())?;
+        let (_, span) = batch.ack.span()?;
+        self.inputs[edge].is_ordered.then(|| (partition.name().to_owned(), span))
+    }
+
+    /// A group: what is there now, or what comes while it may linger.
+    async fn collect(&mut self, edge: usize, first: Batch, inbox: &mut Inbox) -> Result<Group, StageError> {
+        let deadline = Deadline::now() + self.grouping.linger;
+        let mut gathered = Gathered::default();
+        self.gather(&mut gathered, edge, first)?;
+        while gathered.rows < self.grouping.rows_max && gathered.bytes < self.grouping.bytes_max {
+            let next = match inbox.try_next_batch() {
+                Some(batch) => Some(batch),
+                None if self.grouping.linger.is_zero() => None,
+                None => timeout_at(deadline, inbox.next_batch()).await.ok().flatten(),
+            };
+            let Some((edge, batch)) = next else { break };
+            if let Some(batch) = self.unless_stored(edge, batch) {
+                self.gather(&mut gathered, edge, batch)?;
+            }
+        }
+        self.stats.entered(gathered.rows);
+        let advances = gathered.advances.into_iter().map(|((edge, partition), to)| {
+            let from = self.committed.get(&(edge, partition.clone())).copied();
+            Advance { input: self.inputs[edge].name.clone(), partition, from, to }
+        });
+        let advances = advances.collect();
+        Ok(Group::advancing(gathered.batches, advances))
+    }
+
+    fn gather(&self, gathered: &mut Gathered, edge: usize, batch: Batch) -> Result<(), StageError> {
+        if let Some((partition, span)) = self.place_of(edge, &batch) {
+            let key = (edge, partition);
+            let before = gathered.advances.get(&key).or_else(|| self.committed.get(&key));
+            if before.is_some_and(|before| span.first <= *before) {
+                let input = &self.inputs[edge].name;
+                return Err(StageError::bug(format!("\"{input}\" went back to {span} of \"{}\"", key.1)));
+            }
+            gathered.advances.insert(key, span.last);
+        }
+        gathered.rows += batch.rows.num_rows();
+        gathered.bytes += batch.rows.get_array_memory_size();
+        gathered.batches.push(batch);
+        Ok(())
+    }
+
+    /// Commits a group, without the rows that are refused.
     async fn store(&mut self, group: Group) -> Result<(), StageError> {
-        let mut pieces = vec![group];
-        while let Some(piece) = pieces.pop() {
-            let Err(error) = self.write(&piece).await else {
-                self.keep_promises(piece);
+        // Of the parts of a group the last one takes its positions along.
+        let mut parts = vec![group];
+        while let Some(part) = parts.pop() {
+            let Err(error) = self.write(&part).await else {
+                self.keep_promises(part);
                 continue;
             };
             if error.fault() != Fault::Data {
                 return Err(error);
             }
-            if !self.has_rejected {
-                return Err(self.nobody_reads_rejected(error));
+            self.check_rejected_is_read(&error).await?;
+            if !error.refused_rows().is_empty() {
+                parts.push(self.without_refused(part, error.refused_rows()).await?);
+                continue;
             }
-            match halve(piece) {
-                Ok((left, right)) => pieces.extend([right, left]),
-                Err(row) => self.reject(row, &error).await?,
+            match halve(part) {
+                Ok((left, right)) => parts.extend([right, left]),
+                Err((row, advances)) => {
+                    let refused = Refused {
+                        batch: 0,
+                        row: 0,
+                        reason: error.outside_code().unwrap_or("refused").to_owned(),
+                        detail: error.chain(),
+                    };
+                    parts.push(self.without_refused(Group::advancing(vec![row], advances), &[refused]).await?);
+                }
             }
         }
         Ok(())
     }
 
     async fn write(&mut self, group: &Group) -> Result<(), StageError> {
-        let mut backoff = Backoff::default();
+        if group.batches().is_empty() && group.advances().is_empty() {
+            return Ok(());
+        }
+        let mut patience = Patience::new(self.pauses());
         loop {
             let started = Instant::now();
             let outcome = self.sink.write(group).await;
             self.stats.busy_for(started.elapsed());
             match outcome {
-                Err(error) if is_transient(&error) => wait(&error, &mut backoff, &self.stats, "store a group").await,
+                Err(error) if error.fault() != Fault::Data => {
+                    patience.wait(error, &self.stats, "store a group").await?
+                }
                 outcome => {
-                    if backoff.attempts() > 0 && outcome.is_ok() {
-                        tracing::info!(stage = self.name, "stores again after {} attempts", backoff.attempts());
-                    }
-                    self.stats.set_state(StageState::Running);
+                    patience.is_over(&self.stats);
                     return outcome;
                 }
             }
         }
     }
 
-    fn keep_promises(&self, group: Group) {
+    fn keep_promises(&mut self, group: Group) {
         let rows = group.rows();
         let received = group.batches().iter().filter_map(|batch| batch.ack().received_at_us()).min();
-        self.stats.stored(rows, received);
-        group.into_parts().0.into_iter().for_each(|batch| batch.ack.deliver());
+        if rows > 0 {
+            self.stats.stored(rows, received);
+        }
+        let (batches, advances) = group.into_parts();
+        for advance in advances {
+            if let Some(edge) = self.inputs.iter().position(|input| input.name == advance.input) {
+                self.committed.insert((edge, advance.partition), advance.to);
+            }
+        }
+        batches.into_iter().for_each(|batch| batch.ack.deliver());
     }
 
-    /// Sends a row that the outside refuses on as a dead letter; its promise goes with it.
-    async fn reject(&mut self, row: Batch, error: &StageError) -> Result<(), StageError> {
-        let reason = error.outside_code().unwrap_or("refused").to_owned();
-        let position = row.ack.span().map(|(partition, span)| format!("{partition}:{span}"));
-        let received = row.ack.received_at_us().unwrap_or_else(now_us);
-        let refused = [(0, reason, Some(error.chain()))];
-        let letter = dead_letter::of_rows(&row.rows, &refused, &self.name, received, position.as_deref())?;
-        let sent = self.outbox.send(Port::REJECTED, row.with_rows(letter)).await;
+    /// The group without some of its rows, once these are stored as dead letters: with the group's
+    /// positions on record they could not come again.
+    async fn without_refused(&mut self, group: Group, refused: &[Refused]) -> Result<Group, StageError> {
+        let (batches, advances) = group.into_parts();
+        let mut rest = Vec::new();
+        let mut verdicts = Vec::new();
+        for (index, batch) in batches.into_iter().enumerate() {
+            let of_batch: Vec<&Refused> = refused.iter().filter(|refused| refused.batch == index).collect();
+            if of_batch.is_empty() {
+                rest.push(batch);
+                continue;
+            }
+            let (followed, verdict) = batch.ack.share().followed();
+            self.reject(&batch, &of_batch, followed).await?;
+            verdicts.push(verdict);
+            let mut keep = vec![true; batch.rows.num_rows()];
+            of_batch.iter().for_each(|refused| keep[refused.row] = false);
+            let rows = filter_record_batch(&batch.rows, &BooleanArray::from(keep))?;
+            if rows.num_rows() > 0 {
+                rest.push(batch.with_rows(rows));
+            } else {
+                batch.ack.deliver();
+            }
+        }
+        if join_all(verdicts).await.into_iter().all(|verdict| verdict == Ok(true)) {
+            Ok(Group::advancing(rest, advances))
+        } else {
+            Err(StageError::reader_gone())
+        }
+    }
+
+    /// Sends rows that the outside refuses on as dead letters.
+    async fn reject(&mut self, batch: &Batch, refused: &[&Refused], ack: crate::ack::Ack) -> Result<(), StageError> {
+        let position = batch.ack.span().map(|(partition, span)| format!("{partition}:{span}"));
+        let received = batch.ack.received_at_us().unwrap_or_else(now_us);
+        let named: Vec<_> = refused
+            .iter()
+            .map(|refused| {
+                let row = u32::try_from(refused.row).expect("rows of a batch are counted in 32 bits");
+                (row, refused.reason.clone(), Some(refused.detail.clone()))
+            })
+            .collect();
+        let letters = dead_letter::of_rows(&batch.rows, &named, &self.stats.name, received, position.as_deref())?;
+        let sent = self.outbox.send(Port::REJECTED, Batch::new(letters, ack)).await;
         sent.map_err(|Closed| StageError::reader_gone())?;
-        self.stats.left(Port::REJECTED, 1);
+        self.stats.left(Port::REJECTED, named.len());
         Ok(())
     }
 
-    fn nobody_reads_rejected(&self, error: StageError) -> StageError {
-        let hint =
-            format!("Add \"{}.rejected\" to the inputs of a sink, so that the bad row is kept there.", self.name);
-        StageError::permanent("a row was refused, and nothing reads the port \"rejected\"").because(error).hint(hint)
+    /// A sink that can pause does, for good: only a changed pipeline file ends it.
+    async fn check_rejected_is_read(&mut self, error: &StageError) -> Result<(), StageError> {
+        let mut patience = Patience::new(self.pauses());
+        while !self.has_rejected {
+            let cause = error.refused_rows().first().map_or_else(|| error.chain(), |refused| refused.detail.clone());
+            let hint = format!(
+                "Add \"{}.rejected\" to the inputs of a sink, so that the bad row is kept there.",
+                self.stats.name
+            );
+            let unread = StageError::permanent("a row was refused, and nothing reads the port \"rejected\"");
+            patience.wait(unread.because(cause).hint(hint), &self.stats, "store a group").await?;
+        }
+        Ok(())
     }
 }
 
-fn size_of(batch: &Batch) -> (usize, usize) {
-    (batch.rows.num_rows(), batch.rows.get_array_memory_size())
+/// A group in the making.
+#[derive(Default)]
+struct Gathered {
+    batches: Vec<Batch>,
+    rows: usize,
+    bytes: usize,
+    advances: BTreeMap<(usize, String), Position>,
 }
 
-/// Two halves of a group, by batches while there are several and then by rows; or its only row.
-fn halve(group: Group) -> Result<(Group, Group), Batch> {
-    let (mut batches, _) = group.into_parts();
+/// Two halves of a group, by batches while there are several and then by rows; or its only row. The
+/// right half has the positions.
+fn halve(group: Group) -> Result<(Group, Group), (Batch, Vec<Advance>)> {
+    let (mut batches, advances) = group.into_parts();
     if batches.len() > 1 {
         let right = batches.split_off(batches.len() / 2);
-        return Ok((Group::new(batches), Group::new(right)));
+        return Ok((Group::new(batches), Group::advancing(right, advances)));
     }
-    let batch = batches.pop().expect("a group holds at least one batch");
+    let batch = batches.pop().expect("a group that was refused holds at least one batch");
     let rows = batch.rows.num_rows();
     if rows < 2 {
-        return Err(batch);
+        return Err((batch, advances));
     }
     let (left, right) = (batch.rows.slice(0, rows / 2), batch.rows.slice(rows / 2, rows - rows / 2));
     let (left, right) = batch.split(left, right);
-    Ok((Group::new(vec![left]), Group::new(vec![right])))
+    Ok((Group::new(vec![left]), Group::advancing(vec![right], advances)))
 }

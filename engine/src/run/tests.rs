@@ -54,7 +54,7 @@ impl SourceConfig for Numbers {
 
 #[async_trait]
 impl Source for Numbers {
-    async fn run(self: Box<Self>, mut cx: SourceContext) -> Result<(), StageError> {
+    async fn run(self: Box<Self>, cx: SourceContext) -> Result<(), StageError> {
         let partition = cx.partition("numbers");
         let mut batch = 0;
         while (self.batches == 0 || batch < self.batches) && !cx.is_stopping() {

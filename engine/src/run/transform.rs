@@ -1,35 +1,87 @@
-//! Runs a transform: one batch in, what it emits out, in order.
+//! Runs a transform: one batch in, what it emits out, in order; its state out at each barrier.
 
+use std::sync::Arc;
 use std::time::Instant;
 
+use arrow::compute::concat_batches;
+use tokio_util::sync::CancellationToken;
+
+use crate::batch::Batch;
+use crate::checkpoint::{Reports, StateReport};
 use crate::error::StageError;
-use crate::queue::{Closed, Inbox, Outbox};
-use crate::stage::{Emitter, Transform};
+use crate::queue::{Arrival, Closed, Inbox, Outbox};
+use crate::stage::{Emitter, Port, Transform};
 use crate::stats::StageStats;
 
-pub(super) async fn run(
-    mut transform: Box<dyn Transform>,
-    mut inbox: Inbox,
-    outbox: Outbox,
-    stats: &StageStats,
-) -> Result<(), StageError> {
-    let mut emitter = Emitter::default();
-    while let Some(batch) = inbox.next().await {
-        stats.entered(batch.rows.num_rows());
-        let started = Instant::now();
-        transform.apply(batch, &mut emitter)?;
-        stats.busy_for(started.elapsed());
-        send_all(&mut emitter, &outbox, stats).await?;
-    }
-    transform.finish(&mut emitter)?;
-    send_all(&mut emitter, &outbox, stats).await
+pub(super) struct TransformTask {
+    pub transform: Box<dyn Transform>,
+    pub outbox: Outbox,
+    pub stats: Arc<StageStats>,
+    /// `None` where no checkpoints are taken.
+    pub reports: Option<Reports>,
+    /// The run was asked to stop.
+    pub stopping: CancellationToken,
 }
 
-async fn send_all(emitter: &mut Emitter, outbox: &Outbox, stats: &StageStats) -> Result<(), StageError> {
-    for (port, batch) in emitter.take() {
-        let rows = batch.rows.num_rows();
-        outbox.send(port, batch).await.map_err(|Closed| StageError::reader_gone())?;
-        stats.left(port, rows);
+impl TransformTask {
+    pub(super) async fn run(mut self, mut inbox: Inbox) -> Result<(), StageError> {
+        let mut emitter = Emitter::default();
+        while let Some(arrival) = inbox.next().await {
+            match arrival {
+                Arrival::Batch(_, batch) => {
+                    self.stats.entered(batch.rows.num_rows());
+                    let started = Instant::now();
+                    self.transform.apply(batch, &mut emitter)?;
+                    self.stats.busy_for(started.elapsed());
+                    self.send_all(&mut emitter).await?;
+                }
+                Arrival::Barrier(id) => {
+                    self.report(Some(id));
+                    self.outbox.barrier(id);
+                }
+            }
+        }
+        self.report(None);
+        // The next run goes on from the state: what is half done then is not done yet.
+        if self.reports.is_some() && self.stopping.is_cancelled() {
+            return Ok(());
+        }
+        self.transform.finish(&mut emitter)?;
+        self.send_all(&mut emitter).await
     }
-    Ok(())
+
+    fn report(&self, barrier: Option<u64>) {
+        if let Some(reports) = &self.reports {
+            let state = self.transform.snapshot();
+            // Without a reader the run is ending, and this checkpoint with it.
+            reports.send(StateReport { transform: self.stats.name.clone(), barrier, state }).ok();
+        }
+    }
+
+    async fn send_all(&mut self, emitter: &mut Emitter) -> Result<(), StageError> {
+        for (port, batch) in joined(emitter.take())? {
+            let rows = batch.rows.num_rows();
+            self.outbox.send(port, batch).await.map_err(|Closed| StageError::reader_gone())?;
+            self.stats.left(port, rows);
+        }
+        Ok(())
+    }
+}
+
+/// One batch a port for each promise: a sink that has come to a position has then had all rows of it.
+fn joined(emitted: Vec<(Port, Batch)>) -> Result<Vec<(Port, Batch)>, StageError> {
+    let mut joined: Vec<(Port, Batch)> = Vec::with_capacity(emitted.len());
+    for (port, batch) in emitted {
+        let same = |(other, before): &&mut (Port, Batch)| *other == port && before.ack.is_of_same_promise(&batch.ack);
+        match joined.iter_mut().find(same) {
+            Some((_, before)) if batch.rows.num_rows() > 0 => {
+                before.rows = concat_batches(&before.rows.schema(), [&before.rows, &batch.rows])?;
+                // The rows are owed by the share that they have joined.
+                batch.ack.deliver();
+            }
+            Some(_) => batch.ack.deliver(),
+            None => joined.push((port, batch)),
+        }
+    }
+    Ok(joined)
 }

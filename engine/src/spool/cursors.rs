@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::log::{SegmentEntry, Shared};
 use super::segment::{self, segment_name};
-use super::storage::Storage;
+use crate::storage::{self, Storage};
 
 const FILE: &str = "cursors";
 const FORMAT: u32 = 1;
@@ -248,7 +248,7 @@ impl Default for CursorFile {
 
 impl CursorFile {
     fn store(&self, storage: &dyn Storage, dir: &Path) -> io::Result<()> {
-        segment::replace(storage, dir, FILE, &[&self.encode()]).map(drop)
+        storage::replace(storage, dir, FILE, &[&self.encode()]).map(drop)
     }
 
     pub fn encode(&self) -> Vec<u8> {

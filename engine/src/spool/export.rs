@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::error::SpoolError;
 use super::frame::{self, Record};
 use super::inspect::{Inspection, look};
-use super::storage::Storage;
+use crate::storage::Storage;
 use crate::terminal::printable_json;
 use crate::time::format_us;
 

@@ -11,8 +11,8 @@ use serde::Serialize;
 use super::cursors::{CursorFile, CursorsFound};
 use super::error::SpoolError;
 use super::quarantine;
-use super::storage::Storage;
 use super::survey::{Damage, DamageKind, Surveyed, TornTail, Visitor, survey, trimmed_lsn};
+use crate::storage::Storage;
 
 /// What a spool holds.
 #[derive(Debug, Clone, Serialize)]

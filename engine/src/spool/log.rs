@@ -14,10 +14,10 @@ use tokio::sync::watch;
 use super::cursors::CursorTable;
 use super::frame::{self, EncodedFrame};
 use super::options::SpoolOptions;
-use super::segment::{self, HEADER_BYTES, Header, segment_name};
-use super::storage::{Storage, StorageFile, StorageLock};
+use super::segment::{HEADER_BYTES, Header, segment_name};
 use super::writer::Intake;
 use crate::stats::Counter;
+use crate::storage::{self, Storage, StorageFile, StorageLock};
 
 /// Free space is asked for again after so many bytes: well below any sensible `free_space_min`.
 const SPACE_CHECK_BYTES: u64 = 16 << 20;
@@ -284,7 +284,7 @@ impl Log {
             opened_at_us: frame.head.received_at_us,
         };
         let name = segment_name(header.first_lsn);
-        let file = segment::replace(&*shared.storage, &shared.dir, &name, &[&header.encode(), &frame.bytes])?;
+        let file = storage::replace(&*shared.storage, &shared.dir, &name, &[&header.encode(), &frame.bytes])?;
         let bytes = (HEADER_BYTES + frame.bytes.len()) as u64;
         shared.segments().push(SegmentEntry {
             first_lsn: header.first_lsn,

@@ -29,7 +29,7 @@
 //! | `cursors` | how far sinks have come, what is deleted when |
 //! | `survey`, `recovery`, `quarantine` | what a start makes of what it finds |
 //! | `inspect`, `export` | what a person can look at, and take out |
-//! | `storage`, `testing` | the seam to the disk, and a disk that fails on demand |
+//! | `crate::storage`, `testing` | the seam to the disk, and a disk that fails on demand |
 
 mod cursors;
 mod error;
@@ -42,7 +42,6 @@ mod quarantine;
 mod reader;
 mod recovery;
 mod segment;
-mod storage;
 mod survey;
 pub mod testing;
 #[cfg(test)]
@@ -55,6 +54,7 @@ use std::thread::JoinHandle;
 
 use tokio::sync::watch;
 
+pub use crate::storage::{FsStorage, Storage, StorageFile, StorageLock};
 pub use cursors::Cursors;
 pub use error::SpoolError;
 pub use export::{ExportedRecord, export};
@@ -64,7 +64,6 @@ pub use log::{Pause, PauseReason, SpoolCounters, SpoolStatus};
 pub use options::SpoolOptions;
 pub use reader::{Replay, SpoolReader};
 pub use recovery::RecoveryReport;
-pub use storage::{FsStorage, Storage, StorageFile, StorageLock};
 pub use survey::{Damage, DamageKind, TornTail};
 pub use writer::SpoolWriter;
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::inspect::Quarantined;
 use super::segment;
-use super::storage::Storage;
+use crate::storage::{self, Storage};
 
 const DIR: &str = "quarantine";
 /// All copies together stay below this: evidence must not take the room of records.
@@ -58,7 +58,7 @@ fn keep(storage: &dyn Storage, dir: &Path, name: &str, bytes: u64, read: impl Fn
     if bytes == 0 || held + bytes > BYTES_MAX {
         return Kept::default();
     }
-    let written = storage.create_dir(&folder).and_then(|()| segment::replace(storage, &folder, name, &[&read()]));
+    let written = storage.create_dir(&folder).and_then(|()| storage::replace(storage, &folder, name, &[&read()]));
     match written {
         Ok(_) => Kept { path, known: false },
         Err(error) => {

@@ -13,7 +13,7 @@ use super::frame::{self, FRAME_HEAD_BYTES, Frame, FrameHead};
 use super::log::{SegmentEntry, Shared, SpoolStatus};
 use super::quarantine;
 use super::segment::{self, HEADER_BYTES, segment_name};
-use super::storage::StorageFile;
+use crate::storage::StorageFile;
 
 /// With the pauses of a caller that backs off, a minute or so: longer than a controller takes to
 /// reset, and a bad sector stays bad.

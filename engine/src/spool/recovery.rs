@@ -21,9 +21,9 @@ use super::log::{Log, SegmentEntry, Shared, SpoolCounters, SpoolStatus};
 use super::options::SpoolOptions;
 use super::quarantine;
 use super::segment::{self, Header, HeaderFound};
-use super::storage::Storage;
 use super::survey::{Damage, DamageKind, Survey, TornTail, survey};
 use super::writer::Intake;
+use crate::storage::Storage;
 
 /// What opening a spool found.
 #[derive(Debug, Clone, Default)]

@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::frame::{self, FrameHead, array};
-use super::storage::{Storage, StorageFile};
+use crate::storage::StorageFile;
 
 pub(crate) const HEADER_BYTES: usize = 64;
 pub(crate) const FORMAT_VERSION: u32 = 1;
@@ -172,32 +172,6 @@ pub(crate) fn read_range(file: &dyn StorageFile, range: Range<u64>) -> RangeRead
         }
     }
     RangeRead { bytes, failure, failed_whole }
-}
-
-/// A file that replaces another at once or not at all: written beside it, synced, renamed, and its
-/// name synced.
-pub(crate) fn replace(
-    storage: &dyn Storage,
-    dir: &Path,
-    name: &str,
-    parts: &[&[u8]],
-) -> io::Result<Box<dyn StorageFile>> {
-    let beside = dir.join(format!("{name}.tmp"));
-    let written = (|| {
-        let mut file = storage.create(&beside)?;
-        for part in parts {
-            file.append(part)?;
-        }
-        file.sync_data()?;
-        storage.rename(&beside, &dir.join(name))?;
-        storage.sync_dir(dir)?;
-        Ok(file)
-    })();
-    if written.is_err() {
-        // If this fails too, the next attempt or the next start takes the file away.
-        drop(storage.remove(&beside));
-    }
-    written
 }
 
 #[cfg(test)]

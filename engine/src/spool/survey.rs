@@ -12,7 +12,7 @@ use super::cursors::{CursorFile, CursorsFound};
 use super::error::SpoolError;
 use super::frame::{self, FrameHead};
 use super::segment::{self, HEADER_BYTES, Header, HeaderFound, Piece};
-use super::storage::{Storage, StorageFile};
+use crate::storage::{Storage, StorageFile};
 
 /// How many damaged places are listed; those beyond are counted.
 pub(crate) const DAMAGE_LISTED_MAX: usize = 1000;

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::storage::{Storage, StorageFile, StorageLock};
+use crate::storage::{Storage, StorageFile, StorageLock};
 
 const SECTOR_BYTES: usize = 512;
 

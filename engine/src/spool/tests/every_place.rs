@@ -8,6 +8,7 @@ use super::super::testing::SimulatedDisk;
 use super::super::{cursors, frame, recovery, segment};
 use super::model::{Op, World};
 use super::*;
+use crate::storage;
 
 /// Frames of 3 records in several segments.
 const FRAMES: u64 = 12;
@@ -105,7 +106,7 @@ fn cursors_of_another_life_delete_nothing() {
     let disk = written(false);
     let stranger = cursors::CursorFile { epoch: 99, trimmed_lsn: 30, next_lsn: 31, ..Default::default() };
     let storage = disk.mount();
-    segment::replace(&*storage, dir(), "cursors", &[&stranger.encode()]).expect("nothing fails");
+    storage::replace(&*storage, dir(), "cursors", &[&stranger.encode()]).expect("nothing fails");
     let (log, report) = open(&disk, "stranger");
     assert!(report.cursors_damaged && report.damage.is_empty(), "{report:?}");
     assert_eq!((log.shared().epoch, segments(&disk)[0].0.clone()), (1, dir().join(segment::segment_name(1))));

@@ -1,7 +1,8 @@
-//! The seam between the spool and the disk: everything the spool asks of a filesystem, and no more.
+//! The seam between the engine and the disk: everything that spools, checkpoints and journals ask of a
+//! filesystem, and no more.
 //!
-//! [`FsStorage`] is the real one; [`SimulatedDisk`](super::testing::SimulatedDisk) forgets, tears and
-//! lies as disks do. The spool relies on exactly what is written at each method, in particular that
+//! [`FsStorage`] is the real one; [`SimulatedDisk`](crate::spool::testing::SimulatedDisk) forgets, tears
+//! and lies as disks do. Whoever writes relies on exactly what stands at each method, in particular that
 //! a name is durable only after [`Storage::sync_dir`] and bytes only after
 //! [`StorageFile::sync_data`].
 
@@ -198,6 +199,43 @@ impl StorageFile for File {
     fn bytes(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
     }
+}
+
+/// A file that replaces another at once or not at all: written beside it, synced, renamed, and its
+/// name synced.
+///
+/// # Errors
+/// As the filesystem says. The file then holds what it did, or all that is new.
+pub fn replace(storage: &dyn Storage, dir: &Path, name: &str, parts: &[&[u8]]) -> io::Result<Box<dyn StorageFile>> {
+    let beside = dir.join(format!("{name}.tmp"));
+    let written = (|| {
+        let mut file = storage.create(&beside)?;
+        for part in parts {
+            file.append(part)?;
+        }
+        file.sync_data()?;
+        storage.rename(&beside, &dir.join(name))?;
+        storage.sync_dir(dir)?;
+        Ok(file)
+    })();
+    if written.is_err() {
+        // If this fails too, the next attempt or the next start takes the file away.
+        drop(storage.remove(&beside));
+    }
+    written
+}
+
+/// All bytes of a file.
+///
+/// # Errors
+/// [`io::ErrorKind::NotFound`], or as the filesystem says.
+pub fn read_all(storage: &dyn Storage, path: &Path) -> io::Result<Vec<u8>> {
+    let file = storage.open(path)?;
+    let len = usize::try_from(file.bytes()?).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    let mut bytes = vec![0; len];
+    let filled = file.read_at(0, &mut bytes)?;
+    bytes.truncate(filled);
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -1,0 +1,387 @@
+//! Between a queue and a sink that is slower than its input, or away: batches wait on disk, in order,
+//! so that the stage before and its other readers go on.
+//!
+//! What lies here is a copy: the source still owes every row of it, and keeps it until the sink has
+//! stored it. So nothing is synced, and a start clears the folder.
+//!
+//! When there is no room left the sender waits, as at any full queue; or, where the sink is optional,
+//! the sink goes without what does not fit, and that is counted.
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io::{self, Cursor, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::StreamWriter;
+use arrow::record_batch::RecordBatch;
+
+use crate::ack::Ack;
+use crate::batch::Batch;
+use crate::error::StageError;
+use crate::queue::{Closed, Inbox, Sender};
+use crate::stats::EdgeStats;
+
+/// A file is followed by the next once it has come to this size.
+const FILE_BYTES: u64 = 64 << 20;
+/// How many rows are written together, and so read together.
+const CHUNK_ROWS: usize = 8192;
+
+/// Where one edge overflows to, and how far.
+pub(crate) struct Overflow {
+    /// A folder of the edge's own. Made when it is first needed.
+    pub dir: PathBuf,
+    pub bytes_max: u64,
+    /// The sink goes without what does not fit.
+    pub sheds: bool,
+    pub stats: Arc<EdgeStats>,
+}
+
+impl Overflow {
+    /// Passes batches on from the sending to the receiving queue until the first has ended, by way of the
+    /// disk while the second is full.
+    pub(crate) async fn run(self, mut from: Inbox, to: Sender) -> Result<(), StageError> {
+        let mut disk = Disk::new(self.dir.clone());
+        let mut open = true;
+        while open || !disk.is_empty() {
+            let has_space = self.sheds || disk.bytes < self.bytes_max;
+            tokio::select! {
+                next = from.next_batch(), if open && has_space => match next {
+                    Some((_, batch)) => self.take_in(batch, &mut from, &mut disk, &to).await?,
+                    None => open = false,
+                },
+                room = to.has_room(disk.next_rows()), if !disk.is_empty() => {
+                    room.map_err(|Closed| StageError::reader_gone())?;
+                    self.bring_back(&mut disk, &to).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A batch goes straight on if it can, or to the disk, with those that wait behind it.
+    async fn take_in(&self, batch: Batch, from: &mut Inbox, disk: &mut Disk, to: &Sender) -> Result<(), StageError> {
+        let mut batch = batch;
+        if disk.is_empty() {
+            match to.try_send(batch).map_err(|Closed| StageError::reader_gone())? {
+                Ok(()) => return Ok(()),
+                Err(returned) => batch = returned,
+            }
+        }
+        let mut rows = batch.rows.num_rows();
+        let mut batches = vec![batch];
+        while rows < CHUNK_ROWS {
+            let Some((_, batch)) = from.try_next_batch() else { break };
+            rows += batch.rows.num_rows();
+            batches.push(batch);
+        }
+        if disk.bytes >= self.bytes_max {
+            self.shed(batches);
+            return Ok(());
+        }
+        match disk.put(batches).await {
+            Ok(()) => self.stats.set_overflow(disk.rows, disk.bytes),
+            // As good as full: of memory there is one chunk more than the queues hold.
+            Err((error, batches)) if self.sheds => {
+                tracing::warn!(to = self.stats.to, %error, "can't write to \"{}\"", self.dir.display());
+                self.shed(batches);
+            }
+            Err((error, batches)) => {
+                tracing::warn!(
+                    to = self.stats.to,
+                    %error,
+                    "can't write to \"{}\"; waiting for the sink instead",
+                    self.dir.display()
+                );
+                while !disk.is_empty() {
+                    to.has_room(disk.next_rows()).await.map_err(|Closed| StageError::reader_gone())?;
+                    self.bring_back(disk, to).await?;
+                }
+                for batch in batches {
+                    to.send(batch).await.map_err(|Closed| StageError::reader_gone())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn bring_back(&self, disk: &mut Disk, to: &Sender) -> Result<(), StageError> {
+        for batch in disk.take().await.map_err(|error| self.unreadable(error))? {
+            to.send(batch).await.map_err(|Closed| StageError::reader_gone())?;
+        }
+        self.stats.set_overflow(disk.rows, disk.bytes);
+        Ok(())
+    }
+
+    fn shed(&self, batches: Vec<Batch>) {
+        for batch in batches {
+            self.stats.shed(batch.rows.num_rows());
+            batch.ack.deliver();
+        }
+    }
+
+    /// The rows are still owed: the run ends, and a restart reads them again.
+    fn unreadable(&self, error: io::Error) -> StageError {
+        StageError::permanent(format!("rows that waited in \"{}\" can't be read back", self.dir.display()))
+            .because(error)
+            .hint("They are not acknowledged: a restart reads them again.")
+    }
+}
+
+/// Chunks of batches in files, first in first out.
+struct Disk {
+    dir: PathBuf,
+    chunks: VecDeque<Chunk>,
+    /// The file that is written to.
+    file: Option<Arc<OverflowFile>>,
+    files: u64,
+    rows: u64,
+    bytes: u64,
+}
+
+struct Chunk {
+    file: Arc<OverflowFile>,
+    offset: u64,
+    bytes: u64,
+    acks: Vec<Ack>,
+    rows: u64,
+}
+
+/// A file that is gone once nothing in it is needed.
+struct OverflowFile {
+    path: PathBuf,
+    file: File,
+    written: std::sync::atomic::AtomicU64,
+}
+
+impl Drop for OverflowFile {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(%error, "\"{}\" is no longer needed and can't be deleted", self.path.display());
+        }
+    }
+}
+
+impl Disk {
+    fn new(dir: PathBuf) -> Self {
+        Self { dir, chunks: VecDeque::new(), file: None, files: 0, rows: 0, bytes: 0 }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
+    /// The rows of the oldest chunk.
+    fn next_rows(&self) -> usize {
+        self.chunks.front().map_or(1, |chunk| usize::try_from(chunk.rows).unwrap_or(usize::MAX))
+    }
+
+    /// Writes batches behind those that are there. On an error gives them back.
+    async fn put(&mut self, batches: Vec<Batch>) -> Result<(), (io::Error, Vec<Batch>)> {
+        let file = match self.current_file() {
+            Ok(file) => file,
+            Err(error) => return Err((error, batches)),
+        };
+        let rows: Vec<RecordBatch> = batches.iter().map(|batch| batch.rows.clone()).collect();
+        let written = off_the_runtime({
+            let file = file.clone();
+            move || write(&file, &rows)
+        });
+        match written.await {
+            Ok((offset, bytes)) => {
+                let rows = batches.iter().map(|batch| batch.rows.num_rows() as u64).sum();
+                let acks = batches.into_iter().map(|batch| batch.ack).collect();
+                self.chunks.push_back(Chunk { file, offset, bytes, acks, rows });
+                (self.rows, self.bytes) = (self.rows + rows, self.bytes + bytes);
+                Ok(())
+            }
+            Err(error) => Err((error, batches)),
+        }
+    }
+
+    fn current_file(&mut self) -> io::Result<Arc<OverflowFile>> {
+        let is_full = |file: &OverflowFile| file.written.load(std::sync::atomic::Ordering::Relaxed) >= FILE_BYTES;
+        if let Some(file) = self.file.as_ref().filter(|file| !is_full(file)) {
+            return Ok(file.clone());
+        }
+        if self.files == 0 {
+            clear(&self.dir)?;
+        }
+        let path = self.dir.join(format!("{:08}.arrows", self.files));
+        let file = File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
+        let file = Arc::new(OverflowFile { path, file, written: 0.into() });
+        self.files += 1;
+        self.file = Some(file.clone());
+        Ok(file)
+    }
+
+    /// Takes the oldest chunk.
+    async fn take(&mut self) -> io::Result<Vec<Batch>> {
+        let Some(chunk) = self.chunks.pop_front() else { return Ok(Vec::new()) };
+        (self.rows, self.bytes) = (self.rows - chunk.rows, self.bytes - chunk.bytes);
+        if self.chunks.is_empty() {
+            // The next outage starts a new file: this one goes with its last chunk.
+            self.file = None;
+        }
+        let file = chunk.file;
+        let rows = off_the_runtime(move || read(&file, chunk.offset, chunk.bytes)).await?;
+        if rows.len() != chunk.acks.len() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "other batches than were written"));
+        }
+        Ok(rows.into_iter().zip(chunk.acks).map(|(rows, ack)| Batch::new(rows, ack)).collect())
+    }
+}
+
+/// An empty folder.
+pub(crate) fn clear(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::create_dir_all(dir)
+}
+
+fn write(file: &OverflowFile, rows: &[RecordBatch]) -> io::Result<(u64, u64)> {
+    let mut writer = StreamWriter::try_new(Vec::new(), &rows[0].schema()).map_err(io::Error::other)?;
+    for batch in rows {
+        writer.write(batch).map_err(io::Error::other)?;
+    }
+    let bytes = writer.into_inner().map_err(io::Error::other)?;
+    let offset = file.written.load(std::sync::atomic::Ordering::Relaxed);
+    file.file.write_all_at(&bytes, offset)?;
+    (&file.file).flush()?;
+    file.written.store(offset + bytes.len() as u64, std::sync::atomic::Ordering::Relaxed);
+    Ok((offset, bytes.len() as u64))
+}
+
+fn read(file: &OverflowFile, offset: u64, bytes: u64) -> io::Result<Vec<RecordBatch>> {
+    let mut buffer = vec![0; usize::try_from(bytes).map_err(|_| io::ErrorKind::OutOfMemory)?];
+    file.file.read_exact_at(&mut buffer, offset)?;
+    let reader = StreamReader::try_new(Cursor::new(buffer), None).map_err(io::Error::other)?;
+    reader.collect::<Result<_, _>>().map_err(io::Error::other)
+}
+
+async fn off_the_runtime<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, AsArray, Int64Array};
+    use arrow::datatypes::Int64Type;
+
+    use super::*;
+    use crate::ack::Partition;
+    use crate::position::Span;
+    use crate::queue::{Receiver, queue};
+    use crate::stage::Port;
+
+    fn rows(number: i64) -> RecordBatch {
+        let column: ArrayRef = Arc::new(Int64Array::from(vec![number; 10]));
+        RecordBatch::try_from_iter([("n", column)]).expect("one column")
+    }
+
+    struct Edge {
+        sender: Sender,
+        receiver: Receiver,
+        stats: Arc<EdgeStats>,
+        task: tokio::task::JoinHandle<Result<(), StageError>>,
+    }
+
+    /// An edge whose queues hold 20 rows each.
+    fn edge(dir: &Path, bytes_max: u64, sheds: bool) -> Edge {
+        let stats = Arc::new(EdgeStats::new("a", Port::MAIN, "b"));
+        let (sender, first_end) = queue(20, Arc::new(EdgeStats::new("a", Port::MAIN, "b")));
+        let (second, receiver) = queue(20, stats.clone());
+        let overflow = Overflow { dir: dir.join("edge"), bytes_max, sheds, stats: stats.clone() };
+        let task = tokio::spawn(overflow.run(Inbox::new(vec![first_end]), second));
+        Edge { sender, receiver, stats, task }
+    }
+
+    #[tokio::test]
+    async fn batches_wait_on_disk_and_come_back_in_order_with_their_promises() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let Edge { sender, receiver, stats, task } = edge(dir.path(), 1 << 30, false);
+        let partition = Partition::new("p");
+        for number in 0..500 {
+            let ack = partition.open(Span::new(number, number), 0);
+            sender.send(Batch::new(rows(number as i64), ack)).await.expect("the edge takes all");
+        }
+        drop(sender);
+        while stats.overflow_rows() < 4_000 {
+            tokio::task::yield_now().await;
+        }
+        let mut inbox = Inbox::new(vec![receiver]);
+        for number in 0..500 {
+            let (_, batch) = inbox.next_batch().await.expect("all come back");
+            assert_eq!(batch.rows.column(0).as_primitive::<Int64Type>().value(9), number);
+            batch.ack.deliver();
+        }
+        assert!(inbox.next_batch().await.is_none());
+        assert!(partition.progress().borrow().is_complete() && !partition.progress().borrow().failed);
+        task.await.expect("no panic").expect("no error");
+        assert_eq!(stats.overflow_rows(), 0);
+        assert_eq!(fs::read_dir(dir.path().join("edge")).expect("the folder").count(), 0, "files go when read");
+    }
+
+    #[tokio::test]
+    async fn when_the_disk_is_full_the_sender_waits() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let Edge { sender, receiver, .. } = edge(dir.path(), 1, false);
+        let sent = tokio::spawn(async move {
+            for number in 0..100 {
+                sender.send(Batch::detached(rows(number))).await.expect("in the end");
+            }
+        });
+        let mut inbox = Inbox::new(vec![receiver]);
+        for number in 0..100 {
+            let (_, batch) = inbox.next_batch().await.expect("all come");
+            assert_eq!(batch.rows.column(0).as_primitive::<Int64Type>().value(0), number);
+        }
+        sent.await.expect("no panic");
+    }
+
+    #[tokio::test]
+    async fn an_optional_sink_goes_without_what_does_not_fit() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let Edge { sender, receiver, stats, task } = edge(dir.path(), 0, true);
+        let partition = Partition::new("p");
+        for number in 0..100 {
+            let ack = partition.open(Span::new(number, number), 0);
+            sender.send(Batch::new(rows(number as i64), ack)).await.expect("nobody waits");
+        }
+        drop(sender);
+        let mut inbox = Inbox::new(vec![receiver]);
+        let mut received = 0;
+        while let Some((_, batch)) = inbox.next_batch().await {
+            received += batch.rows.num_rows() as u64;
+            batch.ack.deliver();
+        }
+        task.await.expect("no panic").expect("no error");
+        assert_eq!(received + stats.shed_rows(), 1_000);
+        assert!(stats.shed_rows() > 0);
+        assert!(partition.progress().borrow().is_complete() && !partition.progress().borrow().failed);
+    }
+
+    #[tokio::test]
+    async fn without_a_folder_to_write_to_the_sender_waits() {
+        let dir = tempfile::tempdir().expect("a folder");
+        fs::write(dir.path().join("edge"), "a file").expect("written");
+        let Edge { sender, receiver, .. } = edge(dir.path(), 1 << 30, false);
+        let sent = tokio::spawn(async move {
+            for number in 0..100 {
+                sender.send(Batch::detached(rows(number))).await.expect("in the end");
+            }
+        });
+        let mut inbox = Inbox::new(vec![receiver]);
+        for number in 0..100 {
+            let (_, batch) = inbox.next_batch().await.expect("all come");
+            assert_eq!(batch.rows.column(0).as_primitive::<Int64Type>().value(0), number);
+        }
+        sent.await.expect("no panic");
+    }
+}

@@ -1,0 +1,85 @@
+//! The edges of a run: a queue for each, and room on disk before sinks.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use super::Run;
+use super::sink::Input;
+use crate::error::StageError;
+use crate::overflow::Overflow;
+use crate::plan::{Edge, Node};
+use crate::queue::{Inbox, Receiver, Sender, queue};
+use crate::registry::Kind;
+use crate::stage::Port;
+use crate::stats::EdgeStats;
+
+type Work = Pin<Box<dyn Future<Output = Result<(), StageError>> + Send>>;
+
+/// The ends of all edges, by stage.
+pub(super) struct Edges {
+    pub inboxes: Vec<Vec<Receiver>>,
+    /// What each inbox reads, in the same order.
+    pub inputs: Vec<Vec<Input>>,
+    pub outboxes: Vec<Vec<(Port, Vec<Sender>)>>,
+    /// What passes rows on over the disk, with the sink it does it for.
+    pub overflows: Vec<(usize, Work)>,
+}
+
+pub(super) fn stats(nodes: &[Node], edge: Edge) -> EdgeStats {
+    EdgeStats::new(&nodes[edge.from].name, edge.port, &nodes[edge.to].name)
+}
+
+/// A queue for each edge. Before a sink of a run that resumes there is room on disk, so that it holds up
+/// nobody else; before an optional sink there may be none, but it never holds up anybody.
+pub(super) fn connect(nodes: &[Node], run: &Run, resumes: bool) -> Edges {
+    let settings = &run.plan.settings;
+    let mut edges = Edges {
+        inboxes: nodes.iter().map(|_| Vec::new()).collect(),
+        inputs: nodes.iter().map(|_| Vec::new()).collect(),
+        outboxes: nodes.iter().map(|node| node.outputs.iter().map(|(port, _)| (*port, Vec::new())).collect()).collect(),
+        overflows: Vec::new(),
+    };
+    let ordered = ordered(nodes, &run.plan.edges);
+    for ((edge, stats), is_ordered) in run.plan.edges.iter().zip(&run.edges).zip(ordered) {
+        let (mut sender, receiver) = queue(settings.queue_rows, stats.clone());
+        let (from, to) = (&nodes[edge.from], &nodes[edge.to]);
+        let name =
+            if edge.port == Port::MAIN { from.name.clone() } else { format!("{}.{}", from.name, edge.port.name()) };
+        if to.kind == Kind::Sink && (resumes || !to.required) {
+            let overflow = Overflow {
+                dir: settings.data_dir.join(&to.name).join("overflow").join(&name),
+                bytes_max: if resumes { settings.overflow_bytes_max } else { 0 },
+                sheds: !to.required,
+                stats: stats.clone(),
+            };
+            let hidden = Arc::new(self::stats(nodes, *edge));
+            let (outer, outer_end) = queue(settings.queue_rows, hidden);
+            let onward = std::mem::replace(&mut sender, outer);
+            edges.overflows.push((edge.to, Box::pin(overflow.run(Inbox::new(vec![outer_end]), onward))));
+        }
+        edges.inboxes[edge.to].push(receiver);
+        edges.inputs[edge.to].push(Input { name, is_ordered });
+        let port = edges.outboxes[edge.from].iter_mut().find(|(port, _)| *port == edge.port);
+        port.expect("the plan checked the port").1.push(sender);
+    }
+    edges
+}
+
+/// For each edge whether the positions on it only go up: no source's rows come to it by two ways.
+fn ordered(nodes: &[Node], edges: &[Edge]) -> Vec<bool> {
+    // How many ways lead from each source to each stage; stages come after those they read.
+    let mut ways: Vec<BTreeMap<usize, usize>> = vec![BTreeMap::new(); nodes.len()];
+    for (index, node) in nodes.iter().enumerate() {
+        if node.kind == Kind::Source {
+            ways[index].insert(index, 1);
+        }
+        for edge in edges.iter().filter(|edge| edge.to == index) {
+            for (source, count) in ways[edge.from].clone() {
+                *ways[index].entry(source).or_default() += count;
+            }
+        }
+    }
+    edges.iter().map(|edge| ways[edge.from].values().all(|count| *count < 2)).collect()
+}
