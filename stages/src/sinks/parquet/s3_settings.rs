@@ -89,6 +89,8 @@ impl S3Settings {
         Ok(builder
             .with_allow_http(endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")))
             .with_conditional_put(S3ConditionalPut::ETagMatch)
+            // Only the probe is ever deleted, and every store knows how to delete one object.
+            .with_disable_bulk_delete(true)
             .with_retry(retry))
     }
 
