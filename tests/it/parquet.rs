@@ -1,29 +1,28 @@
 //! Sink `parquet` against a real S3 store, and its files against the readers that people use.
 
+mod conditions;
 mod old_store;
+mod resumed;
 
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BinaryArray, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray};
+use arrow::array::{ArrayRef, BinaryArray, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray};
 use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Field, Schema};
 use arrow::record_batch::RecordBatch;
 use futures::TryStreamExt;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use pipeline_engine::schema::timestamp_type;
-use pipeline_engine::stage::{Advance, Batch, Fault, Group, Sink, SinkConfig};
-use pipeline_engine::{Partition, Position, Span, testing};
+use pipeline_engine::stage::{Batch, Fault, Group, Sink, SinkConfig};
+use pipeline_engine::{Partition, Span, testing};
 use pipeline_stages::sinks::parquet::ParquetConfig;
-use rand::{RngExt, SeedableRng};
-use rand_pcg::Pcg64Mcg;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
 use tokio::net::{TcpListener, TcpStream};
 
-use self::old_store::{Condition, OldStore};
 use crate::services;
 
 const HOUR_US: i64 = 3_600_000_000;
@@ -64,22 +63,6 @@ fn sink(keys: Value, environment: impl IntoIterator<Item = (String, String)>) ->
     let config: ParquetConfig = serde_json::from_value(keys).expect("a valid configuration");
     let built = config.environment(environment).build(&readings(None, 0).schema(), &testing::build_context("lake", ""));
     built.expect("a valid configuration").sink
-}
-
-/// A sink whose state outlives it.
-fn resuming(keys: Value, data: &Path) -> Box<dyn Sink> {
-    let config: ParquetConfig = serde_json::from_value(keys).expect("a valid configuration");
-    let cx = testing::build_context("lake", "").with_data_dir(data);
-    let built = config.environment(services::s3().environment()).build(&readings(None, 0).schema(), &cx);
-    built.expect("a valid configuration").sink
-}
-
-/// Opens it as the engine does: again and again, while an earlier one lets go of its lock.
-async fn open(sink: &mut dyn Sink) {
-    while let Err(error) = sink.open().await {
-        assert_eq!(error.fault(), Fault::Transient, "{}", error.chain());
-        tokio::task::yield_now().await;
-    }
 }
 
 fn lake_keys(bucket: &str) -> Value {
@@ -228,196 +211,6 @@ async fn relay(client: TcpStream, store: TcpStream, loses_replies: Arc<AtomicBoo
         _ = requests => {}
         _ = replies => {}
     }
-}
-
-/// Rows of positions `from + 1` to `to`: an hour each, so that most groups touch two days.
-fn positions(from: u64, to: u64) -> Group {
-    let partition = Partition::new("shard-1");
-    let batch = |position: u64| {
-        let rows = readings(Some(DAY_US + position as i64 * 6 * HOUR_US), 5);
-        Batch::new(rows, partition.open(Span::new(position, position), DAY_US + position as i64))
-    };
-    let (input, partition_name) = ("valid".to_owned(), "shard-1".to_owned());
-    let from_position = (from > 0).then(|| Position::from(from));
-    let advance = Advance { input, partition: partition_name, from: from_position, to: to.into() };
-    Group::advancing((from + 1..=to).map(batch).collect(), vec![advance])
-}
-
-async fn committed(sink: &mut dyn Sink) -> u64 {
-    let committed = sink.committed().await.expect("it is open");
-    committed.first().map_or(0, |committed| committed.position.0[3])
-}
-
-/// Each position's five rows, sorted: by time, then by number.
-async fn stored_rows(bucket: &str) -> Vec<(i64, i64)> {
-    let mut rows = rows_in(&services::read_parquet(bucket, "lake").await);
-    rows.sort_unstable();
-    rows
-}
-
-fn rows_of(positions: &Group) -> Vec<(i64, i64)> {
-    let batches: Vec<_> = positions.batches().iter().map(|batch| batch.rows.clone()).collect();
-    let mut rows = rows_in(&batches);
-    rows.sort_unstable();
-    rows
-}
-
-fn rows_in(batches: &[RecordBatch]) -> Vec<(i64, i64)> {
-    let rows = batches.iter().flat_map(|batch| {
-        let times = batch.column(0).as_primitive::<TimestampMicrosecondType>().values().to_vec();
-        times.into_iter().zip(batch.column(3).as_primitive::<Int64Type>().values().to_vec())
-    });
-    rows.collect()
-}
-
-#[test]
-fn a_run_that_ends_with_a_reply_outstanding_is_finished_by_the_next() {
-    let (bucket, data) = (services::bucket(), tempfile::TempDir::new().expect("a folder"));
-    block_on(async {
-        let relay = Relay::start(&services::s3().endpoint).await;
-        let keys = |endpoint: &str| json!({ "url": format!("s3://{bucket}/lake"), "time_column": "timestamp", "endpoint": endpoint });
-        let mut first = resuming(keys(&relay.url), data.path());
-        first.open().await.expect("the store is there");
-        relay.loses_replies.store(true, Ordering::SeqCst);
-        let error = first.write(&positions(0, 6)).await.expect_err("nobody answered");
-        assert_eq!(error.fault(), Fault::Transient, "{}", error.chain());
-        drop(first);
-
-        let mut second = resuming(keys(&services::s3().endpoint), data.path());
-        open(&mut *second).await;
-        assert_eq!(committed(&mut *second).await, 6);
-        // Other boundaries than an uninterrupted run would have had.
-        second.write(&positions(6, 7)).await.expect("it goes on");
-        assert_eq!(stored_rows(&bucket).await, rows_of(&positions(0, 7)));
-    });
-}
-
-#[test]
-fn a_store_that_is_away_until_the_next_run_gets_what_the_first_had_staged() {
-    let (bucket, data) = (services::bucket(), tempfile::TempDir::new().expect("a folder"));
-    block_on(async {
-        let keys = |endpoint: &str| json!({ "url": format!("s3://{bucket}/lake"), "time_column": "timestamp", "endpoint": endpoint });
-        let away = OldStore::start(Condition::Kept).await;
-        let mut first = resuming(keys(&away.url), data.path());
-        first.open().await.expect("the store is there");
-        away.fail();
-        first.write(&positions(0, 6)).await.expect_err("it is away");
-        assert!(away.paths().is_empty());
-        drop(first);
-        let mut second = resuming(keys(&services::s3().endpoint), data.path());
-        open(&mut *second).await;
-        assert_eq!(stored_rows(&bucket).await, rows_of(&positions(0, 6)), "before anything is read");
-        assert_eq!(committed(&mut *second).await, 6);
-    });
-}
-
-/// The process is not killed here, but all that it holds is dropped wherever it is: its connections,
-/// its lock, its half-written files.
-#[test]
-fn runs_that_end_at_any_moment_leave_each_row_in_exactly_one_object() {
-    const LAST: u64 = 60;
-    let (bucket, data) = (services::bucket(), tempfile::TempDir::new().expect("a folder"));
-    let seed = rand::random();
-    println!("seed {seed}");
-    let mut chance = Pcg64Mcg::seed_from_u64(seed);
-    block_on(async {
-        let mut rounds = 0;
-        loop {
-            let (mut sink, mut sizes) = (resuming(lake_keys(&bucket), data.path()), Pcg64Mcg::seed_from_u64(rounds));
-            let run = async {
-                open(&mut *sink).await;
-                let mut done = committed(&mut *sink).await;
-                while done < LAST {
-                    let to = (done + sizes.random_range(1..6)).min(LAST);
-                    sink.write(&positions(done, to)).await.expect("the store is there");
-                    done = to;
-                }
-            };
-            // Longer each time, so that it ends on a slow machine too.
-            let patience = std::time::Duration::from_micros(chance.random_range(0..30_000) + rounds * 2_000);
-            rounds += 1;
-            if tokio::time::timeout(patience, run).await.is_ok() {
-                break;
-            }
-        }
-        println!("{rounds} runs");
-        assert_eq!(stored_rows(&bucket).await, rows_of(&positions(0, LAST)), "seed {seed}, {rounds} runs");
-    });
-}
-
-#[test]
-fn a_store_without_conditional_create_is_found_out_and_looked_at_first() {
-    for condition in [Condition::Ignored, Condition::NotImplemented, Condition::Invalid] {
-        block_on(async {
-            let store = OldStore::start(condition).await;
-            let keys = json!({ "url": "s3://old/lake", "endpoint": store.url });
-            let open = || async {
-                let mut sink = sink(keys.clone(), services::s3().environment());
-                let (opened, log) = logged(sink.open()).await;
-                opened.expect("it works without");
-                (sink, log)
-            };
-            let (mut first, log) = open().await;
-            assert!(log.contains("WARN") && log.contains(&store.url) && log.contains("If-None-Match"), "{log}");
-            assert_eq!(store.paths(), [""; 0], "the probe is gone");
-            let group = group(&[readings(Some(DAY_US), 10)]);
-            first.write(&group).await.expect("it is stored");
-            let path = store.paths().remove(0);
-            let rows = store.content(&path);
-
-            let (mut second, _) = open().await;
-            second.write(&group).await.expect("it is found there");
-            assert_eq!((store.paths(), store.content(&path)), (vec![path.clone()], rows));
-            assert_eq!(store.asked(&format!("PUT {path}")), 1, "{condition:?}");
-
-            store.replace(&path, b"somebody else's");
-            let (mut third, _) = open().await;
-            let error = third.write(&group).await.expect_err("the name is taken");
-            assert_eq!(error.fault(), Fault::Permanent);
-            assert_eq!(store.content(&path), b"somebody else's");
-
-            let found = third.probe().await.expect("it can be written to");
-            assert!(found.contains("ignores If-None-Match"), "{found}");
-        });
-    }
-}
-
-#[test]
-fn a_store_with_conditional_create_is_left_to_keep_it() {
-    block_on(async {
-        let store = OldStore::start(Condition::Kept).await;
-        let mut sink = sink(json!({ "url": "s3://new/lake", "endpoint": store.url }), services::s3().environment());
-        let (opened, log) = logged(sink.open()).await;
-        opened.expect("it can be written to");
-        assert!(!log.contains("WARN"), "{log}");
-        assert_eq!(sink.probe().await.expect("it can be written to"), "the store takes objects");
-        sink.write(&group(&[readings(Some(DAY_US), 10)])).await.expect("it is stored");
-        assert_eq!(store.asked(&format!("HEAD {}", store.paths()[0])), 0, "nobody looked");
-    });
-}
-
-/// What was logged while a future ran, on this thread.
-async fn logged<F: Future>(future: F) -> (F::Output, String) {
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-    impl std::io::Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    // The future of `block_on` stays on its thread.
-    let guard = tracing::subscriber::set_default(subscriber);
-    let output = future.await;
-    drop(guard);
-    let text = String::from_utf8(lines.0.lock().unwrap().clone()).expect("text");
-    (output, text)
 }
 
 #[test]

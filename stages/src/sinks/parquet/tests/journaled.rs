@@ -169,9 +169,12 @@ async fn a_second_run_that_began_before_there_was_a_journal_stores_nothing_twice
 struct Obstacle(PathBuf);
 
 impl Obstacle {
-    /// A file in the place of a folder of the lake.
+    /// A file in the place of a folder of the lake, which steps aside with what is in it.
     fn put(dir: &TempDir) -> Self {
         let place = dir.path().join("lake/year=1970");
+        if place.exists() {
+            fs::rename(&place, dir.path().join("lake/aside")).unwrap();
+        }
         fs::write(&place, "").unwrap();
         Self(place)
     }
@@ -279,15 +282,13 @@ async fn damage_is_reported_with_a_way_out_and_nothing_is_stored_on_a_guess() {
         let dir = TempDir::new().unwrap();
         let mut sink = opened(&dir).await;
         sink.write(&group(0, 3)).await.unwrap();
-        let obstacle = Obstacle(dir.path().join("lake/year=1970"));
-        fs::rename(&obstacle.0, dir.path().join("lake/aside")).unwrap();
-        fs::write(&obstacle.0, "").unwrap();
+        let obstacle = Obstacle::put(&dir);
         sink.write(&group(3, 5)).await.unwrap_err();
         obstacle.remove();
         drop(sink);
         let mut file = fs::OpenOptions::new().append(true).open(state(&dir).join(name)).unwrap();
         file.write_all(b"x").unwrap();
-        let error = super::super::Sink::open(&mut *self::sink(&dir)).await.unwrap_err();
+        let error = self::sink(&dir).open().await.unwrap_err();
         assert_eq!(error.fault(), Fault::Permanent);
         let path = state(&dir).join(name);
         assert_eq!(error.to_string(), format!("\"{}\" can't be used", path.display()));
@@ -305,9 +306,7 @@ async fn positions_older_than_what_is_staged_are_refused() {
     sink.write(&group(3, 5)).await.unwrap();
     drop(sink);
     let mut sink = opened(&dir).await;
-    let obstacle = Obstacle(dir.path().join("lake/year=1970"));
-    fs::rename(&obstacle.0, dir.path().join("lake/aside")).unwrap();
-    fs::write(&obstacle.0, "").unwrap();
+    let obstacle = Obstacle::put(&dir);
     sink.write(&group(5, 6)).await.unwrap_err();
     obstacle.remove();
     drop(sink);
