@@ -1,4 +1,5 @@
-//! One file of a million readings, by the sink as it runs: encoded with zstd, hashed, written, linked.
+//! One file of a million readings, by the sink as it runs: encoded with zstd, hashed, written, linked;
+//! and the same from a source that can resume, whose file is staged first and its position recorded.
 //!
 //! Written to memory (`/dev/shm`) where there is such a folder, so that it measures us and not a disk.
 
@@ -11,7 +12,7 @@ use arrow::datatypes::{DataType, Field, Schema};
 use arrow::record_batch::RecordBatch;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use pipeline_engine::schema::timestamp_type;
-use pipeline_engine::stage::{Batch, Group, Sink, SinkConfig};
+use pipeline_engine::stage::{Advance, Batch, Group, Sink, SinkConfig};
 use pipeline_engine::testing;
 use pipeline_stages::sinks::parquet::ParquetConfig;
 use rand::{RngExt, SeedableRng};
@@ -51,13 +52,17 @@ fn readings() -> Vec<RecordBatch> {
 
 fn sink(folder: &Path, rows: &RecordBatch) -> Box<dyn Sink> {
     let config: ParquetConfig = serde_json::from_value(serde_json::json!({ "url": folder })).expect("valid keys");
-    config.build(&rows.schema(), &testing::build_context("lake", "")).expect("a valid configuration").sink
+    let cx = testing::build_context("lake", "").with_data_dir(folder.join(".data"));
+    config.build(&rows.schema(), &cx).expect("a valid configuration").sink
 }
 
 fn write_files(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let batches = readings();
-    let group = Group::new(batches.iter().cloned().map(Batch::detached).collect());
+    let detached = || batches.iter().cloned().map(Batch::detached).collect();
+    let group = Group::new(detached());
+    let advance = Advance { input: "valid".into(), partition: "telemetry/1".into(), from: None, to: 1.into() };
+    let resumable = Group::advancing(detached(), vec![advance]);
     let fresh = || {
         let memory = Path::new("/dev/shm");
         let folder = if memory.is_dir() { TempDir::new_in(memory) } else { TempDir::new() }.expect("a folder");
@@ -71,13 +76,17 @@ fn write_files(criterion: &mut Criterion) {
 
     let mut files = criterion.benchmark_group("parquet");
     files.sample_size(10).throughput(Throughput::Elements(ROWS as u64));
-    files.bench_function("a million rows to one zstd file", |bencher| {
-        let write = |(folder, mut sink): (TempDir, Box<dyn Sink>)| {
-            runtime.block_on(sink.write(black_box(&group))).expect("it is stored");
-            folder
-        };
-        bencher.iter_batched(fresh, write, BatchSize::PerIteration);
-    });
+    for (name, group) in
+        [("a million rows to one zstd file", &group), ("a million rows to one zstd file, staged first", &resumable)]
+    {
+        files.bench_function(name, |bencher| {
+            let write = |(folder, mut sink): (TempDir, Box<dyn Sink>)| {
+                runtime.block_on(sink.write(black_box(group))).expect("it is stored");
+                folder
+            };
+            bencher.iter_batched(fresh, write, BatchSize::PerIteration);
+        });
+    }
     files.finish();
 }
 

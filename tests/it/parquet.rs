@@ -1,5 +1,9 @@
 //! Sink `parquet` against a real S3 store, and its files against the readers that people use.
 
+mod conditions;
+mod old_store;
+mod resumed;
+
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -61,9 +65,12 @@ fn sink(keys: Value, environment: impl IntoIterator<Item = (String, String)>) ->
     built.expect("a valid configuration").sink
 }
 
+fn lake_keys(bucket: &str) -> Value {
+    json!({ "url": format!("s3://{bucket}/lake"), "time_column": "timestamp" })
+}
+
 fn lake(bucket: &str) -> Box<dyn Sink> {
-    let keys = json!({ "url": format!("s3://{bucket}/lake"), "time_column": "timestamp" });
-    sink(keys, services::s3().environment())
+    sink(lake_keys(bucket), services::s3().environment())
 }
 
 async fn objects(bucket: &str) -> Vec<ObjectMeta> {

@@ -3,7 +3,7 @@
 //! The same rows, names and positions give the same bytes: no time, host or random number goes in.
 //! The name of an object rests on that (see the parent module).
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::hash::Hash;
 
 use arrow::array::{Array, ArrayRef, AsArray};
@@ -16,7 +16,8 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
-use pipeline_engine::{Ack, Position};
+
+use super::provenance::Provenance;
 
 /// Smaller row groups cost: at 100,000 rows the writer was half as fast.
 const ROW_GROUP_ROWS: usize = 1_000_000;
@@ -33,10 +34,9 @@ pub(super) struct Encoder {
 }
 
 impl Encoder {
-    /// One file with these rows, in this order. `origin` says where they came from (see
-    /// [`origin`]).
-    pub(super) fn encode(&self, batches: &[RecordBatch], origin: &str) -> Result<Bytes, ParquetError> {
-        let properties = self.properties(batches, origin);
+    /// One file with these rows, in this order.
+    pub(super) fn encode(&self, batches: &[RecordBatch], provenance: &Provenance) -> Result<Bytes, ParquetError> {
+        let properties = self.properties(batches, provenance);
         let mut writer = ArrowWriter::try_new(Vec::new(), self.schema.clone(), Some(properties))?;
         for rows in batches {
             writer.write(rows)?;
@@ -44,19 +44,17 @@ impl Encoder {
         Ok(writer.into_inner()?.into())
     }
 
-    fn properties(&self, batches: &[RecordBatch], origin: &str) -> WriterProperties {
-        let entry = |key: &str, value: &str| KeyValue::new(key.to_owned(), value.to_owned());
+    fn properties(&self, batches: &[RecordBatch], provenance: &Provenance) -> WriterProperties {
+        let names = [("pipeline.name", self.pipeline.as_str()), ("pipeline.stage", &self.stage)];
+        let entries = names.into_iter().chain(provenance.entries());
+        let entries = entries.map(|(key, value)| KeyValue::new(key.to_owned(), value.to_owned()));
         let mut properties = WriterProperties::builder()
             .set_compression(self.compression)
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
             // Only where values repeat: else the dictionary grows as large as the column. A million
             // readings took 3.0 bytes a row so, 5.5 with a dictionary for text only.
             .set_dictionary_enabled(false)
-            .set_key_value_metadata(Some(vec![
-                entry("pipeline.name", &self.pipeline),
-                entry("pipeline.stage", &self.stage),
-                entry("pipeline.source", origin),
-            ]));
+            .set_key_value_metadata(Some(entries.collect()));
         for (index, field) in self.schema.fields().iter().enumerate() {
             let path = ColumnPath::from(vec![field.name().clone()]);
             properties = match field.data_type() {
@@ -102,29 +100,6 @@ fn repeat<'a, T: Hash + Eq>(
     distinct.len() * 2 <= seen
 }
 
-/// Where the rows of a group came from, as JSON for the footer: for each partition of a source the
-/// first and last position, and when the first and the last batch were received (microseconds since
-/// 1970). Empty for rows that no source promised anything for, which only tests make.
-pub(super) fn origin<'a>(acks: impl Iterator<Item = &'a Ack>) -> String {
-    let mut partitions = BTreeMap::<String, (Position, Position, i64, i64)>::new();
-    for ack in acks {
-        let (Some((partition, span)), Some(received)) = (ack.span(), ack.received_at_us()) else { continue };
-        let first = (span.first, span.last, received, received);
-        let whole = partitions.entry(partition.to_owned()).or_insert(first);
-        *whole = (whole.0.min(span.first), whole.1.max(span.last), whole.2.min(received), whole.3.max(received));
-    }
-    let entries = partitions.into_iter().map(|(partition, (first, last, from_us, to_us))| {
-        serde_json::json!({
-            "partition": partition,
-            "first": first.to_string(),
-            "last": last.to_string(),
-            "received_from_us": from_us,
-            "received_to_us": to_us,
-        })
-    });
-    serde_json::Value::Array(entries.collect()).to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -134,7 +109,7 @@ mod tests {
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
     use parquet::file::reader::{FileReader, SerializedFileReader};
     use pipeline_engine::schema::timestamp_type;
-    use pipeline_engine::{Partition, Span, testing};
+    use pipeline_engine::stage::Group;
 
     use super::*;
 
@@ -171,14 +146,19 @@ mod tests {
     #[test]
     fn every_type_reads_back_as_it_was_written() {
         let rows = every_type(1_000);
-        let file = encoder(rows.schema()).encode(&[rows.slice(0, 300), rows.slice(300, 700)], "[]").unwrap();
+        let file = encoder(rows.schema()).encode(&[rows.slice(0, 300), rows.slice(300, 700)], &nowhere()).unwrap();
         let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().with_batch_size(2_000).build().unwrap();
         let read: Vec<RecordBatch> = reader.map(Result::unwrap).collect();
         assert_eq!(read, [rows]);
     }
 
+    /// Rows that no source promised anything for.
+    fn nowhere() -> Provenance {
+        Provenance::of(&Group::new(Vec::new()))
+    }
+
     fn with_dictionary(rows: RecordBatch) -> Vec<String> {
-        let file = encoder(rows.schema()).encode(&[rows], "[]").unwrap();
+        let file = encoder(rows.schema()).encode(&[rows], &nowhere()).unwrap();
         let reader = SerializedFileReader::new(file).unwrap();
         let columns = reader.metadata().row_group(0).columns().iter();
         columns
@@ -201,7 +181,7 @@ mod tests {
     #[test]
     fn times_and_numbers_are_written_as_differences() {
         let rows = every_type(1_000);
-        let file = encoder(rows.schema()).encode(&[rows], "[]").unwrap();
+        let file = encoder(rows.schema()).encode(&[rows], &nowhere()).unwrap();
         let reader = SerializedFileReader::new(file).unwrap();
         for column in [0, 3] {
             let mut encodings = reader.metadata().row_group(0).column(column).encodings();
@@ -212,29 +192,7 @@ mod tests {
     #[test]
     fn the_same_rows_give_the_same_bytes() {
         let rows = every_type(500);
-        let encode = || encoder(rows.schema()).encode(std::slice::from_ref(&rows), "[]").unwrap();
+        let encode = || encoder(rows.schema()).encode(std::slice::from_ref(&rows), &nowhere()).unwrap();
         assert_eq!(encode(), encode());
-    }
-
-    #[test]
-    fn the_footer_says_where_the_rows_came_from() {
-        let partition = Partition::new("shard \"1\"");
-        let acks = [(5, 9, 2_000), (1, 4, 1_000)].map(|(first, last, at)| partition.open(Span::new(first, last), at));
-        let origin = origin(acks.iter());
-        let rows = every_type(1);
-        let file = encoder(rows.schema()).encode(&[rows], &origin).unwrap();
-        let reader = SerializedFileReader::new(file).unwrap();
-        let footer = reader.metadata().file_metadata().key_value_metadata().unwrap();
-        let value = |key: &str| footer.iter().find(|entry| entry.key == key).and_then(|entry| entry.value.clone());
-        assert_eq!(value("pipeline.name").as_deref(), Some("iot"));
-        assert_eq!(value("pipeline.stage").as_deref(), Some("lake"));
-        let source: serde_json::Value = serde_json::from_str(&value("pipeline.source").unwrap()).unwrap();
-        let expected = serde_json::json!([{
-            "partition": "shard \"1\"", "first": "1", "last": "9", "received_from_us": 1_000, "received_to_us": 2_000,
-        }]);
-        assert_eq!(source, expected);
-        for ack in acks {
-            testing::deliver(pipeline_engine::stage::Batch::new(every_type(0), ack));
-        }
     }
 }

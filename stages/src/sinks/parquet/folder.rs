@@ -6,13 +6,14 @@
 //! behind after a crash.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use pipeline_engine::stage::StageError;
 
-use super::store::{Object, Store, taken};
+use super::disk::{failed, not_synced, off_the_runtime};
+use super::store::{Guard, Object, Store, taken};
 
 /// Where files are written aside, below the root. Readers leave out folders that begin with a dot;
 /// one folder for all days, so that cleaning up after a crash looks at one folder.
@@ -28,9 +29,10 @@ pub(super) struct Folder {
 
 #[async_trait]
 impl Store for Folder {
-    async fn open(&mut self) -> Result<(), StageError> {
+    async fn open(&mut self) -> Result<Guard, StageError> {
         let folder = self.clone();
-        off_the_runtime(move || folder.prepare()).await
+        off_the_runtime(move || folder.prepare()).await?;
+        Ok(Guard::Store)
     }
 
     async fn create(&self, object: &Object) -> Result<(), StageError> {
@@ -133,12 +135,6 @@ impl Folder {
     }
 }
 
-async fn off_the_runtime(work: impl FnOnce() -> Result<(), StageError> + Send + 'static) -> Result<(), StageError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|panic| StageError::bug("writing a file panicked").because(panic))?
-}
-
 /// Makes the entries of a folder durable.
 fn sync_folder(folder: &Path) -> Result<(), StageError> {
     // The parent of a relative path's first part is written as nothing.
@@ -151,38 +147,6 @@ fn remove(path: &Path) -> Result<(), StageError> {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("remove", path, error)),
         _ => Ok(()),
     }
-}
-
-/// Whose an I/O error is. Not for syncs: see [`not_synced`].
-fn failed(verb: &str, path: &Path, error: io::Error) -> StageError {
-    let text = format!("could not {verb} \"{}\"", path.display());
-    let (fault, hint): (fn(String) -> StageError, _) = match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            (StageError::transient, "The disk is full. Make room: the sink goes on by itself.")
-        }
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-            (StageError::permanent, "The user that runs the pipeline must be able to write there.")
-        }
-        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
-            (StageError::permanent, "A file is where a folder should be.")
-        }
-        ErrorKind::InvalidFilename | ErrorKind::FileTooLarge => {
-            (StageError::permanent, "The file system is too limited for these files.")
-        }
-        _ => (StageError::transient, "If it stays so, look at the disk and its mount."),
-    };
-    fault(text).because(error).hint(hint)
-}
-
-/// A failed sync may have dropped the data, and a second one can succeed without having written it:
-/// only a full disk is worth another try, with a new file.
-fn not_synced(path: &Path, error: io::Error) -> StageError {
-    if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
-        return failed("sync", path, error);
-    }
-    StageError::permanent(format!("\"{}\" can't be made durable", path.display()))
-        .because(error)
-        .hint("The disk failed to sync. Check it before the pipeline runs again.")
 }
 
 #[cfg(test)]
@@ -270,15 +234,5 @@ mod tests {
         let error = folder.open().await.unwrap_err();
         assert_eq!(error.fault(), Fault::Permanent);
         assert!(error.chain().ends_with("A file is where a folder should be."), "{}", error.chain());
-    }
-
-    #[test]
-    fn a_full_disk_is_waited_for_and_a_failed_sync_is_not() {
-        let full = || io::Error::from(ErrorKind::StorageFull);
-        let path = Path::new("lake");
-        assert_eq!(failed("write", path, full()).fault(), Fault::Transient);
-        assert_eq!(not_synced(path, full()).fault(), Fault::Transient);
-        assert_eq!(not_synced(path, io::Error::other("EIO")).fault(), Fault::Permanent);
-        assert_eq!(failed("write", path, io::Error::from(ErrorKind::ReadOnlyFilesystem)).fault(), Fault::Permanent);
     }
 }

@@ -3,6 +3,13 @@
 //! Each group of the engine becomes one object for each day it touches, whole and durable before
 //! the group counts as stored. An object is never seen half and never overwritten.
 //!
+//! **Guarantee.** Where the source can resume, each row ends in exactly one object, through crashes
+//! at any point and outages of the store: a group is staged on the local disk with its finished
+//! objects before the first of them is created (see `journal`). Groups end by the clock as well
+//! (`roll_age`), but that is decided once: what was staged is created as it is, and what was not has
+//! left no object behind. So no restart, and no clock set back or forward, can cut rows otherwise
+//! than the objects that are there.
+//!
 //! **Names.** `year=YYYY/month=MM/day=DD/<pipeline>-<stage>-<hash>.parquet`, the hash being 128 bits
 //! of SHA-256 over the file. The footer holds the positions and the times of receipt of the rows, so
 //! the same group gives the same name, whatever became of an earlier try: a retry finds its object
@@ -10,47 +17,44 @@
 //! positions anew in each run, since their times of receipt differ. A name made of positions alone
 //! would fail there, and where two branches of a pipeline bring rows of one position to one sink.
 //!
-//! **Danger.** Groups end by the clock as well (`roll_age`). After a crash the rows that were not
-//! yet acknowledged come again and may be grouped differently: at most one group is then stored
-//! twice, under another name. Of a group that touches several days, some days may be visible before
+//! **Proof.** The footers (`pipeline.group`, see `provenance`) say of each group how many rows it has
+//! and where it goes on from: whether all rows are there, each once, shows from the objects alone.
+//!
+//! **Danger.** A source that can't resume gives groups without positions: the rows it sends again
+//! after a crash may be grouped differently, and at most one group is then stored twice, under
+//! another name. The same happens to whatever the source still holds if the sink's folder below the
+//! data directory is lost. Of a group that touches several days, some days may be visible before
 //! the others.
 
 mod bucket;
+mod config;
 mod days;
 mod destination;
+mod disk;
 mod encode;
 mod folder;
+mod journal;
+mod provenance;
 mod s3_settings;
 mod store;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use arrow::datatypes::{Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use parquet::basic::{Compression as Codec, ZstdLevel};
-use pipeline_engine::stage::{
-    BuildContext, BuildError, BuiltSink, Group, Grouping, Sink, SinkConfig, StageDoc, StageError,
-};
-use pipeline_engine::units::{DurationText, SizeText};
-use pipeline_engine::{Counter, columns, now_us, schema};
-use schemars::JsonSchema;
-use serde::Deserialize;
+use pipeline_engine::stage::{Committed, Group, Sink, StageError};
+use pipeline_engine::{Counter, now_us};
 
-use self::bucket::Bucket;
+pub use self::config::ParquetConfig;
 use self::days::{Day, split_by_day};
-use self::destination::Destination;
-use self::encode::{Encoder, origin};
-use self::folder::Folder;
-use self::s3_settings::{S3Settings, check_endpoint};
-use self::store::{Object, Store};
-
-/// An object is one PUT, which S3 takes up to 5 GiB; the group and its files are in memory besides.
-const ROLL_SIZE_MAX: u64 = 1 << 30;
+use self::encode::Encoder;
+use self::journal::{Journal, Staged};
+use self::provenance::Provenance;
+use self::store::{Guard, Object, Store};
 
 /// Objects of one group that are on their way at once. A group has one as a rule; a fleet of bad
 /// clocks can make thousands.
@@ -59,214 +63,6 @@ const CREATES_MAX: usize = 8;
 /// How many objects are remembered to tell a twin from a retry. Twins follow closely on each other.
 const REMEMBERED_MAX: usize = 1_024;
 
-/// `type = "parquet"` in a pipeline file.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ParquetConfig {
-    /// Where files go: `s3://bucket/prefix`, or a folder such as `./data/lake`, `/var/lake` or
-    /// `file:///var/lake`.
-    url: String,
-    /// The S3 API to use, if not that of AWS: `https://s3.example.com`. Overrides AWS_ENDPOINT_URL.
-    endpoint: Option<String>,
-    /// The region of the bucket. Overrides AWS_REGION.
-    region: Option<String>,
-    /// Also talks to an endpoint without TLS that is not on this machine.
-    #[serde(default)]
-    allow_http: bool,
-    /// Whose day decides the folder: `received_at`, when the pipeline received the row, or
-    /// `event_time`, the row's own time in `time_column`. By receipt, a group makes one file and
-    /// yesterday's folder is final; by event time, queries find a day's events in its folder, and
-    /// late rows make small files in old folders. If not given: `event_time` where there is a
-    /// `time_column`, else `received_at`.
-    partition_by: Option<PartitionBy>,
-    /// The timestamp column for `event_time`. Rows without a time go to the folder
-    /// `year=__HIVE_DEFAULT_PARTITION__/...`.
-    time_column: Option<String>,
-    /// A file is written once its oldest row has waited this long.
-    #[serde(default = "roll_age")]
-    roll_age: DurationText,
-    /// A file is written once it holds this many rows.
-    #[serde(default = "roll_rows")]
-    roll_rows: usize,
-    /// A file is written once its rows take this much memory as Arrow columns; at most 1 GiB. On
-    /// disk the file takes less: readings with two decimals shrink to a tenth, full doubles to a third.
-    #[serde(default = "roll_size")]
-    roll_size: SizeText,
-    /// The codec of the files.
-    #[serde(default = "zstd")]
-    compression: Compression,
-    /// The level of zstd, 1 to 22. Above 3, files shrink little and take much longer to write.
-    #[serde(default)]
-    compression_level: Option<i32>,
-    #[serde(skip)]
-    environment: Option<BTreeMap<String, String>>,
-}
-
-/// Whose day decides the folder of a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-enum PartitionBy {
-    /// When the pipeline received it.
-    ReceivedAt,
-    /// The row's own time.
-    EventTime,
-}
-
-/// The codec of a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Compression {
-    /// Small and fast.
-    Zstd,
-    /// For readers that know no zstd.
-    Snappy,
-    /// As it is.
-    None,
-}
-
-fn roll_age() -> DurationText {
-    DurationText::secs(60)
-}
-
-fn roll_rows() -> usize {
-    1_000_000
-}
-
-fn roll_size() -> SizeText {
-    SizeText(64 << 20)
-}
-
-fn zstd() -> Compression {
-    Compression::Zstd
-}
-
-impl ParquetConfig {
-    /// Takes AWS's variables from here, not from the process: for programs that embed the engine.
-    #[must_use]
-    pub fn environment(mut self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
-        self.environment = Some(variables.into_iter().collect());
-        self
-    }
-
-    fn codec(&self) -> Result<Codec, BuildError> {
-        match (self.compression, self.compression_level) {
-            (Compression::Zstd, level) => ZstdLevel::try_new(level.unwrap_or(1))
-                .map(Codec::ZSTD)
-                .map_err(|_| BuildError::invalid("compression_level", "the levels of zstd are 1 to 22")),
-            (_, Some(_)) => Err(BuildError::invalid("compression_level", "only zstd has levels")
-                .hint("Remove the key, or write compression = \"zstd\".")),
-            (Compression::Snappy, None) => Ok(Codec::SNAPPY),
-            (Compression::None, None) => Ok(Codec::UNCOMPRESSED),
-        }
-    }
-
-    fn folders(&self, input: &Schema) -> Result<Folders, BuildError> {
-        // A reader could not tell such a column from the folder's.
-        if let Some(name) = ["year", "month", "day"].into_iter().find(|name| input.index_of(name).is_ok()) {
-            return Err(BuildError::invalid("", format!("column \"{name}\" has the name of a folder"))
-                .hint("Files lie in year=YYYY/month=MM/day=DD, which readers see as columns. Rename the column."));
-        }
-        match (self.partition_by, &self.time_column) {
-            // Needs no column, and a device with a bad clock can't scatter files over the calendar.
-            (None | Some(PartitionBy::ReceivedAt), None) => Ok(Folders::ByReceipt),
-            (Some(PartitionBy::ReceivedAt), Some(_)) => {
-                Err(BuildError::invalid("time_column", "nothing reads the time column")
-                    .hint("Write partition_by = \"event_time\", or remove one of the two keys."))
-            }
-            (Some(PartitionBy::EventTime), None) => {
-                Err(BuildError::invalid("partition_by", "no column is named for the event time")
-                    .hint("Name it: time_column = \"...\"."))
-            }
-            (None | Some(PartitionBy::EventTime), Some(name)) => {
-                let is_timestamp = |found: &_| *found == schema::timestamp_type();
-                columns::find_typed(input, "time_column", name, "a timestamp", is_timestamp).map(Folders::ByColumn)
-            }
-        }
-    }
-
-    fn grouping(&self) -> Result<Grouping, BuildError> {
-        if self.roll_rows == 0 {
-            return Err(BuildError::invalid("roll_rows", "a file holds one row at least"));
-        }
-        if self.roll_size.0 == 0 || self.roll_size.0 > ROLL_SIZE_MAX {
-            return Err(BuildError::invalid("roll_size", "a file is above zero and at most 1 GiB large")
-                .hint("A file is kept in memory until it is complete, and goes out in one request."));
-        }
-        Ok(Grouping { rows_max: self.roll_rows, bytes_max: self.roll_size.bytes(), linger: self.roll_age.0 })
-    }
-
-    fn store(self, owner: &str) -> Result<Box<dyn Store>, BuildError> {
-        match Destination::parse(&self.url)? {
-            Destination::Bucket { name, prefix } => {
-                if let Some(endpoint) = &self.endpoint {
-                    check_endpoint(endpoint, self.allow_http)
-                        .map_err(|(text, hint)| BuildError::invalid("endpoint", text).hint(hint))?;
-                }
-                let settings = S3Settings {
-                    bucket: name,
-                    endpoint: self.endpoint,
-                    region: self.region,
-                    allow_http: self.allow_http,
-                    environment: self.environment,
-                };
-                Ok(Box::new(Bucket::new(settings, prefix, owner)))
-            }
-            Destination::Folder(root) => {
-                let given = [
-                    ("endpoint", self.endpoint.is_some()),
-                    ("region", self.region.is_some()),
-                    ("allow_http", self.allow_http),
-                ];
-                if let Some((key, _)) = given.into_iter().find(|(_, given)| *given) {
-                    return Err(BuildError::invalid(key, "a folder of this machine has no such setting")
-                        .hint("Remove the key, or write url = \"s3://bucket/prefix\"."));
-                }
-                Ok(Box::new(Folder::new(root, owner.to_owned())))
-            }
-        }
-    }
-}
-
-impl SinkConfig for ParquetConfig {
-    const DOC: StageDoc = StageDoc {
-        type_name: "parquet",
-        summary: "Lays rows down as Parquet files in folders by day, in an S3 bucket or on a local disk.",
-        ports: &[],
-        failure: "Store away, throttled or full disk (transient): the same group is tried again until it is stored, and \
-                  finds the files that an earlier try has made. No bucket, no access, a damaged file under the same name \
-                  (permanent): the run stops. Duplication window: one group, that is up to roll_age, roll_rows or \
-                  roll_size of rows, if the process dies after a file was made and before its rows were acknowledged. \
-                  Deduplication key: the file's footer holds the positions of its rows (pipeline.source); for rows, \
-                  whatever identifies a reading, such as device and time.",
-    };
-
-    fn build(self, input: &SchemaRef, cx: &BuildContext) -> Result<BuiltSink, BuildError> {
-        let (folders, grouping) = (self.folders(input)?, self.grouping()?);
-        let owner = format!("{}-{}-", plain(&cx.pipeline), plain(&cx.stage));
-        let encoder = Encoder {
-            pipeline: cx.pipeline.clone(),
-            stage: cx.stage.clone(),
-            schema: input.clone(),
-            compression: self.codec()?,
-        };
-        let sink = Parquet {
-            store: self.store(&owner)?,
-            encoder: Arc::new(encoder),
-            folders,
-            owner,
-            made: VecDeque::new(),
-            files: cx.counter("files"),
-            bytes: cx.counter("file_bytes"),
-        };
-        Ok(BuiltSink { sink: Box::new(sink), grouping, outputs: Vec::new() })
-    }
-}
-
-/// A name as part of a key: other characters than letters, digits, `_` and `-` become `_`.
-fn plain(name: &str) -> String {
-    name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect()
-}
-
 /// The running stage.
 struct Parquet {
     store: Box<dyn Store>,
@@ -274,7 +70,8 @@ struct Parquet {
     folders: Folders,
     /// What every name begins with.
     owner: String,
-    /// Keys of the files of earlier groups of this run, newest last.
+    journal: Journal,
+    /// Keys of the files of earlier groups of this run that had no positions, newest last.
     made: VecDeque<String>,
     files: Counter,
     bytes: Counter,
@@ -289,51 +86,97 @@ enum Folders {
 
 #[async_trait]
 impl Sink for Parquet {
+    /// Brings to the store what an earlier run had not finished.
     async fn open(&mut self) -> Result<(), StageError> {
-        self.store.open().await
+        self.store.open().await?;
+        self.journal.open().await?;
+        self.finish_staged().await
+    }
+
+    async fn committed(&mut self) -> Result<Vec<Committed>, StageError> {
+        Ok(self.journal.committed())
     }
 
     /// Opening writes a probe and removes it: more than this can't be asked without changing something.
     async fn probe(&mut self) -> Result<String, StageError> {
-        self.store.open().await?;
-        Ok("the store takes objects".to_owned())
+        Ok(match self.store.open().await? {
+            Guard::Store => "the store takes objects".to_owned(),
+            Guard::Sink => "the store takes objects, but ignores If-None-Match: the sink will look before it writes, \
+                            so let only one run write there"
+                .to_owned(),
+        })
     }
 
     async fn write(&mut self, group: &Group) -> Result<(), StageError> {
-        let objects = self.encode(group).await?;
-        let store = &self.store;
-        let create = |object: Object| async move {
-            store.create(&object).await?;
-            Ok::<_, StageError>((object.key, object.content.len()))
-        };
-        let made: Vec<_> = stream::iter(objects).map(create).buffered(CREATES_MAX).try_collect().await?;
-        for (key, bytes) in made {
-            self.files.increment();
-            self.bytes.add(bytes as u64);
-            self.made.push_back(key);
+        if group.advances().is_empty() {
+            return self.write_unstaged(group).await;
         }
-        let surplus = self.made.len().saturating_sub(REMEMBERED_MAX);
-        self.made.drain(..surplus);
-        Ok(())
+        // An earlier group whose store was away, or this very one.
+        self.finish_staged().await?;
+        if !self.journal.is_due(group.advances())? {
+            return Ok(());
+        }
+        let files = self.encode(group).await?;
+        // No two groups have the same positions, so no two objects have the same name.
+        let object =
+            |(day, content): (Day, Bytes)| Object { key: format!("{}.parquet", self.stem(day, &content)), content };
+        let objects = files.into_iter().map(object).collect();
+        self.journal.stage(Staged { advances: group.advances().to_vec(), objects }).await?;
+        self.finish_staged().await
     }
 }
 
 impl Parquet {
-    async fn encode(&self, group: &Group) -> Result<Vec<Object>, StageError> {
-        let origin = origin(group.batches().iter().map(|batch| batch.ack()));
+    /// A group whose positions mean nothing after a restart.
+    async fn write_unstaged(&mut self, group: &Group) -> Result<(), StageError> {
+        let files = self.encode(group).await?;
+        let objects: Vec<_> =
+            files.into_iter().map(|(day, content)| Object { key: self.key(day, &content), content }).collect();
+        self.create(&objects).await?;
+        self.made.extend(objects.into_iter().map(|object| object.key));
+        let surplus = self.made.len().saturating_sub(REMEMBERED_MAX);
+        self.made.drain(..surplus);
+        Ok(())
+    }
+
+    async fn finish_staged(&mut self) -> Result<(), StageError> {
+        if let Some(staged) = self.journal.staged() {
+            self.create(&staged.objects).await?;
+        }
+        self.journal.settle().await
+    }
+
+    /// All of them are in the store on return, durable.
+    async fn create(&self, objects: &[Object]) -> Result<(), StageError> {
+        let store = &self.store;
+        let create = |object: Object| async move { store.create(&object).await };
+        // Clones share the content.
+        stream::iter(objects.to_vec()).map(create).buffered(CREATES_MAX).try_collect::<()>().await?;
+        for object in objects {
+            self.files.increment();
+            self.bytes.add(object.content.len() as u64);
+        }
+        Ok(())
+    }
+
+    async fn encode(&self, group: &Group) -> Result<Vec<(Day, Bytes)>, StageError> {
+        let provenance = Provenance::of(group);
         let batches: Vec<_> =
             group.batches().iter().map(|batch| (batch.rows.clone(), batch.ack().received_at_us())).collect();
         let (encoder, folders) = (self.encoder.clone(), self.folders);
-        let files = tokio::task::spawn_blocking(move || encode_days(&encoder, folders, batches, &origin))
+        tokio::task::spawn_blocking(move || encode_days(&encoder, folders, batches, &provenance))
             .await
-            .map_err(|panic| StageError::bug("encoding a file panicked").because(panic))??;
-        Ok(files.into_iter().map(|(day, content)| Object { key: self.key(day, &content), content }).collect())
+            .map_err(|panic| StageError::bug("encoding a file panicked").because(panic))?
+    }
+
+    fn stem(&self, day: Day, content: &Bytes) -> String {
+        let hash = digest(&SHA256, content);
+        let hash: String = hash.as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{}/{}{hash}", day.folder(), self.owner)
     }
 
     fn key(&self, day: Day, content: &Bytes) -> String {
-        let hash = digest(&SHA256, content);
-        let hash: String = hash.as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-        let stem = format!("{}/{}{hash}", day.folder(), self.owner);
+        let stem = self.stem(day, content);
         // The very same rows of the very same positions, in an earlier group: they came by two ways
         // through the pipeline, and are two rows. A retry is none of these, its group is not made yet.
         let twins = self.made.iter().filter(|key| key.starts_with(&stem)).count();
@@ -346,7 +189,7 @@ fn encode_days(
     encoder: &Encoder,
     folders: Folders,
     batches: Vec<(RecordBatch, Option<i64>)>,
-    origin: &str,
+    provenance: &Provenance,
 ) -> Result<Vec<(Day, Bytes)>, StageError> {
     let mut days = BTreeMap::<Day, Vec<RecordBatch>>::new();
     for (rows, received_at_us) in batches {
@@ -360,7 +203,7 @@ fn encode_days(
             }
         }
     }
-    let encode = |(day, batches): (Day, Vec<RecordBatch>)| Ok((day, encoder.encode(&batches, origin)?));
+    let encode = |(day, batches): (Day, Vec<RecordBatch>)| Ok((day, encoder.encode(&batches, provenance)?));
     let files = days.into_iter().map(encode).collect::<Result<_, parquet::errors::ParquetError>>();
     files.map_err(|error| StageError::bug("the Parquet writer failed").because(error))
 }

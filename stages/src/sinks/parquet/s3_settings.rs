@@ -55,6 +55,12 @@ impl S3Settings {
         Ok(Arc::new(s3))
     }
 
+    /// Which store it is, for a person.
+    pub(super) fn place(&self) -> String {
+        let given = self.builder().ok().and_then(|builder| endpoint_of(&builder));
+        given.unwrap_or_else(|| "Amazon S3".to_owned())
+    }
+
     fn builder(&self) -> Result<AmazonS3Builder, StageError> {
         // Below the environment: AWS_TIMEOUT and its like may override them.
         let mut builder = AmazonS3Builder::new()
@@ -74,7 +80,7 @@ impl S3Settings {
             // The variable for S3 alone would win over the general one.
             builder = builder.with_config(Key::S3Endpoint, endpoint);
         }
-        let endpoint = [Key::S3Endpoint, Key::Endpoint].iter().find_map(|key| builder.get_config_value(key));
+        let endpoint = endpoint_of(&builder);
         if let Some(endpoint) = &endpoint {
             check_endpoint(endpoint, self.allow_http).map_err(|(text, hint)| StageError::permanent(text).hint(hint))?;
         }
@@ -83,6 +89,8 @@ impl S3Settings {
         Ok(builder
             .with_allow_http(endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")))
             .with_conditional_put(S3ConditionalPut::ETagMatch)
+            // Only the probe is ever deleted, and every store knows how to delete one object.
+            .with_disable_bulk_delete(true)
             .with_retry(retry))
     }
 
@@ -94,6 +102,10 @@ impl S3Settings {
                 .collect(),
         }
     }
+}
+
+fn endpoint_of(builder: &AmazonS3Builder) -> Option<String> {
+    [Key::S3Endpoint, Key::Endpoint].iter().find_map(|key| builder.get_config_value(key))
 }
 
 /// Whether an endpoint may be used: the text and a hint if not.

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use pipeline_engine::stage::StageError;
 
 /// One Parquet file on its way to the store.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Object {
     /// Folders and name, below the sink's own prefix. Made of our own words only.
     pub(super) key: String,
@@ -13,11 +13,20 @@ pub(super) struct Object {
     pub(super) content: Bytes,
 }
 
+/// Who keeps an object from being replaced by another of its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Guard {
+    /// The store: it creates an object only where none is.
+    Store,
+    /// The sink, which looks first: the store replaces what is there. Good for one writer alone.
+    Sink,
+}
+
 /// A place where objects are created, each at once or not at all.
 #[async_trait]
 pub(super) trait Store: Send + Sync {
-    /// Reaches the place and finds out whether objects can be created there.
-    async fn open(&mut self) -> Result<(), StageError>;
+    /// Reaches the place and finds out whether and how objects can be created there.
+    async fn open(&mut self) -> Result<Guard, StageError>;
 
     /// The object is there and durable on return. One with the same content that is there already
     /// counts; one with other content is never overwritten.

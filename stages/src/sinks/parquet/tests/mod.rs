@@ -1,11 +1,19 @@
+//! The sink as the engine drives it.
+
+mod config;
+mod crashes;
+mod journaled;
+
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use arrow::array::{Float64Array, StringArray, TimestampMicrosecondArray};
-use arrow::datatypes::{DataType, Field};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use pipeline_engine::stage::{Batch, Fault};
-use pipeline_engine::{Partition, Span, testing};
+use parquet::basic::{Compression as Codec, ZstdLevel};
+use pipeline_engine::spool::FsStorage;
+use pipeline_engine::stage::{Batch, BuildError, BuiltSink, Fault, SinkConfig};
+use pipeline_engine::{Partition, Span, schema, testing};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -36,11 +44,6 @@ fn build(mut keys: Value, input: &SchemaRef) -> Result<BuiltSink, BuildError> {
     config.build(input, &testing::build_context("lake", ""))
 }
 
-fn mistake(keys: Value, input: &SchemaRef) -> (String, String) {
-    let error = build(keys, input).err().expect("must be refused");
-    (error.key, error.message)
-}
-
 fn sink(dir: &TempDir) -> Box<dyn Sink> {
     build(json!({ "url": dir.path().join("lake") }), &input()).unwrap().sink
 }
@@ -67,6 +70,26 @@ fn read(path: &Path) -> Vec<RecordBatch> {
 fn days(root: &Path) -> Vec<(String, usize)> {
     let day = |path: &PathBuf| path.parent().unwrap().strip_prefix(root).unwrap().display().to_string();
     files(root).iter().map(|path| (day(path), read(path).iter().map(RecordBatch::num_rows).sum())).collect()
+}
+
+/// A sink that lays rows by their own time into this store.
+fn on(store: Box<dyn Store>, journal: Journal) -> Parquet {
+    let encoder = Encoder {
+        pipeline: "iot".to_owned(),
+        stage: "lake".to_owned(),
+        schema: input(),
+        compression: Codec::UNCOMPRESSED,
+    };
+    Parquet {
+        store,
+        encoder: Arc::new(encoder),
+        folders: Folders::ByColumn(0),
+        owner: "iot-lake-".to_owned(),
+        journal,
+        made: VecDeque::new(),
+        files: Counter::default(),
+        bytes: Counter::default(),
+    }
 }
 
 /// A group of one batch of a partition's first rows.
@@ -158,8 +181,8 @@ type Asked = (u32, Option<Bytes>);
 
 #[async_trait]
 impl Store for Flaky {
-    async fn open(&mut self) -> Result<(), StageError> {
-        Ok(())
+    async fn open(&mut self) -> Result<Guard, StageError> {
+        Ok(Guard::Store)
     }
 
     async fn create(&self, object: &Object) -> Result<(), StageError> {
@@ -177,21 +200,7 @@ impl Store for Flaky {
 #[tokio::test]
 async fn a_group_tried_again_until_it_is_stored_is_stored_once() {
     let store = Flaky::default();
-    let encoder = Encoder {
-        pipeline: "iot".to_owned(),
-        stage: "lake".to_owned(),
-        schema: input(),
-        compression: Codec::UNCOMPRESSED,
-    };
-    let mut sink = Parquet {
-        store: Box::new(store.clone()),
-        encoder: Arc::new(encoder),
-        folders: Folders::ByColumn(0),
-        owner: "iot-lake-".to_owned(),
-        made: VecDeque::new(),
-        files: Counter::default(),
-        bytes: Counter::default(),
-    };
+    let mut sink = on(Box::new(store.clone()), Journal::new(Arc::new(FsStorage), "never made".into()));
     let times: Vec<i64> = (0..20).map(|day| day * DAY_US).collect();
     let group = received(&Partition::new("p"), rows(&times), 7);
     let mut tries = 1;
@@ -205,56 +214,4 @@ async fn a_group_tried_again_until_it_is_stored_is_stored_once() {
     assert_eq!(kept.len(), 20, "one file a day");
     assert!(kept.values().all(|(_, content)| content.is_some()));
     assert_eq!(sink.files.get(), 20);
-}
-
-#[test]
-fn the_defaults_are_those_that_the_documentation_names() {
-    let built = build(json!({}), &input()).unwrap();
-    assert_eq!(built.grouping.rows_max, 1_000_000);
-    assert_eq!(built.grouping.bytes_max, 64 << 20);
-    assert_eq!(built.grouping.linger, std::time::Duration::from_secs(60));
-    let config: ParquetConfig = serde_json::from_value(json!({ "url": "./lake" })).unwrap();
-    assert_eq!(config.codec().unwrap(), Codec::ZSTD(ZstdLevel::try_new(1).unwrap()));
-}
-
-#[test]
-fn mistakes_name_the_key() {
-    let cases = [
-        (json!({ "compression": "snappy", "compression_level": 3 }), "compression_level", "only zstd has levels"),
-        (json!({ "compression_level": 23 }), "compression_level", "the levels of zstd are 1 to 22"),
-        (json!({ "roll_rows": 0 }), "roll_rows", "a file holds one row at least"),
-        (json!({ "roll_size": "2GiB" }), "roll_size", "a file is above zero and at most 1 GiB large"),
-        (
-            json!({ "partition_by": "received_at", "time_column": "time" }),
-            "time_column",
-            "nothing reads the time column",
-        ),
-        (json!({ "partition_by": "event_time" }), "partition_by", "no column is named for the event time"),
-        (json!({ "region": "eu-west-1" }), "region", "a folder of this machine has no such setting"),
-        (
-            json!({ "partition_by": "event_time", "time_column": "value" }),
-            "time_column",
-            "column \"value\" is Float64, not a timestamp",
-        ),
-        (
-            json!({ "url": "s3://lake", "endpoint": "http://s3.example.com" }),
-            "endpoint",
-            "\"http://s3.example.com\" is not encrypted",
-        ),
-    ];
-    for (keys, key, message) in cases {
-        assert_eq!(mistake(keys, &input()), (key.to_owned(), message.to_owned()));
-    }
-}
-
-#[test]
-fn a_column_named_as_a_folder_is_refused() {
-    let input = Arc::new(Schema::new(vec![Field::new("day", DataType::Utf8, true)]));
-    let (_, message) = mistake(json!({}), &input);
-    assert_eq!(message, "column \"day\" has the name of a folder");
-}
-
-#[test]
-fn no_name_leads_out_of_the_prefix() {
-    assert_eq!(plain("../a b/ü"), "___a_b__");
 }

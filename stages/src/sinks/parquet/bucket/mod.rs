@@ -1,0 +1,214 @@
+//! Objects in an S3 bucket: one conditional PUT each.
+//!
+//! A single PUT is all or nothing, and `If-None-Match: *` keeps it from replacing an object. Some
+//! stores ignore or refuse that condition, which opening finds out: there the sink looks first
+//! whether the object is there. The client retries nothing by itself: the engine does, for all sinks
+//! alike.
+//!
+//! **Danger.** Looking first is no condition: what somebody else writes under the same name between
+//! the look and the write is replaced. Names are made of the content, so another run of the same
+//! pipeline replaces an object by its like.
+
+use std::error::Error as StdError;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use object_store::path::Path;
+use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use pipeline_engine::stage::StageError;
+
+use super::s3_settings::S3Settings;
+use super::store::{Guard, Object, Store, taken};
+
+/// Codes of S3 for requests that will fail again until a person has changed something. Errors of
+/// other codes, and those without any, count as passing.
+const PERMANENT_CODES: [(&str, &str); 8] = [
+    ("AuthorizationHeaderMalformed", WRONG_REGION),
+    ("PermanentRedirect", WRONG_REGION),
+    ("IllegalLocationConstraintException", WRONG_REGION),
+    ("ExpiredToken", "Get a new AWS_SESSION_TOKEN."),
+    ("InvalidToken", "Check AWS_SESSION_TOKEN: it does not belong to the access key."),
+    ("InvalidBucketName", "Check \"url\"."),
+    ("EntityTooLarge", "Lower \"roll_size\"."),
+    ("NotImplemented", "The store lacks what the sink asks for. Start again: what it can do is found out on opening."),
+];
+
+const WRONG_REGION: &str = "Set \"region\" or AWS_REGION to the region of the bucket.";
+
+/// Codes of stores that refuse a request for its condition, and not for what it asks.
+const CONDITION_REFUSED_CODES: [&str; 4] = ["NotImplemented", "InvalidArgument", "InvalidRequest", "MethodNotAllowed"];
+
+/// Readers leave out folders that begin with an underscore.
+const ASIDE: &str = "_pipeline";
+
+/// A prefix of a bucket.
+pub(super) struct Bucket {
+    settings: S3Settings,
+    prefix: Path,
+    /// What the objects that probe the store are called, below the prefix, where no reader looks.
+    probe: String,
+    client: Option<Arc<dyn ObjectStore>>,
+    guard: Guard,
+}
+
+impl Bucket {
+    pub(super) fn new(settings: S3Settings, prefix: Path, owner: &str) -> Self {
+        let probe = owner.trim_end_matches('-').to_owned();
+        Self { settings, prefix, probe, client: None, guard: Guard::Store }
+    }
+
+    fn client(&self) -> Result<&Arc<dyn ObjectStore>, StageError> {
+        self.client.as_ref().ok_or_else(|| StageError::bug("the bucket was used before it was opened"))
+    }
+
+    /// Finds out whether the bucket can be reached and written, and whether the store creates an object
+    /// only where none is.
+    async fn probe(&self) -> Result<Guard, StageError> {
+        let fixed = self.aside(&format!("{}.probe", self.probe));
+        if self.keeps_condition(&fixed).await? {
+            return Ok(Guard::Store);
+        }
+        // Another run that starts at this moment may have deleted the probe in between: asked again
+        // with a probe that nobody else knows.
+        let own = self.aside(&format!("{}-{:016x}.probe", self.probe, rand::random::<u64>()));
+        Ok(if self.keeps_condition(&own).await? { Guard::Store } else { Guard::Sink })
+    }
+
+    /// Creates an object twice: whether the second time is refused.
+    async fn keeps_condition(&self, probe: &Path) -> Result<bool, StageError> {
+        let client = self.client()?;
+        let put = |mode: PutMode| client.put_opts(probe, PutPayload::from_static(b"probe"), mode.into());
+        let mut kept = false;
+        for _ in 0..2 {
+            match put(PutMode::Create).await {
+                Ok(_) => continue,
+                // At once, if a run left it that may write but not delete.
+                Err(Error::AlreadyExists { .. }) => kept = true,
+                Err(error) if refuses_condition(&error) => {
+                    put(PutMode::Overwrite).await.map_err(|error| self.failed("written to", error))?;
+                }
+                Err(error) => return Err(self.failed("written to", error)),
+            }
+            break;
+        }
+        if let Err(error) = client.delete(probe).await {
+            // A lake's writer need not be allowed to delete: the next run finds the probe and is content.
+            tracing::debug!(%error, "the probe object stays");
+        }
+        Ok(kept)
+    }
+
+    fn aside(&self, name: &str) -> Path {
+        self.prefix.clone().join(ASIDE).join(name)
+    }
+
+    /// What the store holds under a key that was taken.
+    async fn compare(&self, location: &Path, object: &Object) -> Result<(), StageError> {
+        let found = match self.client()?.get(location).await {
+            Ok(found) => found,
+            // S3 answers so too while somebody else writes the same key.
+            Err(Error::NotFound { .. }) => {
+                return Err(StageError::transient(format!("\"{location}\" was being written by somebody else")));
+            }
+            Err(error) => return Err(self.failed("read", error)),
+        };
+        let same = found.meta.size == object.content.len() as u64
+            && found.bytes().await.map_err(|error| self.failed("read", error))? == object.content;
+        if same { Ok(()) } else { Err(taken(location.as_ref())) }
+    }
+
+    /// Whose an error of the store is; `verb` says what the bucket was not.
+    fn failed(&self, verb: &str, error: Error) -> StageError {
+        let bucket = &self.settings.bucket;
+        if let Error::NotFound { .. } = error {
+            return StageError::permanent(format!("there is no bucket \"{bucket}\""))
+                .because(error)
+                .hint("Create it, or correct \"url\", \"endpoint\" or \"region\".");
+        }
+        if let Error::PermissionDenied { .. } | Error::Unauthenticated { .. } = error {
+            return StageError::permanent(format!("bucket \"{bucket}\" can't be {verb} with these credentials"))
+                .because(error)
+                .hint(
+                    "Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or the role; it needs s3:PutObject and \
+                     s3:GetObject below the prefix.",
+                );
+        }
+        let chain = whole_text(&error);
+        let code = code_in(&chain);
+        let known = PERMANENT_CODES.iter().find(|(permanent, _)| code == Some(permanent));
+        let error = match known {
+            Some((_, hint)) => {
+                StageError::permanent(format!("bucket \"{bucket}\" can't be {verb}")).because(error).hint(*hint)
+            }
+            None => StageError::transient(format!("bucket \"{bucket}\" was not {verb}")).because(error),
+        };
+        match code {
+            Some(code) => error.code(code),
+            None => error,
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Bucket {
+    async fn open(&mut self) -> Result<Guard, StageError> {
+        self.client = Some(self.settings.connect().await?);
+        self.guard = self.probe().await?;
+        if self.guard == Guard::Sink {
+            tracing::warn!(
+                bucket = self.settings.bucket,
+                store = self.settings.place(),
+                "the store does not keep the condition \"only if no object is there\" (If-None-Match): the sink looks \
+                 before it writes, which is as good while this pipeline runs once and nobody else writes under its \
+                 names; what somebody writes between the look and the write is replaced"
+            );
+        }
+        Ok(self.guard)
+    }
+
+    async fn create(&self, object: &Object) -> Result<(), StageError> {
+        let location = Path::from_iter(self.prefix.parts().chain(Path::from(object.key.as_str()).parts()));
+        let client = self.client()?;
+        let mode = match self.guard {
+            Guard::Store => PutMode::Create,
+            Guard::Sink => match client.head(&location).await {
+                Ok(_) => return self.compare(&location, object).await,
+                Err(Error::NotFound { .. }) => PutMode::Overwrite,
+                Err(error) => return Err(self.failed("read", error)),
+            },
+        };
+        match client.put_opts(&location, PutPayload::from(object.content.clone()), mode.into()).await {
+            Ok(_) => Ok(()),
+            // By an earlier try whose answer was lost, or in an earlier run.
+            Err(Error::AlreadyExists { .. }) => self.compare(&location, object).await,
+            Err(error) => Err(self.failed("written to", error)),
+        }
+    }
+}
+
+fn refuses_condition(error: &Error) -> bool {
+    let text = whole_text(error);
+    matches!(error, Error::NotImplemented { .. })
+        || code_in(&text).is_some_and(|code| CONDITION_REFUSED_CODES.contains(&code))
+        || text.contains("501 Not Implemented")
+}
+
+/// The code that S3 writes into its answers.
+fn code_in(answer: &str) -> Option<&str> {
+    Some(answer.split_once("<Code>")?.1.split_once("</Code>")?.0)
+}
+
+/// The error and all beneath it: `object_store` keeps the answer's status and body in private types.
+fn whole_text(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        text.push('\n');
+        text.push_str(&error.to_string());
+        next = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;
