@@ -9,6 +9,7 @@ mod checkpoint;
 pub mod columns;
 mod context;
 pub mod dead_letter;
+pub mod dlq;
 mod error;
 mod file;
 mod overflow;

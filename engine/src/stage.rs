@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 
 pub use crate::batch::Batch;
 pub use crate::context::{BuildContext, SourceContext};
+use crate::dlq::{LetterStore, Resender};
 pub use crate::error::{Fault, Refused, StageError};
 pub use crate::position::Position;
 
@@ -67,6 +68,12 @@ pub trait Source: Send {
     /// Why the source could not run now.
     async fn probe(&mut self) -> Result<String, StageError> {
         Ok("nothing to reach".to_owned())
+    }
+
+    /// A way to send messages to where this source reads, for `pipeline dlq replay`; `None` if there is
+    /// none.
+    fn resender(&self) -> Option<Box<dyn Resender>> {
+        None
     }
 }
 
@@ -163,6 +170,12 @@ pub trait Sink: Send {
     /// Why the sink could not run now.
     async fn probe(&mut self) -> Result<String, StageError> {
         Ok("nothing to reach".to_owned())
+    }
+
+    /// The dead letters that this sink has stored, for `pipeline dlq`; `None` if they can't be read back.
+    /// Asked only of a sink that reads dead letters.
+    fn dead_letters(&self) -> Option<Box<dyn LetterStore>> {
+        None
     }
 }
 

@@ -1,10 +1,14 @@
-//! Where a pipeline keeps things on this machine, for the tools that look at it from beside.
+//! Where a pipeline keeps things, for the tools that look at it from beside.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
+use arrow::datatypes::SchemaRef;
+
 use super::Plan;
-use crate::registry::Kind;
+use crate::dead_letter;
+use crate::dlq::LetterStore;
+use crate::registry::{Built, Kind};
 
 /// What a spool is called in the folder of its source.
 const SPOOL: &str = "spool";
@@ -49,5 +53,27 @@ impl Plan {
         }
         found.sort_by(|left, right| left.source.cmp(&right.source));
         Ok(found)
+    }
+
+    /// The dead letters of each sink that collects them and that they can be read back from: the sink's
+    /// name, its type and the letters.
+    pub fn letter_stores(&self) -> Vec<(&str, &'static str, Box<dyn LetterStore>)> {
+        let mut found = Vec::new();
+        for (index, node) in self.nodes.iter().enumerate() {
+            let collects = self.input_schema(index).is_some_and(|input| input == dead_letter::schema());
+            if let (true, Built::Sink(built)) = (collects, &node.built)
+                && let Some(store) = built.sink.dead_letters()
+            {
+                found.push((node.name.as_str(), node.type_name, store));
+            }
+        }
+        found
+    }
+
+    /// The schema that a stage reads; `None` for a source.
+    pub(crate) fn input_schema(&self, stage: usize) -> Option<SchemaRef> {
+        let edge = self.edges.iter().find(|edge| edge.to == stage)?;
+        let mut outputs = self.nodes[edge.from].outputs.iter();
+        outputs.find(|(port, _)| *port == edge.port).map(|(_, schema)| schema.clone())
     }
 }
