@@ -11,7 +11,7 @@ mod status;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use commands::{Failure, check, graph, run, spool, stages};
+use commands::{Failure, check, dlq, graph, run, spool, stages};
 
 // Many small messages are many small allocations; the library leaves the choice to its embedder.
 #[global_allocator]
@@ -35,6 +35,7 @@ enum Command {
     Graph(graph::GraphArguments),
     Stages(stages::StagesArguments),
     Simulate(simulate::SimulateArgs),
+    Dlq(dlq::DlqArguments),
     Spool(spool::SpoolArguments),
 }
 
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         Command::Graph(arguments) => graph::run(arguments),
         Command::Stages(arguments) => stages::run(arguments),
         Command::Simulate(arguments) => commands::simulate::run(arguments),
+        Command::Dlq(arguments) => dlq::run(arguments),
         Command::Spool(arguments) => spool::run(arguments),
     };
     match outcome {

@@ -1,6 +1,7 @@
 //! One file a subcommand.
 
 pub mod check;
+pub mod dlq;
 pub mod graph;
 pub mod run;
 pub mod simulate;

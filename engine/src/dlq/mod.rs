@@ -121,6 +121,14 @@ pub trait LetterStore: Send {
         newest_of(self.read(filter).await?, limit).await
     }
 
+    /// Whether letters can be deleted there at all.
+    ///
+    /// # Errors
+    /// Why not.
+    fn deletes(&self) -> Result<(), StageError> {
+        Ok(())
+    }
+
     /// Deletes the letters that the filter lets through; gives their number.
     ///
     /// # Errors
@@ -201,7 +209,11 @@ pub trait Resender: Send {
     async fn close(&mut self);
 }
 
-async fn groups_of(mut letters: LetterStream<'_>) -> Result<Vec<LetterGroup>, StageError> {
+/// Counts letters as they come, for a store that can't count them itself.
+///
+/// # Errors
+/// The first of the stream.
+pub async fn groups_of(mut letters: LetterStream<'_>) -> Result<Vec<LetterGroup>, StageError> {
     let mut groups = BTreeMap::<(String, String), (u64, i64, i64)>::new();
     while let Some(letter) = letters.try_next().await? {
         let at = letter.received_at_us;

@@ -26,6 +26,8 @@ mod cbor;
 mod column;
 mod fault;
 mod json_text;
+#[cfg(feature = "mqtt")]
+mod message;
 mod read;
 mod table;
 #[cfg(test)]
@@ -46,6 +48,8 @@ use std::sync::Arc;
 
 use cbor::Plain;
 pub(crate) use fault::{Fault, Verdict, reason};
+#[cfg(feature = "mqtt")]
+pub(crate) use message::RowMessage;
 use table::{NodeId, Table};
 
 /// How deep arrays and objects may nest. No device needs ten; parsers give up at 128 and above.

@@ -155,6 +155,15 @@ impl Notice {
             Self::V3(notice) => v3::taken(notice).await,
         }
     }
+
+    /// The same for a message of QoS 1, and whether anybody will read it. False: the broker has it from us
+    /// and has thrown it away, since nobody is subscribed. MQTT 3.1.1 can't say so: there it is true.
+    pub(crate) async fn taken_for_somebody(self) -> Result<bool, Refusal> {
+        match self {
+            Self::V5(notice) => v5::taken_for_somebody(notice).await,
+            Self::V3(notice) => v3::taken(notice).await.map(|()| true),
+        }
+    }
 }
 
 /// The polling end of a connection.

@@ -12,6 +12,7 @@ mod fault;
 #[cfg(test)]
 pub(crate) mod fault_broker;
 mod link;
+mod publisher;
 mod settings;
 mod socket;
 mod tls;
@@ -23,7 +24,8 @@ pub(crate) use address::Address;
 #[cfg(feature = "embedded-broker")]
 pub(crate) use embedded::EmbeddedBroker;
 pub(crate) use fault::{Lost, LostBy};
-pub(crate) use link::{Commands, Delivered, Event, Events, Notice, Receipt, Refusal, Subscribed, open, probe};
+pub(crate) use link::{Commands, Delivered, Event, Events, Receipt, Refusal, Subscribed, open, probe};
+pub(crate) use publisher::Publisher;
 pub use settings::Protocol;
 pub(crate) use settings::{Direction, Login, Session, Settings, client_id, seconds};
 pub use tls::TlsConfig;

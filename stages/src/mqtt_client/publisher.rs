@@ -6,12 +6,14 @@ use rumqttc_v5::QoS;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::mqtt_client::{Commands, Event, Events, Lost, LostBy, Notice, Settings, open};
+use super::fault::{Lost, LostBy};
+use super::link::{Commands, Event, Events, Notice, open};
+use super::settings::Settings;
 
 /// A connection that the broker has accepted.
-pub(super) struct Publisher {
+pub(crate) struct Publisher {
     commands: Commands,
-    pub(super) packet_bytes_max: u32,
+    pub(crate) packet_bytes_max: u32,
     /// Why the connection ended, once it has.
     ended: watch::Receiver<Option<String>>,
     /// A set, since dropping it ends the task.
@@ -21,7 +23,7 @@ pub(super) struct Publisher {
 impl Publisher {
     /// Connects, once. `first`: no connection came about before in this run, so that a certificate that
     /// is not trusted is a mistake and not a rotation.
-    pub(super) async fn connect(settings: &Settings, first: bool) -> Result<Self, StageError> {
+    pub(crate) async fn connect(settings: &Settings, first: bool) -> Result<Self, StageError> {
         let (commands, mut events) = open(settings)?;
         let packet_bytes_max = loop {
             match events.poll().await {
@@ -37,17 +39,17 @@ impl Publisher {
     }
 
     /// Hands over a message; `None` if the connection has ended.
-    pub(super) async fn publish(&self, topic: &str, payload: Bytes, qos: QoS) -> Option<Notice> {
+    pub(crate) async fn publish(&self, topic: &str, payload: Bytes, qos: QoS) -> Option<Notice> {
         self.commands.publish(topic, payload, qos).await
     }
 
     /// The connection is gone: while nothing was published, for instance.
-    pub(super) fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.ended.borrow().is_some()
     }
 
     /// Why the connection ended. Waits for the task to say so: a message learns of the end before.
-    pub(super) async fn why(mut self) -> StageError {
+    pub(crate) async fn why(mut self) -> StageError {
         let reason = match self.ended.wait_for(Option::is_some).await {
             Ok(reason) => reason.clone().unwrap_or_default(),
             Err(_) => "its task ended".to_owned(),
@@ -56,14 +58,14 @@ impl Publisher {
     }
 
     /// Says goodbye, and waits until that is sent.
-    pub(super) async fn close(mut self) {
+    pub(crate) async fn close(mut self) {
         self.commands.disconnect();
         while self.tasks.join_next().await.is_some() {}
     }
 }
 
 /// Refusals need a person; so does distrust, unless a certificate that was good is being replaced.
-pub(super) fn verdict(lost: Lost, first: bool) -> StageError {
+pub(crate) fn verdict(lost: Lost, first: bool) -> StageError {
     match lost.by {
         LostBy::Refused => lost.permanent(),
         LostBy::Untrusted if first => lost.permanent(),

@@ -11,8 +11,8 @@ use rumqttc_v5::{
     AckMode, AsyncClient, Broker, ConnectReturnCode, ConnectionError, DisconnectReasonCode, EventLoop,
     IncomingPacketSizeLimit, ManualAck, MqttOptions, NetworkOptions, Outgoing, Packet, PersistedAckMode,
     PersistedSession, PubAck, PubAckReason, PubRec, PubRecReason, PublishNotice, PublishNoticeError, PublishOptions,
-    QoS, RetainForwardRule, SessionStore, SessionStoreError, SessionStoreKey, StateError, SubscribeFilterInput,
-    SubscribeReasonCode, TlsConfiguration, Transport,
+    PublishResult, QoS, RetainForwardRule, SessionStore, SessionStoreError, SessionStoreKey, StateError,
+    SubscribeFilterInput, SubscribeReasonCode, TlsConfiguration, Transport,
 };
 use secrecy::ExposeSecret;
 use tokio_util::task::TaskTracker;
@@ -184,6 +184,22 @@ pub(super) async fn taken(notice: PublishNotice) -> Result<(), Refusal> {
         PublishNoticeError::V5PubComp(reason) => Refusal::NotNow(words(&reason)),
         _ => Refusal::Lost,
     })
+}
+
+pub(super) async fn taken_for_somebody(notice: PublishNotice) -> Result<bool, Refusal> {
+    match notice.wait_async().await {
+        Ok(PublishResult::Qos1(ack)) => match ack.reason {
+            PubAckReason::Success => Ok(true),
+            PubAckReason::NoMatchingSubscribers => Ok(false),
+            PubAckReason::NotAuthorized => Err(Refusal::NotAllowed("not authorized".to_owned())),
+            reason @ (PubAckReason::TopicNameInvalid | PubAckReason::PayloadFormatInvalid) => {
+                Err(Refusal::Message(words(&reason)))
+            }
+            reason => Err(Refusal::NotNow(words(&reason))),
+        },
+        Ok(_) => Ok(true),
+        Err(_) => Err(Refusal::Lost),
+    }
 }
 
 pub(super) fn disconnect(client: &AsyncClient) {

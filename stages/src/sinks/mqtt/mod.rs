@@ -5,7 +5,6 @@
 //! have arrived.
 
 mod messages;
-mod publisher;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -22,10 +21,9 @@ use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use crate::mqtt_client::{self, Address, Direction, Login, Refusal, Session, Settings};
+use crate::mqtt_client::{self, Address, Direction, Login, Publisher, Refusal, Session, Settings};
 pub use crate::mqtt_client::{Protocol, TlsConfig};
 use messages::{Outgoing, Shape};
-use publisher::Publisher;
 
 /// `type = "mqtt"` in a `[sinks.NAME]` table.
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -6,14 +6,15 @@
 //! behind after a crash.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use pipeline_engine::stage::StageError;
 
 use super::disk::{failed, not_synced, off_the_runtime};
-use super::store::{Guard, Object, Store, taken};
+use super::store::{Guard, Object, Reader, Store, taken};
 
 /// Where files are written aside, below the root. Readers leave out folders that begin with a dot;
 /// one folder for all days, so that cleaning up after a crash looks at one folder.
@@ -39,6 +40,56 @@ impl Store for Folder {
         let (folder, object) = (self.clone(), object.clone());
         off_the_runtime(move || folder.publish(&object)).await
     }
+
+    fn reader(&self) -> Option<Box<dyn Reader>> {
+        Some(Box::new(self.clone()))
+    }
+}
+
+#[async_trait]
+impl Reader for Folder {
+    fn place(&self) -> String {
+        self.root.display().to_string()
+    }
+
+    async fn keys(&mut self) -> Result<Vec<String>, StageError> {
+        let root = self.root.clone();
+        off_the_runtime(move || {
+            let mut keys = Vec::new();
+            list(&root, "", &mut keys).map_err(|error| failed("list", &root, error))?;
+            Ok(keys)
+        })
+        .await
+    }
+
+    async fn get(&mut self, key: &str) -> Result<Option<Bytes>, StageError> {
+        let path = self.root.join(key);
+        off_the_runtime(move || match fs::read(&path) {
+            Ok(content) => Ok(Some(content.into())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("read", &path, error)),
+        })
+        .await
+    }
+}
+
+/// The files below a folder, as keys; none if there is no such folder.
+fn list(folder: &Path, prefix: &str, keys: &mut Vec<String>) -> io::Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        // Not one of ours.
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        if entry.file_type()?.is_dir() {
+            list(&entry.path(), &format!("{prefix}{name}/"), keys)?;
+        } else {
+            keys.push(format!("{prefix}{name}"));
+        }
+    }
+    Ok(())
 }
 
 impl Folder {

@@ -34,6 +34,7 @@ mod disk;
 mod encode;
 mod folder;
 mod journal;
+mod letters;
 mod provenance;
 mod s3_settings;
 mod store;
@@ -46,6 +47,7 @@ use async_trait::async_trait;
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
+use pipeline_engine::dlq::LetterStore;
 use pipeline_engine::stage::{Committed, Group, Sink, StageError};
 use pipeline_engine::{Counter, now_us};
 
@@ -53,6 +55,7 @@ pub use self::config::ParquetConfig;
 use self::days::{Day, split_by_day};
 use self::encode::Encoder;
 use self::journal::{Journal, Staged};
+use self::letters::LakeLetters;
 use self::provenance::Provenance;
 use self::store::{Guard, Object, Store};
 
@@ -105,6 +108,10 @@ impl Sink for Parquet {
                             so let only one run write there"
                 .to_owned(),
         })
+    }
+
+    fn dead_letters(&self) -> Option<Box<dyn LetterStore>> {
+        Some(Box::new(LakeLetters::new(self.store.reader()?, &self.owner)))
     }
 
     async fn write(&mut self, group: &Group) -> Result<(), StageError> {

@@ -31,6 +31,24 @@ pub(super) trait Store: Send + Sync {
     /// The object is there and durable on return. One with the same content that is there already
     /// counts; one with other content is never overwritten.
     async fn create(&self, object: &Object) -> Result<(), StageError>;
+
+    /// A way to read back what lies there; `None` if there is none.
+    fn reader(&self) -> Option<Box<dyn Reader>> {
+        None
+    }
+}
+
+/// Reads what a sink has created, changing nothing. Connects when it is first asked something.
+#[async_trait]
+pub(super) trait Reader: Send + Sync {
+    /// The place, for a person.
+    fn place(&self) -> String;
+
+    /// The keys of all objects there are now, those of others too, in any order.
+    async fn keys(&mut self) -> Result<Vec<String>, StageError>;
+
+    /// The content of an object; `None` if it is gone.
+    async fn get(&mut self, key: &str) -> Result<Option<Bytes>, StageError>;
 }
 
 /// The key is taken by something that is not ours.

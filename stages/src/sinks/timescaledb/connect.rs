@@ -30,7 +30,7 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A database as the configuration names it. `Debug` shows no password.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Database {
     config: tokio_postgres::Config,
     tls: TlsFiles,

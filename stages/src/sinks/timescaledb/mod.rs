@@ -8,6 +8,7 @@
 mod connect;
 pub mod copy;
 mod error;
+mod letters;
 mod server;
 mod session;
 mod sink;
@@ -29,6 +30,7 @@ use serde::Deserialize;
 pub use self::sql_type::SqlType;
 
 use self::connect::Database;
+use self::letters::LetterColumns;
 use self::session::Statements;
 use self::sink::{Layout, TimescaleDb};
 use self::table::{Column, Table, is_identifier};
@@ -150,8 +152,11 @@ impl SinkConfig for TimescaleDbConfig {
             return Err(BuildError::invalid("write_timeout", "no group can be written in no time"));
         }
         let projected = input.project(&stored).map_err(|error| BuildError::invalid("columns", error.to_string()))?;
+        let keeps_letters = *input == dead_letter::schema();
         let sink = TimescaleDb {
             database,
+            letters: keeps_letters.then(|| LetterColumns::of(&stored, &table)).flatten(),
+            pipeline: cx.pipeline.clone(),
             layout: Layout {
                 stored,
                 schema: projected.into(),

@@ -12,9 +12,11 @@ use arrow::record_batch::RecordBatch;
 use arrow::row::{RowConverter, SortField};
 use async_trait::async_trait;
 use pipeline_engine::Counter;
+use pipeline_engine::dlq::LetterStore;
 use pipeline_engine::stage::{Fault, Group, Sink, StageError};
 
 use super::connect::Database;
+use super::letters::{LetterColumns, TableLetters};
 use super::server::Server;
 use super::session::{Session, Skipped, Statements};
 use super::sql_type::SqlType;
@@ -25,6 +27,9 @@ use super::{error, server};
 pub(super) struct TimescaleDb {
     pub database: Database,
     pub table: Table,
+    /// Where the parts of a dead letter are stored, if the sink stores dead letters.
+    pub letters: Option<LetterColumns>,
+    pub pipeline: String,
     pub layout: Layout,
     pub statements: Statements,
     pub create: bool,
@@ -84,6 +89,11 @@ impl Sink for TimescaleDb {
         }
         self.table.check(&link.client, &server).await?;
         Ok(format!("{server}; table {} fits", self.table.sql_name()))
+    }
+
+    fn dead_letters(&self) -> Option<Box<dyn LetterStore>> {
+        let columns = self.letters.as_ref()?;
+        Some(Box::new(TableLetters::new(&self.database, &self.table, columns, &self.pipeline)))
     }
 
     async fn close(&mut self) -> Result<(), StageError> {

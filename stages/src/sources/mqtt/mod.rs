@@ -10,14 +10,18 @@
 
 mod forward;
 mod intake;
+mod resend;
 mod subscriptions;
 mod waiting;
 mod window;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use pipeline_engine::dead_letter;
+use pipeline_engine::dlq::Resender;
+use pipeline_engine::schema::DeclaredSchema;
 use pipeline_engine::stage::{
     BuildContext, BuildError, BuiltSource, Port, Source, SourceConfig, SourceContext, StageDoc, StageError,
 };
@@ -33,6 +37,7 @@ use crate::decode::{Decoder, Format};
 use crate::mqtt_client::{self, Address, Direction, Login, Protocol, Session, Settings, TlsConfig, Topics};
 use forward::{Forward, Resumed};
 use intake::{Counters, Ended, Intake};
+use resend::Resend;
 use waiting::{Receiver, waiting};
 
 /// `type = "mqtt"` in a `[sources.NAME]` table.
@@ -164,8 +169,10 @@ impl SourceConfig for MqttSourceConfig {
             // Without a schema every message is a row; an oversize one is none all the same.
             outputs.push((Port::REJECTED, dead_letter::schema()));
         }
+        let resend = ResendBy { schema: schema.clone(), format: self.format };
         let source = Mqtt {
             stage: cx.stage.clone(),
+            resend,
             settings,
             filters: self.topics.0,
             qos,
@@ -200,9 +207,16 @@ impl MqttSourceConfig {
     }
 }
 
+/// What makes a message of a refused row.
+struct ResendBy {
+    schema: Option<Arc<DeclaredSchema>>,
+    format: Format,
+}
+
 /// The source, ready to run.
 struct Mqtt {
     stage: String,
+    resend: ResendBy,
     settings: Settings,
     filters: Vec<String>,
     qos: QoS,
@@ -255,6 +269,11 @@ impl Source for Mqtt {
         mqtt_client::probe(&self.settings).await?;
         Ok("the broker lets us in".to_owned())
     }
+
+    fn resender(&self) -> Option<Box<dyn Resender>> {
+        let ResendBy { schema, format } = &self.resend;
+        Some(Box::new(Resend::new(&self.settings, &self.filters, schema.clone(), *format)))
+    }
 }
 
 /// Forwards until reading has stopped and every promise is kept, while the intake goes on to poll.
@@ -269,7 +288,7 @@ async fn forward_all(
         // The queue ended because the intake did: it has the cause.
         return end_of(tasks, cx).await;
     }
-    cx.close();
+    cx.close().await;
     for partition in &partitions {
         cx.drain(partition).await?;
     }

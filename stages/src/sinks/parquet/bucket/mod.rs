@@ -9,6 +9,8 @@
 //! the look and the write is replaced. Names are made of the content, so another run of the same
 //! pipeline replaces an object by its like.
 
+mod read;
+
 use std::error::Error as StdError;
 use std::sync::Arc;
 
@@ -18,7 +20,7 @@ use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use pipeline_engine::stage::StageError;
 
 use super::s3_settings::S3Settings;
-use super::store::{Guard, Object, Store, taken};
+use super::store::{Guard, Object, Reader, Store, taken};
 
 /// Codes of S3 for requests that will fail again until a person has changed something. Errors of
 /// other codes, and those without any, count as passing.
@@ -151,6 +153,10 @@ impl Bucket {
 
 #[async_trait]
 impl Store for Bucket {
+    fn reader(&self) -> Option<Box<dyn Reader>> {
+        Some(self.reader_of())
+    }
+
     async fn open(&mut self) -> Result<Guard, StageError> {
         self.client = Some(self.settings.connect().await?);
         self.guard = self.probe().await?;

@@ -1,0 +1,159 @@
+//! The dead letters in the objects of the sink, read back. Objects are never changed or deleted.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::NaiveDate;
+use futures::{StreamExt, TryStreamExt, stream};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use pipeline_engine::dlq::{Letter, LetterFilter, LetterStore, LetterStream, ReplayLog};
+use pipeline_engine::stage::StageError;
+
+use super::disk::off_the_runtime;
+use super::store::Reader;
+use crate::dead_letters::letters_in;
+
+const DAY_US: i64 = 86_400_000_000;
+
+/// The letters in the objects of one sink.
+pub(super) struct LakeLetters {
+    reader: Box<dyn Reader>,
+    /// What the names of the sink's objects begin with.
+    owner: String,
+}
+
+impl LakeLetters {
+    pub(super) fn new(reader: Box<dyn Reader>, owner: &str) -> Self {
+        Self { reader, owner: owner.to_owned() }
+    }
+
+    /// The objects that may hold letters of that time, by day.
+    async fn keys(&mut self, filter: &LetterFilter) -> Result<Vec<String>, StageError> {
+        let mut keys = self.reader.keys().await?;
+        keys.retain(|key| self.is_own(key) && may_hold(key, filter));
+        keys.sort_unstable();
+        Ok(keys)
+    }
+
+    fn is_own(&self, key: &str) -> bool {
+        let name = key.rsplit_once('/').map_or(key, |(_, name)| name);
+        let is_hash = |rest: &str| rest.split_once(['.', '-']).is_some_and(|(hash, _)| hash.len() == 32);
+        name.ends_with(".parquet") && name.strip_prefix(&self.owner).is_some_and(is_hash)
+    }
+
+    fn kept(&self) -> StageError {
+        StageError::permanent(format!(
+            "the dead letters in {} are objects, which are never deleted",
+            self.reader.place()
+        ))
+        .hint("Let them expire: by a lifecycle rule of the bucket, or by removing folders of old days.")
+    }
+}
+
+/// Whether the folder of the object is of a day that the filter asks for. The day is that of receipt, of
+/// each letter or of the first of its batch; so the letters may also be of the day after.
+fn may_hold(key: &str, filter: &LetterFilter) -> bool {
+    let part = |number: usize, name: &str| key.split('/').nth(number)?.strip_prefix(name)?.parse::<u32>().ok();
+    let day = || {
+        let year = i32::try_from(part(0, "year=")?).ok()?;
+        NaiveDate::from_ymd_opt(year, part(1, "month=")?, part(2, "day=")?)
+    };
+    let Some(day) = day() else { return true };
+    let start_us = day.and_time(chrono::NaiveTime::MIN).and_utc().timestamp_micros();
+    filter.since_us.is_none_or(|since_us| start_us + 2 * DAY_US > since_us)
+        && filter.until_us.is_none_or(|until_us| start_us < until_us)
+}
+
+#[async_trait]
+impl LetterStore for LakeLetters {
+    fn place(&self) -> String {
+        self.reader.place()
+    }
+
+    async fn read<'s>(&'s mut self, filter: &'s LetterFilter) -> Result<LetterStream<'s>, StageError> {
+        let keys = self.keys(filter).await?;
+        let objects = stream::try_unfold((keys.into_iter(), &mut self.reader), |(mut keys, reader)| async move {
+            let Some(key) = keys.next() else { return Ok::<_, StageError>(None) };
+            let letters = match reader.get(&key).await? {
+                Some(content) => letters_of(key, content).await?,
+                // It has expired since it was listed.
+                None => Vec::new(),
+            };
+            Ok(Some((stream::iter(letters.into_iter().map(Ok)), (keys, reader))))
+        });
+        Ok(objects.try_flatten().try_filter(|letter| std::future::ready(filter.admits(letter))).boxed())
+    }
+
+    fn deletes(&self) -> Result<(), StageError> {
+        Err(self.kept())
+    }
+
+    async fn delete(&mut self, _: &LetterFilter) -> Result<u64, StageError> {
+        Err(self.kept())
+    }
+
+    async fn delete_these(&mut self, _: &[Letter]) -> Result<u64, StageError> {
+        Err(self.kept())
+    }
+
+    fn replay_log(&self) -> Option<Box<dyn ReplayLog>> {
+        None
+    }
+}
+
+async fn letters_of(key: String, content: Bytes) -> Result<Vec<Letter>, StageError> {
+    off_the_runtime(move || {
+        let broken = |error: parquet::errors::ParquetError| {
+            StageError::permanent(format!("\"{key}\" can't be read as Parquet")).because(error)
+        };
+        let reader = ParquetRecordBatchReaderBuilder::try_new(content).and_then(|builder| builder.build());
+        let mut letters = Vec::new();
+        for rows in reader.map_err(broken)? {
+            letters.extend(letters_in(&rows?)?);
+        }
+        Ok(letters)
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_objects_of_the_sink_and_of_the_time_are_read() {
+        let lake = LakeLetters::new(Box::new(Empty), "iot-lake-");
+        let hash = "0123456789abcdef0123456789abcdef";
+        for (name, own) in [
+            (format!("iot-lake-{hash}.parquet"), true),
+            (format!("iot-lake-{hash}-2.parquet"), true),
+            (format!("iot-lake-b-{hash}.parquet"), false),
+            (format!("iot-other-{hash}.parquet"), false),
+            ("iot-lake-x.parquet".to_owned(), false),
+            (format!("iot-lake-{hash}.probe"), false),
+        ] {
+            assert_eq!(lake.is_own(&format!("year=2026/month=01/day=31/{name}")), own, "{name}");
+        }
+        let noon = 1_769_860_800_000_000;
+        let filter = |since_us, until_us| LetterFilter { since_us, until_us, ..LetterFilter::default() };
+        let may = |day: &str, filter: LetterFilter| may_hold(&format!("year=2026/month=01/day={day}/x"), &filter);
+        assert!(may("31", filter(Some(noon), None)) && may("30", filter(Some(noon), None)));
+        assert!(!may("29", filter(Some(noon), None)));
+        assert!(may("31", filter(None, Some(noon))) && !may("31", filter(None, Some(noon - DAY_US / 2))));
+        assert!(may("__HIVE_DEFAULT_PARTITION__", filter(Some(noon), None)), "rows without a day may be of any");
+    }
+
+    struct Empty;
+
+    #[async_trait]
+    impl Reader for Empty {
+        fn place(&self) -> String {
+            String::new()
+        }
+        async fn keys(&mut self) -> Result<Vec<String>, StageError> {
+            Ok(Vec::new())
+        }
+        async fn get(&mut self, _: &str) -> Result<Option<Bytes>, StageError> {
+            Ok(None)
+        }
+    }
+}
