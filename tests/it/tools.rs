@@ -181,7 +181,7 @@ schema = "reading"
 [transforms.valid]
 type = "validate"
 inputs = ["readings"]
-range = { temperature = [-60, "${MAX}"] }
+range = { temperature = [-60, MAX] }
 
 [sinks.table]
 type = "timescaledb"
@@ -210,7 +210,6 @@ impl Refusing {
     fn new() -> Self {
         let folder = TempDir::new().expect("a folder");
         let file = folder.path().join("refusing.toml");
-        std::fs::write(&file, REFUSING).expect("writable");
         let (url, s3) = (services::database("tools"), services::s3());
         let topic = services::unique("tools");
         let mut variables = vec![
@@ -218,7 +217,6 @@ impl Refusing {
             ("MQTT_URL", services::mqtt_url()),
             ("TOPIC", topic.clone()),
             ("CLIENT_ID", services::unique("tools")),
-            ("MAX", "50".to_owned()),
             ("DATABASE_URL", url.clone()),
             ("S3_URL", format!("s3://{}/letters", services::bucket())),
         ];
@@ -231,7 +229,14 @@ impl Refusing {
             tokio::spawn(connection);
             client
         });
-        Self { file: file.display().to_string(), folder, runtime, database, topic, variables }
+        let refusing = Self { file: file.display().to_string(), folder, runtime, database, topic, variables };
+        refusing.allow_up_to(50);
+        refusing
+    }
+
+    /// Writes the pipeline file anew: readings above this are refused.
+    fn allow_up_to(&self, max: u32) {
+        std::fs::write(&self.file, REFUSING.replace("MAX", &max.to_string())).expect("writable");
     }
 
     fn set(&mut self, name: &'static str, value: &str) {
@@ -368,9 +373,9 @@ fn refused_messages_are_listed_and_shown_from_the_table_and_from_the_lake_alike(
 
 #[test]
 fn a_replay_brings_each_letter_through_the_mended_pipeline_once() {
-    let mut refusing = Refusing::new();
+    let refusing = Refusing::new();
     refusing.refuse_two();
-    refusing.set("MAX", "100");
+    refusing.allow_up_to(100);
     let pipeline = refusing.start("mended");
     let to = refusing.topic.clone() + "/replayed";
 
