@@ -28,7 +28,6 @@ struct Arguments {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "one value, made once")]
 enum Command {
     Run(run::RunArguments),
     Check(check::CheckArguments),

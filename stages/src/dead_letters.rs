@@ -96,7 +96,7 @@ mod tests {
     fn id_of(letter: DeadLetter<'_>) -> LetterId {
         let mut letters = DeadLetters::default();
         letters.push(letter);
-        letters_in(&letters.take()).unwrap()[0].id
+        letters_in(&letters.take()).expect("dead letters")[0].id
     }
 
     #[test]

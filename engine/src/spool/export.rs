@@ -50,12 +50,16 @@ pub fn export(
 }
 
 impl ExportedRecord {
-    /// One line of JSON without the newline: `lsn`, `received_at`, `topic` and `payload`. What is not
-    /// text has its name end in `_base64`; control characters are written out.
+    /// One line of JSON without the newline: `lsn`, `received_at`, `topic` and `payload`, and `flags`
+    /// if the source has set any. What is not text has its name end in `_base64`; control characters are
+    /// written out.
     pub fn json(&self) -> String {
         let mut fields = Map::new();
         fields.insert("lsn".to_owned(), self.lsn.into());
         fields.insert("received_at".to_owned(), format_us(self.record.received_at_us).into());
+        if self.record.flags != 0 {
+            fields.insert("flags".to_owned(), self.record.flags.into());
+        }
         for (name, bytes) in [("topic", &self.record.topic), ("payload", &self.record.payload)] {
             match std::str::from_utf8(bytes) {
                 Ok(text) => fields.insert(name.to_owned(), text.into()),

@@ -221,7 +221,10 @@ impl LetterStore for TableLetters {
     }
 
     async fn newest(&mut self, filter: &LetterFilter, limit: usize) -> Result<Vec<Letter>, StageError> {
-        let order = format!("ORDER BY {} DESC", self.columns.received_at);
+        let mut order = format!("ORDER BY {} DESC", self.columns.received_at);
+        if filter.ids.is_empty() {
+            order += &format!(" LIMIT {limit}");
+        }
         let letters = self.stream(filter, &order).await?;
         letters.try_filter(|letter| std::future::ready(filter.admits_id(letter))).take(limit).try_collect().await
     }

@@ -131,7 +131,7 @@ impl Forward {
             oversize.push(DeadLetter {
                 received_at_us: message.received_at_us,
                 stage: &self.stage,
-                reason: super::resend::OVERSIZE,
+                reason: "oversize",
                 detail: Some(&format!("a payload of {bytes} bytes; only its beginning is kept")),
                 topic: Some(&topic),
                 position: Some(&position.to_string()),

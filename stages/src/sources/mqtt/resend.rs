@@ -20,7 +20,7 @@ use crate::mqtt_client::{Direction, Publisher, Refusal, Session, Settings, check
 const IN_FLIGHT_MAX: u16 = 20;
 
 /// The reason of a letter whose payload is not whole.
-pub(super) const OVERSIZE: &str = "oversize";
+const OVERSIZE: &str = "oversize";
 
 /// The way back to the topics of a source.
 pub(super) struct Resend {
