@@ -228,7 +228,8 @@ fn read_stage<'i>(
     let places = KeyPlaces::new(header.clone(), table.get_ref());
     let type_name = read_type(reader, table.get_mut().remove("type"), &header, &what);
     let inputs = read_inputs(reader, table.get_mut().remove("inputs"), kind, &header, &what);
-    let required = read_required(reader, table.get_mut().remove("required"), kind);
+    // Other stages may have a key of that name for themselves, as `validate` has.
+    let required = kind != Kind::Sink || read_required(reader, table.get_mut().remove("required"));
     let found = type_name.and_then(|(word, place)| find_type(reader, registry, kind, &word, place));
     let config = found.and_then(|found| {
         let what = format!("{} \"{}\" of type \"{}\"", kind.word(), name.get_ref(), found.doc.type_name);
@@ -330,13 +331,8 @@ fn read_inputs<'i>(
     inputs
 }
 
-fn read_required<'i>(reader: &mut Reader<'i>, value: Option<Spanned<DeValue<'i>>>, kind: Kind) -> bool {
+fn read_required<'i>(reader: &mut Reader<'i>, value: Option<Spanned<DeValue<'i>>>) -> bool {
     let Some(value) = value else { return true };
-    if kind != Kind::Sink {
-        let hint = "Only a sink can be optional: required = false.";
-        reader.report(Mistake::new(Some(value.span()), format!("a {} is not optional", kind.word())).hint(hint));
-        return true;
-    }
     value.get_ref().as_bool().unwrap_or_else(|| {
         reader.report(Mistake::new(Some(value.span()), "\"required\" is true or false"));
         true
