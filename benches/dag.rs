@@ -89,7 +89,7 @@ fn payload(row: u64) -> String {
 
 #[async_trait]
 impl Source for Payloads {
-    async fn run(mut self: Box<Self>, mut cx: SourceContext) -> Result<(), StageError> {
+    async fn run(mut self: Box<Self>, cx: SourceContext) -> Result<(), StageError> {
         let partition = cx.partition("memory");
         for batch in 0..BATCHES {
             for payload in &self.payloads {

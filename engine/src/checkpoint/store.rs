@@ -75,7 +75,7 @@ impl CheckpointStore {
     /// # Errors
     /// As the filesystem says; the checkpoints before are still there.
     pub(crate) fn keep(&self, checkpoint: &Checkpoint) -> io::Result<()> {
-        let file = FILES[usize::from(checkpoint.id % 2 == 0)];
+        let file = FILES[usize::from(checkpoint.id.is_multiple_of(2))];
         storage::replace(&*self.storage, &self.dir, file, &[&encode(checkpoint)]).map(drop)
     }
 }

@@ -176,6 +176,7 @@ struct Resumption {
 
 impl Resumption {
     /// `None` if a source of this plan can't be resumed.
+    #[expect(clippy::result_large_err, reason = "made once a run")]
     fn of(run: &Run) -> Result<Option<Self>, RunError> {
         let mut sources = run.plan.nodes.iter().filter_map(|node| match &node.built {
             Built::Source(built) => Some(built.source.is_resumable()),

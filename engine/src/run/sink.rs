@@ -359,6 +359,10 @@ impl SinkTask {
     }
 
     /// A sink that can pause does, for good: only a changed pipeline file ends it.
+    #[expect(
+        clippy::while_immutable_condition,
+        reason = "ends by the error that the patience returns, or with the process"
+    )]
     async fn check_rejected_is_read(&mut self, error: &StageError) -> Result<(), StageError> {
         let mut patience = Patience::new(self.pauses());
         while !self.has_rejected {

@@ -160,7 +160,7 @@ struct FileSource {
 
 #[async_trait]
 impl Source for FileSource {
-    async fn run(self: Box<Self>, mut cx: SourceContext) -> Result<(), StageError> {
+    async fn run(self: Box<Self>, cx: SourceContext) -> Result<(), StageError> {
         let partitions: Vec<Partition> =
             self.config.path.0.iter().map(|path| cx.partition(path.display().to_string())).collect();
         let mut paced = self.pace.clone().map(|pace| Paced::new(pace, partitions.len()));

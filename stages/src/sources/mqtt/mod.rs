@@ -228,7 +228,7 @@ struct Mqtt {
 
 #[async_trait]
 impl Source for Mqtt {
-    async fn run(self: Box<Self>, mut cx: SourceContext) -> Result<(), StageError> {
+    async fn run(self: Box<Self>, cx: SourceContext) -> Result<(), StageError> {
         let resumed = Resumed::default();
         let finish = CancellationToken::new();
         let intake = Intake {
@@ -259,9 +259,9 @@ impl Source for Mqtt {
         // A set, since dropping it ends the task: at a hard stop nobody is left to tell it.
         let mut tasks = JoinSet::new();
         tasks.spawn(intake.run(sender));
-        forward_all(&mut forward, &mut cx, &mut receiver, &mut tasks).await?;
+        forward_all(&mut forward, &cx, &mut receiver, &mut tasks).await?;
         finish.cancel();
-        end_of(&mut tasks, &mut cx).await
+        end_of(&mut tasks, &cx).await
     }
 
     /// With another client id and no session: a pipeline that is running is not disturbed.
@@ -279,7 +279,7 @@ impl Source for Mqtt {
 /// Forwards until reading has stopped and every promise is kept, while the intake goes on to poll.
 async fn forward_all(
     forward: &mut Forward,
-    cx: &mut SourceContext,
+    cx: &SourceContext,
     waiting: &mut Receiver,
     tasks: &mut JoinSet<Result<(), Ended>>,
 ) -> Result<(), StageError> {
@@ -296,7 +296,7 @@ async fn forward_all(
 }
 
 /// Waits for the intake and says why it ended.
-async fn end_of(tasks: &mut JoinSet<Result<(), Ended>>, cx: &mut SourceContext) -> Result<(), StageError> {
+async fn end_of(tasks: &mut JoinSet<Result<(), Ended>>, cx: &SourceContext) -> Result<(), StageError> {
     match tasks.join_next().await {
         None | Some(Ok(Ok(()))) => Ok(()),
         Some(Ok(Err(Ended::Failed(error)))) => Err(error),

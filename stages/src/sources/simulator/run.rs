@@ -39,7 +39,7 @@ pub(super) enum Origin {
 
 #[async_trait]
 impl Source for Simulator {
-    async fn run(self: Box<Self>, mut cx: SourceContext) -> Result<(), StageError> {
+    async fn run(self: Box<Self>, cx: SourceContext) -> Result<(), StageError> {
         // The name is new in every run: message 1 of this one is not message 1 of the last.
         let partition = cx.partition(format!("run-{}", now_us()));
         let mut sender = Sender {
