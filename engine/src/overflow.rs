@@ -9,10 +9,11 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io::{self, Cursor, Write};
+use std::io::{self, Cursor};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
@@ -43,6 +44,11 @@ impl Overflow {
     /// Passes batches on from the sending to the receiving queue until the first has ended, by way of the
     /// disk while the second is full.
     pub(crate) async fn run(self, mut from: Inbox, to: Sender) -> Result<(), StageError> {
+        // An outage that a crash has ended may have left gigabytes, and the next may be far off.
+        let dir = self.dir.clone();
+        if let Err(error) = off_the_runtime(move || clear(&dir)).await {
+            tracing::warn!(%error, "what an earlier run has left in \"{}\" can't be deleted", self.dir.display());
+        }
         let mut disk = Disk::new(self.dir.clone());
         let mut open = true;
         while open || !disk.is_empty() {
@@ -153,7 +159,7 @@ struct Chunk {
 struct OverflowFile {
     path: PathBuf,
     file: File,
-    written: std::sync::atomic::AtomicU64,
+    written: AtomicU64,
 }
 
 impl Drop for OverflowFile {
@@ -202,13 +208,11 @@ impl Disk {
     }
 
     fn current_file(&mut self) -> io::Result<Arc<OverflowFile>> {
-        let is_full = |file: &OverflowFile| file.written.load(std::sync::atomic::Ordering::Relaxed) >= FILE_BYTES;
+        let is_full = |file: &OverflowFile| file.written.load(Relaxed) >= FILE_BYTES;
         if let Some(file) = self.file.as_ref().filter(|file| !is_full(file)) {
             return Ok(file.clone());
         }
-        if self.files == 0 {
-            clear(&self.dir)?;
-        }
+        fs::create_dir_all(&self.dir)?;
         let path = self.dir.join(format!("{:08}.arrows", self.files));
         let file = File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
         let file = Arc::new(OverflowFile { path, file, written: 0.into() });
@@ -234,13 +238,12 @@ impl Disk {
     }
 }
 
-/// An empty folder.
-pub(crate) fn clear(dir: &Path) -> io::Result<()> {
+/// The folder and what is in it, if there is one, is gone on return.
+fn clear(dir: &Path) -> io::Result<()> {
     match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
-    fs::create_dir_all(dir)
 }
 
 fn write(file: &OverflowFile, rows: &[RecordBatch]) -> io::Result<(u64, u64)> {
@@ -249,10 +252,9 @@ fn write(file: &OverflowFile, rows: &[RecordBatch]) -> io::Result<(u64, u64)> {
         writer.write(batch).map_err(io::Error::other)?;
     }
     let bytes = writer.into_inner().map_err(io::Error::other)?;
-    let offset = file.written.load(std::sync::atomic::Ordering::Relaxed);
+    let offset = file.written.load(Relaxed);
     file.file.write_all_at(&bytes, offset)?;
-    (&file.file).flush()?;
-    file.written.store(offset + bytes.len() as u64, std::sync::atomic::Ordering::Relaxed);
+    file.written.store(offset + bytes.len() as u64, Relaxed);
     Ok((offset, bytes.len() as u64))
 }
 
@@ -328,10 +330,9 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path().join("edge")).expect("the folder").count(), 0, "files go when read");
     }
 
-    #[tokio::test]
-    async fn when_the_disk_is_full_the_sender_waits() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let Edge { sender, receiver, .. } = edge(dir.path(), 1, false);
+    /// All that is sent comes, in order, though the disk takes nothing.
+    async fn the_sender_waits(edge: Edge) {
+        let Edge { sender, receiver, .. } = edge;
         let sent = tokio::spawn(async move {
             for number in 0..100 {
                 sender.send(Batch::detached(rows(number))).await.expect("in the end");
@@ -343,6 +344,31 @@ mod tests {
             assert_eq!(batch.rows.column(0).as_primitive::<Int64Type>().value(0), number);
         }
         sent.await.expect("no panic");
+    }
+
+    #[tokio::test]
+    async fn when_the_disk_is_full_the_sender_waits() {
+        let dir = tempfile::tempdir().expect("a folder");
+        the_sender_waits(edge(dir.path(), 1, false)).await;
+    }
+
+    #[tokio::test]
+    async fn without_a_folder_to_write_to_the_sender_waits() {
+        let dir = tempfile::tempdir().expect("a folder");
+        fs::write(dir.path().join("edge"), "a file").expect("written");
+        the_sender_waits(edge(dir.path(), 1 << 30, false)).await;
+    }
+
+    #[tokio::test]
+    async fn what_a_crash_has_left_is_deleted_at_the_start() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let left = dir.path().join("edge");
+        fs::create_dir(&left).expect("made");
+        fs::write(left.join("00000007.arrows"), "old rows").expect("written");
+        let Edge { sender, task, .. } = edge(dir.path(), 1 << 30, false);
+        drop(sender);
+        task.await.expect("no panic").expect("no error");
+        assert!(!left.exists());
     }
 
     #[tokio::test]
@@ -365,23 +391,5 @@ mod tests {
         assert_eq!(received + stats.shed_rows(), 1_000);
         assert!(stats.shed_rows() > 0);
         assert!(partition.progress().borrow().is_complete() && !partition.progress().borrow().failed);
-    }
-
-    #[tokio::test]
-    async fn without_a_folder_to_write_to_the_sender_waits() {
-        let dir = tempfile::tempdir().expect("a folder");
-        fs::write(dir.path().join("edge"), "a file").expect("written");
-        let Edge { sender, receiver, .. } = edge(dir.path(), 1 << 30, false);
-        let sent = tokio::spawn(async move {
-            for number in 0..100 {
-                sender.send(Batch::detached(rows(number))).await.expect("in the end");
-            }
-        });
-        let mut inbox = Inbox::new(vec![receiver]);
-        for number in 0..100 {
-            let (_, batch) = inbox.next_batch().await.expect("all come");
-            assert_eq!(batch.rows.column(0).as_primitive::<Int64Type>().value(0), number);
-        }
-        sent.await.expect("no panic");
     }
 }

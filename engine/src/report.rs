@@ -69,6 +69,15 @@ impl fmt::Display for Report {
             }
             writeln!(f)?;
         }
+        for edge in self.edges().iter().filter(|edge| edge.shed_rows() > 0) {
+            writeln!(
+                f,
+                "  {} went without {} rows of {}: it is optional, and was too slow",
+                edge.to,
+                edge.shed_rows(),
+                edge.from
+            )?;
+        }
         Ok(())
     }
 }

@@ -214,8 +214,10 @@ impl Place {
             if ids.is_empty() { BTreeMap::new() } else { self.log.replayed(&ids).await.map_err(failed)? };
         Ok(letters
             .into_iter()
-            .map(|letter| (replayed.get(&letter.id).copied(), letter))
-            .map(|(at, l)| (l, at))
+            .map(|letter| {
+                let replayed_at_us = replayed.get(&letter.id).copied();
+                (letter, replayed_at_us)
+            })
             .collect())
     }
 

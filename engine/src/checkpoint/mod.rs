@@ -55,29 +55,34 @@ pub(crate) struct Checkpointer {
 }
 
 impl Checkpointer {
-    /// Takes a checkpoint every interval, until `stop` turns true; then lets the one that is under way
-    /// go and hands itself back for [`Checkpointer::finish`].
+    /// Takes a checkpoint every interval, until `stop` turns true; then gives up the one that waits for
+    /// the sinks and hands itself back for [`Checkpointer::finish`].
     pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) -> Self {
         loop {
-            tokio::select! {
+            let (id, places, states) = tokio::select! {
                 biased;
                 // The other end lives as long as the run.
                 _ = stop.wait_for(|stop| *stop) => return self,
-                () = self.take() => {}
-            }
+                complete = self.take() => complete,
+            };
+            // Never given up midway: two writes at once would be in each other's way.
+            self.keep(id, &places, states).await;
         }
     }
 
-    async fn take(&mut self) {
-        tokio::time::sleep(self.interval).await;
-        if positions_of(&self.sent().await) == self.last.positions {
-            return;
+    /// The next checkpoint that differs from the last, once it is complete.
+    async fn take(&mut self) -> (u64, Vec<Place>, BTreeMap<String, Vec<u8>>) {
+        loop {
+            tokio::time::sleep(self.interval).await;
+            if self.is_further(&self.sent().await) {
+                break;
+            }
         }
         let id = self.last.id + 1;
         let places: Vec<Place> = join_all(self.gates.iter().map(|gate| gate.barrier(id))).await.concat();
         let states = self.states_at(id).await;
         delivered(&places, &self.last.positions).await;
-        self.keep(id, &places, states).await;
+        (id, places, states)
     }
 
     /// After every stage has ended well: what they ended with.
@@ -88,13 +93,19 @@ impl Checkpointer {
         let places = self.sent().await;
         let states = std::mem::take(&mut self.ended).into_iter().filter_map(|(name, state)| Some((name, state?)));
         let states = states.collect();
-        if positions_of(&places) != self.last.positions || states != self.last.states {
+        if self.is_further(&places) || states != self.last.states {
             self.keep(self.last.id + 1, &places, states).await;
         }
     }
 
     async fn sent(&self) -> Vec<Place> {
         join_all(self.gates.iter().map(|gate| gate.sent())).await.concat()
+    }
+
+    /// Whether anything was sent since the last checkpoint. Sources that are no longer part of the
+    /// pipeline keep their places in it.
+    fn is_further(&self, places: &[Place]) -> bool {
+        places.iter().any(|(partition, position)| self.last.positions.get(partition.name()) != Some(position))
     }
 
     /// The state of every transform at a barrier.

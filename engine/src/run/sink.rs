@@ -359,13 +359,12 @@ impl SinkTask {
     }
 
     /// A sink that can pause does, for good: only a changed pipeline file ends it.
-    #[expect(
-        clippy::while_immutable_condition,
-        reason = "ends by the error that the patience returns, or with the process"
-    )]
     async fn check_rejected_is_read(&mut self, error: &StageError) -> Result<(), StageError> {
+        if self.has_rejected {
+            return Ok(());
+        }
         let mut patience = Patience::new(self.pauses());
-        while !self.has_rejected {
+        loop {
             let cause = error.refused_rows().first().map_or_else(|| error.chain(), |refused| refused.detail.clone());
             let hint = format!(
                 "Add \"{}.rejected\" to the inputs of a sink, so that the bad row is kept there.",
@@ -374,7 +373,6 @@ impl SinkTask {
             let unread = StageError::permanent("a row was refused, and nothing reads the port \"rejected\"");
             patience.wait(unread.because(cause).hint(hint), &self.stats, "store a group").await?;
         }
-        Ok(())
     }
 }
 

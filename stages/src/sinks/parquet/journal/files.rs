@@ -9,13 +9,13 @@
 //! Both are written beside (`.tmp`), synced, and then renamed: a file under its own name is whole,
 //! or the disk has damaged it.
 
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pipeline_engine::spool::{Storage, StorageLock};
 use pipeline_engine::stage::StageError;
+use pipeline_engine::storage::{self, Storage, StorageLock};
 
 use super::format::Unreadable;
 use super::{Positions, Staged, Standing};
@@ -126,7 +126,7 @@ impl Files {
 
     fn read(&self, name: &str) -> Result<Option<Bytes>, StageError> {
         let path = self.place.dir.join(name);
-        match read_whole(&*self.place.storage, &path) {
+        match storage::read_all(&*self.place.storage, &path) {
             Ok(bytes) => Ok(Some(bytes.into())),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failed("read", &path, error)),
@@ -168,13 +168,4 @@ fn write_synced<'a>(
         file.append(part).map_err(|error| failed("write", path, error))?;
     }
     file.sync_data().map_err(|error| not_synced(path, error))
-}
-
-fn read_whole(storage: &dyn Storage, path: &Path) -> io::Result<Vec<u8>> {
-    let file = storage.open(path)?;
-    let length = usize::try_from(file.bytes()?).map_err(|_| ErrorKind::FileTooLarge)?;
-    let mut bytes = vec![0; length];
-    let read = file.read_at(0, &mut bytes)?;
-    bytes.truncate(read);
-    Ok(bytes)
 }

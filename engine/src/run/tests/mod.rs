@@ -18,6 +18,8 @@ use crate::plan::Plan;
 use crate::position::Span;
 use crate::stage::*;
 
+mod resumed;
+
 const DOC: StageDoc = StageDoc { type_name: "test", summary: "", ports: &[("rejected", "")], failure: "" };
 
 fn schema() -> SchemaRef {
