@@ -50,6 +50,7 @@ fn record(number: u64) -> Record {
     Record {
         received_at_us: 0,
         flags: 0,
+        mark: 0,
         topic: format!("devices/{device:04}/telemetry").into(),
         payload: payload.into(),
     }

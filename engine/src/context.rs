@@ -79,8 +79,17 @@ pub struct SourceContext {
     gate: Arc<Gate>,
     stop: CancellationToken,
     stats: Arc<StageStats>,
-    resume: Arc<BTreeMap<String, Position>>,
+    resumption: SourceResumption,
     storage: Arc<dyn Storage>,
+}
+
+/// Where the sources of a run go on.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SourceResumption {
+    /// By the full names of partitions.
+    pub after: Arc<BTreeMap<String, Position>>,
+    /// Whether this run takes checkpoints.
+    pub checkpoints: bool,
 }
 
 impl SourceContext {
@@ -89,10 +98,10 @@ impl SourceContext {
         gate: Arc<Gate>,
         stop: CancellationToken,
         stats: Arc<StageStats>,
-        resume: Arc<BTreeMap<String, Position>>,
+        resumption: SourceResumption,
         storage: Arc<dyn Storage>,
     ) -> Self {
-        Self { name: name.to_owned(), gate, stop, stats, resume, storage }
+        Self { name: name.to_owned(), gate, stop, stats, resumption, storage }
     }
 
     /// A new ordered stream of this source, which is gone with this run.
@@ -108,9 +117,16 @@ impl SourceContext {
     /// [`Source::is_resumable`](crate::stage::Source::is_resumable) says so.
     pub async fn resumable_partition(&self, name: &str) -> (Partition, Option<Position>) {
         let partition = Partition::resumable(format!("{}/{name}", self.name));
-        let after = self.resume.get(partition.name()).copied();
+        let after = self.resumption.after.get(partition.name()).copied();
         self.gate.start(&partition, after).await;
         (partition, after)
+    }
+
+    /// Whether the run takes checkpoints, which move [`Partition::checkpointed`]. It doesn't where some
+    /// other source can't be resumed; a source that can then goes on by a record of its own, behind what
+    /// was delivered.
+    pub fn takes_checkpoints(&self) -> bool {
+        self.resumption.checkpoints
     }
 
     /// The disk for what must survive a restart.
@@ -191,5 +207,10 @@ impl SourceContext {
     /// A counter of the source's own, such as `reconnects`: shown with its other figures.
     pub fn counter(&self, name: &'static str) -> Counter {
         self.stats.counter(name)
+    }
+
+    /// Shows a counter that somebody else counts with, such as the source's spool.
+    pub fn show_counter(&self, name: &'static str, counter: &Counter) {
+        self.stats.show_counter(name, counter);
     }
 }

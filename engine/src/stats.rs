@@ -166,6 +166,11 @@ impl StageStats {
         self.named.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default().clone()
     }
 
+    /// Shows a counter that somebody else has made.
+    pub(crate) fn show_counter(&self, name: &'static str, counter: &Counter) {
+        self.named.lock().unwrap_or_else(PoisonError::into_inner).insert(name, counter.clone());
+    }
+
     pub(crate) fn entered(&self, rows: usize) {
         self.rows_in.fetch_add(rows as u64, Relaxed);
     }

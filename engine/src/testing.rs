@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::batch::Batch;
 use crate::checkpoint::Gate;
+use crate::context::SourceResumption;
 use crate::position::Position;
 use crate::queue::{Inbox, Outbox, queue};
 use crate::stage::{Port, SourceContext};
@@ -37,7 +38,7 @@ pub fn resumed_source(
     resume: BTreeMap<String, Position>,
     storage: Arc<dyn Storage>,
 ) -> (SourceContext, Outlet) {
-    let resume = Arc::new(resume);
+    let resumption = SourceResumption { after: Arc::new(resume), checkpoints: false };
     let stats = Arc::new(StageStats::new("source", "test", "source", &[Port::MAIN, Port::REJECTED]));
     let edge = |port| queue(rows_max, Arc::new(EdgeStats::new("source", port, "test")));
     let (main, main_end) = edge(Port::MAIN);
@@ -51,7 +52,7 @@ pub fn resumed_source(
         stats: stats.clone(),
     };
     let gate = Arc::new(Gate::new(outbox));
-    (SourceContext::new("source", gate, stop, stats, resume, storage), outlet)
+    (SourceContext::new("source", gate, stop, stats, resumption, storage), outlet)
 }
 
 impl Outlet {

@@ -39,7 +39,7 @@ enum SpoolCommand {
 }
 
 /// Write the records of a spool to stdout as JSON lines: `lsn`, `received_at`, `topic`, `payload` (or
-/// `payload_base64` where it is no text), and the source's `flags` if any are set.
+/// `payload_base64` where it is no text), and the source's `flags` and `mark` if any are set.
 ///
 /// Takes out whatever is undamaged; what can't be read is said on stderr, and the exit code is 1 then.
 /// For a spool that is damaged, or whose source is no longer in the pipeline file.

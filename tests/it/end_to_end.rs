@@ -27,7 +27,9 @@ impl Installation {
         let s3 = services::s3();
         let bucket = services::bucket();
         let topic = format!("iot/telemetry/{}", services::unique(name));
+        let folder = TempDir::new().expect("a folder");
         let variables = vec![
+            ("PIPELINE_DATA_DIR", folder.path().join("data").display().to_string()),
             ("MQTT_URL", services::mqtt_url()),
             ("MQTT_TOPIC", format!("{topic}/#")),
             ("MQTT_CLIENT_ID", services::unique(name)),
@@ -43,7 +45,7 @@ impl Installation {
             tokio::spawn(connection);
             client
         });
-        Self { folder: TempDir::new().expect("a folder"), runtime, database, topic, bucket, variables }
+        Self { folder, runtime, database, topic, bucket, variables }
     }
 
     fn start(&self) -> Process {

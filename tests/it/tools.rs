@@ -53,7 +53,8 @@ impl Spooled {
             for (number, payload) in (0..).zip(payloads) {
                 let received_at_us = 1_769_860_800_000_000 + number;
                 let (topic, payload) = ("t/1".into(), payload.to_vec().into());
-                let lsn = writer.append(&Record { received_at_us, flags: 0, topic, payload }).await.expect("room");
+                let lsn =
+                    writer.append(&Record { received_at_us, flags: 0, mark: 0, topic, payload }).await.expect("room");
                 spool.durable().wait_for(|durable| *durable >= lsn).await.expect("the spool lives");
             }
             spool.cursors().register("out");

@@ -27,10 +27,9 @@ use tokio::task::{Id, JoinError, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::{Checkpoint, CheckpointStore, Checkpointer, Gate, Reports};
-use crate::context::SourceContext;
+use crate::context::{SourceContext, SourceResumption};
 use crate::error::StageError;
 use crate::plan::{Node, Plan};
-use crate::position::Position;
 use crate::queue::{Inbox, Outbox};
 use crate::registry::{Built, Kind};
 use crate::report::Report;
@@ -309,8 +308,7 @@ struct Tasks {
 struct Common {
     reading: CancellationToken,
     storage: Arc<dyn Storage>,
-    /// Where each partition goes on.
-    resume: Arc<BTreeMap<String, Position>>,
+    resumption: SourceResumption,
     /// `None` where no checkpoints are taken.
     reports: Option<Reports>,
     on_permanent: OnPermanent,
@@ -333,7 +331,10 @@ impl Tasks {
         let common = Common {
             reading: reading.clone(),
             storage: run.storage.clone(),
-            resume: Arc::new(resume.map(|last| last.positions.clone()).unwrap_or_default()),
+            resumption: SourceResumption {
+                after: Arc::new(resume.map(|last| last.positions.clone()).unwrap_or_default()),
+                checkpoints: resumption.is_some(),
+            },
             reports: resumption.is_some().then_some(reports),
             on_permanent: resumption.as_ref().map_or(OnPermanent::Stop, Resumption::on_permanent),
         };
@@ -354,7 +355,7 @@ impl Tasks {
                         gate,
                         common.reading.clone(),
                         node.stats,
-                        common.resume.clone(),
+                        common.resumption.clone(),
                         common.storage.clone(),
                     );
                     tasks.spawn_for(index, built.source.run(cx));

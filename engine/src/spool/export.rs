@@ -51,7 +51,7 @@ pub fn export(
 
 impl ExportedRecord {
     /// One line of JSON without the newline: `lsn`, `received_at`, `topic` and `payload`, and `flags`
-    /// if the source has set any. What is not text has its name end in `_base64`; control characters are
+    /// and `mark` if the source has set any. What is not text has its name end in `_base64`; control characters are
     /// written out.
     pub fn json(&self) -> String {
         let mut fields = Map::new();
@@ -59,6 +59,9 @@ impl ExportedRecord {
         fields.insert("received_at".to_owned(), format_us(self.record.received_at_us).into());
         if self.record.flags != 0 {
             fields.insert("flags".to_owned(), self.record.flags.into());
+        }
+        if self.record.mark != 0 {
+            fields.insert("mark".to_owned(), self.record.mark.into());
         }
         for (name, bytes) in [("topic", &self.record.topic), ("payload", &self.record.payload)] {
             match std::str::from_utf8(bytes) {

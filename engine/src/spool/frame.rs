@@ -3,7 +3,7 @@
 //! ```text
 //! frame   magic 4 | len u32 | crc32 u32 | first_lsn u64 | count u32 | received_at_us i64
 //!         | topics u32 | topics * (len, text) | count * record
-//! record  received_at delta | flags u8 | topic index | len | payload
+//! record  received_at delta | flags u8 | mark | topic index | len | payload
 //! ```
 //! Integers are little-endian; those without a type are LEB128. `len` counts what follows the
 //! checksum, which covers the spool's identity, `len` and all that follows: neither a frame of
@@ -37,6 +37,8 @@ pub struct Record {
     pub received_at_us: i64,
     /// The source's own, such as whether the broker called it a repetition.
     pub flags: u8,
+    /// The source's own, such as the number that the broker gave the message.
+    pub mark: u16,
     /// Where it was published.
     pub topic: Bytes,
     /// What was published.
@@ -122,6 +124,7 @@ pub(crate) fn encode(records: &[Record], first_lsn: u64, identity: u64) -> Encod
         put_varint(&mut bytes, record.received_at_us.saturating_sub(before_us).max(0).cast_unsigned());
         before_us = before_us.max(record.received_at_us);
         bytes.push(record.flags);
+        put_varint(&mut bytes, u64::from(record.mark));
         put_varint(&mut bytes, topic);
         put_slice(&mut bytes, &record.payload);
     }
@@ -183,8 +186,9 @@ pub(crate) fn decode(frame: &Bytes, head: FrameHead) -> Option<Frame> {
     for _ in 0..head.count {
         received_at_us = received_at_us.checked_add_unsigned(rest.varint()?)?;
         let flags = rest.byte()?;
+        let mark = u16::try_from(rest.varint()?).ok()?;
         let topic = topics.get(usize::try_from(rest.varint()?).ok()?)?.clone();
-        records.push(Record { received_at_us, flags, topic, payload: rest.slice()? });
+        records.push(Record { received_at_us, flags, mark, topic, payload: rest.slice()? });
     }
     (rest.at == frame.len()).then_some(Frame { first_lsn: head.first_lsn, records })
 }
@@ -257,8 +261,8 @@ mod tests {
     const IDENTITY: u64 = 7;
 
     prop_compose! {
-        fn any_record()(delta in 0..1i64 << 40, flags: u8, topic in 0..4u8, payload in proptest::collection::vec(any::<u8>(), 0..300)) -> Record {
-            Record { received_at_us: delta, flags, topic: format!("t/{topic}").into(), payload: payload.into() }
+        fn any_record()(delta in 0..1i64 << 40, flags: u8, mark: u16, topic in 0..4u8, payload in proptest::collection::vec(any::<u8>(), 0..300)) -> Record {
+            Record { received_at_us: delta, flags, mark, topic: format!("t/{topic}").into(), payload: payload.into() }
         }
     }
 
@@ -281,13 +285,14 @@ mod tests {
 
     #[test]
     fn a_frame_of_another_spool_is_no_frame_here() {
-        let record = Record { received_at_us: 1, flags: 0, topic: "t".into(), payload: "p".into() };
+        let record = Record { received_at_us: 1, flags: 0, mark: 0, topic: "t".into(), payload: "p".into() };
         assert_eq!(check(&encode(&[record], 1, 8).bytes, IDENTITY), None);
     }
 
     #[test]
     fn a_topic_is_stored_once_a_frame() {
-        let record = Record { received_at_us: 1, flags: 0, topic: vec![b't'; 1000].into(), payload: "p".into() };
+        let record =
+            Record { received_at_us: 1, flags: 0, mark: 0, topic: vec![b't'; 1000].into(), payload: "p".into() };
         let encoded = encode(&vec![record; 100], 1, IDENTITY);
         assert!(encoded.bytes.len() < 2_000, "{} bytes", encoded.bytes.len());
     }

@@ -14,6 +14,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// Nothing here takes long; a test that waits so long hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Much longer than a client takes to answer where it does.
+const SILENCE: Duration = Duration::from_millis(200);
 
 /// The listening end.
 pub(crate) struct FaultBroker {
@@ -95,6 +97,20 @@ impl Peer {
         let mut publish = Publish::new("devices/1", QoS::AtLeastOnce, payload, None);
         publish.pkid = packet_id;
         self.send(Packet::Publish(publish)).await;
+    }
+
+    /// Sends a QoS 1 message that was sent on an earlier connection, as a broker does when it has no
+    /// acknowledgement for it.
+    pub(crate) async fn publish_again(&mut self, packet_id: u16, payload: impl Into<Bytes>) {
+        let mut publish = Publish::new("devices/1", QoS::AtLeastOnce, payload, None);
+        publish.pkid = packet_id;
+        publish.dup = true;
+        self.send(Packet::Publish(publish)).await;
+    }
+
+    /// Whether the client answers a PINGREQ's worth of time with nothing: it has nothing to say.
+    pub(crate) async fn is_silent(&mut self) -> bool {
+        tokio::time::timeout(SILENCE, self.next()).await.is_err()
     }
 
     /// The packet id of the next packet, which must be a PUBACK.

@@ -38,6 +38,8 @@ pub(crate) struct Delivered {
     pub(crate) payload: Bytes,
     /// What the broker waits for; `None` for QoS 0.
     pub(crate) receipt: Option<Receipt>,
+    /// The broker has tried to deliver it before (DUP).
+    pub(crate) repeated: bool,
 }
 
 /// The acknowledgement that a message waits for. Good only on the connection it came by: on another

@@ -54,6 +54,22 @@ pub(crate) enum Direction {
 }
 
 impl Direction {
+    /// How many messages a broker will surely send before the first is acknowledged.
+    pub(crate) fn likely_window(self, protocol: Protocol) -> usize {
+        match (self, protocol) {
+            (Self::Receive { window }, Protocol::V5) => usize::from(window),
+            // The default of Mosquitto, and no broker's is smaller.
+            _ => 20,
+        }
+    }
+
+    /// How many messages a broker can have sent before the first is acknowledged.
+    pub(crate) fn unacked_max(self, protocol: Protocol) -> usize {
+        match (self, protocol) {
+            (Self::Receive { window }, Protocol::V5) => usize::from(window),
+            _ => usize::from(u16::MAX),
+        }
+    }
     /// Slots for what we send. Each flush looks at all of them, so a receiver, which sends nothing but
     /// SUBSCRIBE, must have few: with the 65,535 of the library's default it acknowledges 20 times slower.
     pub(super) fn slots(self) -> u16 {

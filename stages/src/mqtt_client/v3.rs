@@ -75,7 +75,8 @@ pub(super) async fn poll(events: &mut EventLoop, settings: &Settings) -> Result<
         rumqttc_v4::Event::Incoming(Packet::Publish(publish)) => {
             let receipt = (publish.qos != QoS::AtMostOnce)
                 .then_some(Receipt { packet_id: publish.pkid, exactly_once: publish.qos == QoS::ExactlyOnce });
-            Event::Message(Delivered { topic: publish.topic, payload: publish.payload, receipt })
+            let repeated = publish.dup;
+            Event::Message(Delivered { topic: publish.topic, payload: publish.payload, receipt, repeated })
         }
         rumqttc_v4::Event::Incoming(Packet::ConnAck(accepted)) => {
             Event::Connected { session_present: accepted.session_present, packet_bytes_max: PACKET_BYTES_MAX }

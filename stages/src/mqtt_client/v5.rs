@@ -123,7 +123,8 @@ pub(super) async fn poll(events: &mut EventLoop, settings: &Settings) -> Result<
         rumqttc_v5::Event::Incoming(Packet::Publish(publish)) => {
             let receipt = (publish.qos != QoS::AtMostOnce)
                 .then_some(Receipt { packet_id: publish.pkid, exactly_once: publish.qos == QoS::ExactlyOnce });
-            Event::Message(Delivered { topic: publish.topic, payload: publish.payload, receipt })
+            let repeated = publish.dup;
+            Event::Message(Delivered { topic: publish.topic, payload: publish.payload, receipt, repeated })
         }
         rumqttc_v5::Event::Incoming(Packet::ConnAck(accepted)) => {
             // It has done its work; with each acknowledgement it would cost a walk through the state.

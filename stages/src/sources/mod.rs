@@ -4,3 +4,5 @@ pub mod file;
 #[cfg(feature = "mqtt")]
 pub mod mqtt;
 pub mod simulator;
+#[cfg(feature = "mqtt")]
+mod spooled;

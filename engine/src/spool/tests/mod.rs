@@ -36,6 +36,7 @@ fn record(number: u64, payload_bytes: usize) -> Record {
     Record {
         received_at_us: 1_000 + i64::try_from(number).expect("small"),
         flags: number as u8,
+        mark: number as u16,
         topic: format!("devices/{}", number % 3).into(),
         payload: payload.into(),
     }

@@ -1,4 +1,4 @@
-//! The task that holds the connection: receives, acknowledges, connects again.
+//! The task that holds the connection: receives, spools, acknowledges, connects again.
 //!
 //! It is the only one that polls and the only one that acknowledges. So an acknowledgement is always
 //! handed over between two polls of the connection its message came by; an error drops the connection
@@ -8,23 +8,22 @@ use std::collections::VecDeque;
 use std::pin::pin;
 use std::time::Duration;
 
-use bytes::Bytes;
+use pipeline_engine::spool::{Record, SpoolWriter};
 use pipeline_engine::stage::StageError;
-use pipeline_engine::{Counter, Partition, Progress, now_us};
+use pipeline_engine::time::format_us;
+use pipeline_engine::{Counter, now_us};
 use rumqttc_v5::QoS;
 use tokio::select;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::forward::Resumed;
+use super::redelivery::Redeliveries;
 use super::subscriptions::{Subscriptions, check_answer};
-use super::waiting::{Message, Sender, Ticket};
 use super::window::AckWindow;
-use crate::mqtt_client::{Commands, Delivered, Event, Events, Lost, LostBy, Session, Settings, open};
+use crate::mqtt_client::{Commands, Delivered, Event, Events, Lost, LostBy, Receipt, Session, Settings, open};
+use crate::sources::spooled::{OVERSIZE, OWED, oversize_payload};
 
-/// How much of an oversize payload is kept for its dead letter.
-const OVERSIZE_KEPT: usize = 1024;
 /// The first wait before a new connect, doubled each time.
 const BACKOFF_MIN: Duration = Duration::from_millis(500);
 /// The longest wait before a new connect.
@@ -34,7 +33,7 @@ const STEADY: Duration = Duration::from_secs(10);
 /// Losing the connection so often to the same client id, in so short a time, is a fight.
 const TAKEOVERS_MAX: usize = 3;
 const TAKEOVERS_WITHIN: Duration = Duration::from_secs(60);
-/// How long the last acknowledgements and the goodbye may take.
+/// How long the last sync to disk may take, and then the last acknowledgements and the goodbye.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the source counts besides rows.
@@ -45,14 +44,6 @@ pub(super) struct Counters {
     pub(super) redelivered: Counter,
 }
 
-/// Why the intake ended before it was told to.
-pub(super) enum Ended {
-    /// The broker, or our own files, need a person.
-    Failed(StageError),
-    /// Rows of this partition are stored nowhere: the engine knows the cause.
-    Broken(Partition),
-}
-
 /// The running intake.
 pub(super) struct Intake {
     pub(super) stage: String,
@@ -60,36 +51,44 @@ pub(super) struct Intake {
     pub(super) filters: Vec<String>,
     pub(super) qos: QoS,
     pub(super) payload_bytes_max: usize,
-    /// Read no more.
+    /// Read no more, acknowledge what is on disk, and leave.
     pub(super) stop: CancellationToken,
-    /// Every promise is kept: acknowledge the last ones and leave.
-    pub(super) finish: CancellationToken,
-    pub(super) resumed: Resumed,
+    /// When earlier runs received their last message, in microseconds since 1970; `None` if none did.
+    pub(super) last_run_received_us: Option<i64>,
     pub(super) counters: Counters,
 }
 
 /// A connection that the broker has accepted.
 struct Connection {
-    partition: Partition,
-    progress: watch::Receiver<Progress>,
-    generation: u64,
-    received: u64,
     window: AckWindow,
     since: Instant,
 }
 
+/// How far the leaving has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    /// We read on.
+    No,
+    /// What was received is synced to disk.
+    Syncing,
+    /// We have asked to say goodbye.
+    Goodbye,
+}
+
 /// Where the intake stands.
 struct Course {
+    writer: SpoolWriter,
+    durable: watch::Receiver<u64>,
+    /// The number of the last record in the spool, durable or not.
+    last_lsn: u64,
+    redeliveries: Redeliveries,
     connection: Option<Connection>,
-    /// Where messages go; gone once reading has stopped, which ends the queue.
-    waiting: Option<Sender>,
-    /// We have asked to say goodbye, and wait no longer than this.
+    leaving: Leaving,
+    /// We leave then, whatever is still owed.
     leave_by: Option<Instant>,
     subscriptions: Subscriptions,
-    /// Makes partitions of different runs differ: their positions start over.
-    started_us: i64,
+    /// Counts the connections of this run.
     generation: u64,
-    received_at_us: i64,
     /// Connects that failed since the last steady connection.
     failures: u32,
     lost_at: Option<Instant>,
@@ -97,37 +96,57 @@ struct Course {
 }
 
 impl Intake {
-    /// Runs until it has left the broker, or something needs a person.
-    pub(super) async fn run(self, waiting: Sender) -> Result<(), Ended> {
-        let (commands, mut events) = open(&self.settings).map_err(Ended::Failed)?;
+    /// Runs until it has left the broker, or something needs a person. Then the spool is closed.
+    ///
+    /// # Errors
+    /// What needs a person.
+    pub(super) async fn run(
+        self,
+        writer: SpoolWriter,
+        durable: watch::Receiver<u64>,
+        last_lsn: u64,
+        redeliveries: Redeliveries,
+    ) -> Result<(), StageError> {
         let mut course = Course {
+            writer,
+            durable,
+            last_lsn,
+            redeliveries,
             connection: None,
-            waiting: Some(waiting),
+            leaving: Leaving::No,
             leave_by: None,
             subscriptions: Subscriptions::default(),
-            started_us: now_us(),
             generation: 0,
-            received_at_us: 0,
             failures: 0,
             lost_at: None,
             takeovers: VecDeque::new(),
         };
+        self.receive_all(&mut course).await?;
+        if let Err(error) = course.writer.close().await {
+            let error = StageError::permanent("the spool").because(error).chain();
+            tracing::warn!(stage = self.stage, "{error}; what was not acknowledged comes again");
+        }
+        Ok(())
+    }
+
+    async fn receive_all(&self, course: &mut Course) -> Result<(), StageError> {
+        let (commands, mut events) = open(&self.settings)?;
         loop {
-            match self.poll(&mut course, &mut events, &commands).await? {
+            match self.poll(course, &mut events, &commands).await? {
                 None => return Ok(()),
                 Some(Ok(Event::Connected { session_present, .. })) => {
-                    course.connection = Some(self.connected(&mut course, session_present, &commands));
+                    course.connection = Some(self.connected(course, session_present, &commands));
                 }
-                Some(Ok(Event::Message(delivered))) => self.receive(&mut course, delivered).await,
+                Some(Ok(Event::Message(delivered))) => self.receive(course, delivered, &commands).await?,
                 Some(Ok(Event::Other)) => {}
                 Some(Ok(Event::Closed)) => {
                     events.close().await;
                     return Ok(());
                 }
-                Some(Err(_)) if course.leave_by.is_some() => return Ok(()),
+                Some(Err(_)) if course.leaving != Leaving::No => return Ok(()),
                 Some(Err(lost)) => {
-                    self.lost(&mut course, lost)?;
-                    if !self.wait_to_connect(&mut course, &mut events).await? {
+                    self.lost(course, lost)?;
+                    if !self.wait_to_connect(course, &mut events).await? {
                         return Ok(());
                     }
                 }
@@ -142,25 +161,30 @@ impl Intake {
         course: &mut Course,
         events: &mut Events,
         commands: &Commands,
-    ) -> Result<Option<Result<Event, Lost>>, Ended> {
+    ) -> Result<Option<Result<Event, Lost>>, StageError> {
         let mut poll = pin!(events.poll());
         loop {
+            if course.leaving == Leaving::Syncing && *course.durable.borrow() >= course.last_lsn {
+                course.acknowledge(commands);
+                commands.disconnect();
+                course.leaving = Leaving::Goodbye;
+                course.leave_by = Some(Instant::now() + GOODBYE_TIMEOUT);
+            }
             select! {
                 polled = &mut poll => return Ok(Some(polled)),
-                () = moved(&mut course.connection) => self.acknowledge(course, commands)?,
+                Ok(()) = course.durable.changed() => course.acknowledge(commands),
                 (filter, answer) = course.subscriptions.next_answer() => {
-                    if check_answer(answer, &filter, self.qos).map_err(Ended::Failed)? {
+                    if check_answer(answer, &filter, self.qos)? {
                         tracing::info!(stage = self.stage, filter, "subscribed");
                         course.subscriptions.granted.push(filter);
                     }
                 }
-                () = self.stop.cancelled(), if course.waiting.is_some() => course.waiting = None,
-                () = self.finish.cancelled(), if course.leave_by.is_none() => {
+                () = self.stop.cancelled(), if course.leaving == Leaving::No => {
                     if course.connection.is_none() {
                         return Ok(None);
                     }
-                    self.acknowledge(course, commands)?;
-                    commands.disconnect();
+                    course.writer.flush();
+                    course.leaving = Leaving::Syncing;
                     course.leave_by = Some(Instant::now() + GOODBYE_TIMEOUT);
                 }
                 () = reached(course.leave_by) => return Ok(None),
@@ -168,115 +192,121 @@ impl Intake {
         }
     }
 
-    /// Acknowledges what the sinks have stored since the last call.
-    fn acknowledge(&self, course: &mut Course, commands: &Commands) -> Result<(), Ended> {
-        let Some(connection) = &mut course.connection else { return Ok(()) };
-        let progress = *connection.progress.borrow_and_update();
-        if let Some(delivered) = progress.delivered {
-            connection.window.release(delivered.0[3], |receipt| commands.acknowledge(receipt));
+    fn connected(&self, course: &mut Course, session_present: bool, commands: &Commands) -> Connection {
+        course.generation += 1;
+        let outage = course.lost_at.take().map(|since| since.elapsed());
+        if outage.is_some() {
+            self.counters.reconnects.increment();
         }
-        if progress.failed {
-            return Err(Ended::Broken(connection.partition.clone()));
+        let broker = self.settings.address.socket();
+        tracing::info!(
+            stage = self.stage,
+            broker,
+            client_id = self.settings.client_id,
+            session_present,
+            ?outage,
+            "connected"
+        );
+        if !session_present {
+            course.redeliveries.forget();
+            self.tell_lost_session(outage);
+        }
+        course.subscriptions.renew(session_present, &self.filters, self.qos, commands);
+        Connection { window: AckWindow::new(), since: Instant::now() }
+    }
+
+    /// Says so if the broker should have had our session.
+    fn tell_lost_session(&self, outage: Option<Duration>) {
+        let missing = match (outage, self.last_run_received_us) {
+            _ if self.settings.session == Session::Clean => return,
+            (Some(outage), _) => format!("in the {outage:?} before this connect"),
+            (None, Some(since_us)) => {
+                format!("since {}, when the last run received its last message", format_us(since_us))
+            }
+            // The first time: there was none to lose.
+            (None, None) => return,
+        };
+        self.counters.session_lost.increment();
+        tracing::warn!(
+            stage = self.stage,
+            "the broker has lost our session: what was published {missing} may be missing"
+        );
+    }
+
+    /// Puts a message in the spool. Waits itself only while the spool's buffer is full, with the disk too
+    /// slow or full: then nothing is read and no ping is answered, so that after one and a half times the
+    /// keep-alive the broker hangs up and, for QoS 1 and 2, sends everything unacknowledged again later.
+    async fn receive(&self, course: &mut Course, delivered: Delivered, commands: &Commands) -> Result<(), StageError> {
+        if course.leaving != Leaving::No {
+            // Not acknowledged, it comes again next time.
+            return Ok(());
+        }
+        let Some(connection) = &mut course.connection else { return Ok(()) };
+        let (receipt, repeated) = (delivered.receipt, delivered.repeated);
+        if receipt.is_some_and(|receipt| connection.window.holds(receipt)) {
+            self.counters.redelivered.increment();
+            return Ok(());
+        }
+        let record = self.record(delivered);
+        if let Some(receipt) = receipt
+            && repeated
+            && let Some(lsn) = course.redeliveries.find(&record)
+        {
+            self.counters.redelivered.increment();
+            connection.window.note(lsn, receipt);
+            course.acknowledge(commands);
+            return Ok(());
+        }
+        let lsn = select! {
+            biased;
+            lsn = course.writer.append(&record) => lsn,
+            () = self.stop.cancelled() => return Ok(()),
+        };
+        course.last_lsn = lsn.map_err(|error| StageError::bug("the spool takes nothing more").because(error))?;
+        if let Some(receipt) = receipt {
+            course.redeliveries.note(&record, course.last_lsn);
+            connection.window.note(course.last_lsn, receipt);
+            // The broker may soon have to wait for us.
+            if connection.window.unacked() * 2 >= self.settings.direction.likely_window(self.settings.protocol) {
+                course.writer.flush();
+            }
         }
         Ok(())
     }
 
-    fn connected(&self, course: &mut Course, session_present: bool, commands: &Commands) -> Connection {
-        course.generation += 1;
-        let outage = course.lost_at.take().map(|since| since.elapsed());
-        let persistent = self.settings.session != Session::Clean;
-        if let Some(outage) = outage {
-            self.counters.reconnects.increment();
-            tracing::info!(stage = self.stage, ?outage, session_present, "connected to the broker again");
-            if session_present {
-                self.resumed.since(course.generation, now_us());
-            } else if persistent {
-                self.counters.session_lost.increment();
-                tracing::warn!(
-                    stage = self.stage,
-                    ?outage,
-                    "the broker has lost our session: what was published during the outage may be missing"
-                );
-            }
-        } else {
-            let broker = self.settings.address.socket();
-            tracing::info!(
-                stage = self.stage,
-                broker,
-                client_id = self.settings.client_id,
-                session_present,
-                "connected"
-            );
-        }
-        course.subscriptions.renew(session_present, &self.filters, self.qos, commands);
-        let name = format!("{}/{:x}.{}", self.settings.client_id, course.started_us, course.generation);
-        let partition = Partition::new(name);
-        Connection {
-            progress: partition.progress(),
-            partition,
-            generation: course.generation,
-            received: 0,
-            window: AckWindow::new(),
-            since: Instant::now(),
-        }
-    }
-
-    /// Puts a message where it waits for decoding. Waits itself only while that place is full: then
-    /// nothing is read and no ping is answered, so that after one and a half times the keep-alive the
-    /// broker hangs up and, for QoS 1 and 2, sends everything unacknowledged again later.
-    async fn receive(&self, course: &mut Course, delivered: Delivered) {
-        let (Some(connection), Some(waiting)) = (&mut course.connection, &course.waiting) else {
-            // Reading has stopped: not acknowledged, it comes again next time.
-            return;
+    fn record(&self, delivered: Delivered) -> Record {
+        let Delivered { topic, mut payload, receipt, repeated: _ } = delivered;
+        let (mut flags, mark) = match receipt {
+            Some(Receipt { packet_id, .. }) => (OWED, packet_id),
+            None => (0, 0),
         };
-        let number = connection.received + 1;
-        if let Some(receipt) = delivered.receipt
-            && !connection.window.note(number, receipt)
-        {
-            self.counters.redelivered.increment();
-            return;
-        }
-        connection.received = number;
-        course.received_at_us = course.received_at_us.max(now_us());
-        let bytes = delivered.payload.len();
-        let oversize = (bytes > self.payload_bytes_max).then_some(bytes);
-        let payload = if oversize.is_some() {
+        if payload.len() > self.payload_bytes_max {
             self.counters.oversize.increment();
-            // A copy, since a slice would hold on to the whole payload.
-            Bytes::copy_from_slice(&delivered.payload[..bytes.min(OVERSIZE_KEPT)])
-        } else {
-            delivered.payload
-        };
-        let ticket = Ticket {
-            partition: connection.partition.clone(),
-            generation: connection.generation,
-            number,
-            owed: delivered.receipt.is_some(),
-        };
-        let message =
-            Message { topic: delivered.topic, payload, oversize, received_at_us: course.received_at_us, ticket };
-        waiting.put(message).await;
+            flags |= OVERSIZE;
+            payload = oversize_payload(&payload);
+        }
+        Record { received_at_us: now_us(), flags, mark, topic, payload }
     }
 
     /// Decides whether to try again. Says so once an outage.
-    fn lost(&self, course: &mut Course, lost: Lost) -> Result<(), Ended> {
+    fn lost(&self, course: &mut Course, lost: Lost) -> Result<(), StageError> {
         // With it goes all that was to be acknowledged on it.
         let connection = course.connection.take();
         let never_connected = course.generation == 0;
         match lost.by {
-            LostBy::Refused => return Err(Ended::Failed(lost.permanent())),
-            LostBy::Untrusted if never_connected => return Err(Ended::Failed(lost.permanent())),
+            LostBy::Refused => return Err(lost.permanent()),
+            LostBy::Untrusted if never_connected => return Err(lost.permanent()),
             LostBy::TakenOver => {
                 let now = Instant::now();
                 course.takeovers.push_back(now);
                 course.takeovers.retain(|at| now - *at < TAKEOVERS_WITHIN);
                 if course.takeovers.len() >= TAKEOVERS_MAX {
                     let id = &self.settings.client_id;
-                    return Err(Ended::Failed(
+                    return Err(
                         StageError::permanent(format!("another client uses the client id \"{id}\""))
                             .because(lost.permanent())
                             .hint("Is this pipeline running twice? Two that share the load need `client_id`s of their own and a shared subscription, $share/GROUP/FILTER."),
-                    ));
+                    );
                 }
             }
             LostBy::Untrusted | LostBy::Away => {}
@@ -298,19 +328,15 @@ impl Intake {
     }
 
     /// Waits before the next connect, longer each time; false if the source stops meanwhile.
-    async fn wait_to_connect(&self, course: &mut Course, events: &mut Events) -> Result<bool, Ended> {
+    async fn wait_to_connect(&self, course: &mut Course, events: &mut Events) -> Result<bool, StageError> {
         select! {
             () = tokio::time::sleep(backoff(course.failures)) => {}
-            () = self.stop.cancelled() => {
-                // Ends the queue.
-                course.waiting = None;
-                // Nothing more can be acknowledged: that connection is gone.
-                return Ok(false);
-            }
+            // Nothing more can be acknowledged: that connection is gone.
+            () = self.stop.cancelled() => return Ok(false),
         }
         if let Err(error) = events.read_certificates() {
             if course.generation == 0 {
-                return Err(Ended::Failed(error));
+                return Err(error);
             }
             // Half a rotation, perhaps: the certificates that were read before stay in use.
             tracing::warn!(stage = self.stage, error = error.chain(), "the certificates could not be read again");
@@ -319,15 +345,14 @@ impl Intake {
     }
 }
 
-/// Resolves when there may be something to acknowledge.
-async fn moved(connection: &mut Option<Connection>) {
-    if let Some(connection) = connection
-        && connection.progress.changed().await.is_ok()
-    {
-        return;
+impl Course {
+    /// Acknowledges what has come to disk since the last call.
+    fn acknowledge(&mut self, commands: &Commands) {
+        let durable_lsn = *self.durable.borrow_and_update();
+        if let Some(connection) = &mut self.connection {
+            connection.window.release(durable_lsn, |receipt| commands.acknowledge(receipt));
+        }
     }
-    // No connection. (The other end of the progress lives as long as the connection.)
-    std::future::pending().await
 }
 
 /// Resolves at that time, if there is one.

@@ -1,27 +1,27 @@
-//! Receives messages from an MQTT broker, and acknowledges each one once every sink has stored it.
+//! Receives messages from an MQTT broker, keeps each on disk, and acknowledges it then.
 //!
-//! Two halves with a queue of undecoded messages between them: the intake holds the connection and
-//! never waits for the pipeline, the forward half decodes and does. A message that is not stored when
-//! the pipeline stops or crashes is not acknowledged either, and comes again.
+//! The intake holds the connection and appends to the spool; it never waits for the pipeline. The rest is
+//! what every spooled source does: see [`super::spooled`]. So the broker's own queue, beyond whose limit
+//! it drops silently, only ever holds what a sync to disk takes.
 //!
-//! **Danger:** what the broker may send unacknowledged is the only buffer. A sink that is slower than
-//! `receive_maximum` messages allow stops the intake, and the broker's own queue has a limit too,
-//! beyond which it drops silently.
+//! **Danger:** a message that the broker repeats is recognised by its DUP flag, its packet id and its
+//! content. One that it repeats without the flag (AWS IoT may), or that its publisher repeats, is a
+//! message of its own here: the sinks' keys make one row of it.
 
-mod forward;
 mod intake;
+mod redelivery;
 mod resend;
 mod subscriptions;
-mod waiting;
 mod window;
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use pipeline_engine::dead_letter;
 use pipeline_engine::dlq::Resender;
 use pipeline_engine::schema::DeclaredSchema;
+use pipeline_engine::spool::{RECORD_BYTES_MAX, SpoolOptions};
 use pipeline_engine::stage::{
     BuildContext, BuildError, BuiltSource, Port, Source, SourceConfig, SourceContext, StageDoc, StageError,
 };
@@ -30,15 +30,14 @@ use rumqttc_v5::QoS;
 use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::Deserialize;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+use tokio::task::{JoinError, JoinSet};
 
+use super::spooled::{self, Forward, Opened, SpoolConfig};
 use crate::decode::{Decoder, Format};
 use crate::mqtt_client::{self, Address, Direction, Login, Protocol, Session, Settings, TlsConfig, Topics};
-use forward::{Forward, Resumed};
-use intake::{Counters, Ended, Intake};
+use intake::{Counters, Intake};
+use redelivery::Redeliveries;
 use resend::Resend;
-use waiting::{Receiver, waiting};
 
 /// `type = "mqtt"` in a `[sources.NAME]` table.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -70,9 +69,8 @@ pub struct MqttSourceConfig {
     /// How often to show the broker that we are there when there is nothing else to say.
     #[serde(default = "default_keep_alive")]
     keep_alive: DurationText,
-    /// How many messages the broker may send before the first of them is stored and acknowledged. Rate
-    /// times commit delay must fit: a sink that commits once a minute needs 60,000 for 1,000 messages a
-    /// second. With MQTT 3.1.1 the broker decides (Mosquitto: 20).
+    /// How many messages the broker may send before the first of them is on disk and acknowledged. With
+    /// MQTT 3.1.1 the broker decides (Mosquitto: 20).
     #[serde(default = "default_receive_maximum")]
     receive_maximum: u16,
     /// A larger payload is not decoded: its beginning leaves by `rejected`, with the reason `oversize`.
@@ -95,9 +93,9 @@ pub struct MqttSourceConfig {
     /// The most rows that travel together.
     #[serde(default = "default_batch_rows")]
     batch_rows: u32,
-    /// How long the first row of a batch may wait for others.
-    #[serde(default = "default_batch_linger")]
-    batch_linger: DurationText,
+    /// Where messages wait until every sink has them.
+    #[serde(default)]
+    spool: SpoolConfig,
 }
 
 fn default_qos() -> u8 {
@@ -112,8 +110,9 @@ fn default_keep_alive() -> DurationText {
     DurationText::secs(30)
 }
 
+/// What arrives within the longest sync that was seen, at 20,000 messages a second.
 fn default_receive_maximum() -> u16 {
-    u16::MAX
+    4096
 }
 
 fn default_payload_max() -> SizeText {
@@ -124,25 +123,27 @@ fn default_batch_rows() -> u32 {
     8192
 }
 
-fn default_batch_linger() -> DurationText {
-    DurationText::millis(5)
-}
+/// What a topic and the spool's own bytes take of a record.
+const PAYLOAD_MAX: SizeText = SizeText(RECORD_BYTES_MAX as u64 - (1 << 20));
 
 impl SourceConfig for MqttSourceConfig {
     const DOC: StageDoc = StageDoc {
         type_name: "mqtt",
-        summary: "Receives messages from an MQTT broker and acknowledges each once every sink has stored it.",
-        ports: &[("rejected", "messages that do not fit the schema, and the beginning of oversize ones")],
+        summary: "Receives messages from an MQTT broker and acknowledges each once it is on disk.",
+        ports: &[(
+            "rejected",
+            "messages that do not fit the schema, the beginning of oversize ones, and a note of what a damaged disk has lost",
+        )],
         failure: "Transient (connection lost, broker away): connects again after 0.5 to 30 s, as often as it takes; \
                   the session stays, so nothing is lost with QoS 1 and 2. \
+                  Disk full or failing: nothing is acknowledged until it can write again, which it tries by itself; \
+                  what the broker has sent unacknowledged waits there. \
                   Permanent (login refused, a filter refused or granted at a lower QoS, the client id used by another, \
-                  a certificate not trusted at the first connect): the run stops. \
-                  Duplicates: after a lost connection or a crash the broker sends again what was not acknowledged, at \
-                  most `receive_maximum` messages; what still waits to be decoded is left out then. \
-                  MQTT has no key for deduplication: use one of the payload, such as device and timestamp, as the \
-                  sink's key. \
-                  While the pipeline stands still longer than 1.5 times `keep_alive` with 64 MiB of messages waiting, \
-                  the broker may hang up: QoS 0 messages are lost then, others come again.",
+                  a certificate not trusted at the first connect, a spool that is another source's): the run stops. \
+                  Duplicates: what the broker repeats after a lost connection or a crash is recognised by its DUP flag, \
+                  packet id and content, and stored once. What comes again without the flag is not: use a key of \
+                  the payload, such as device and timestamp, as the sink's key. \
+                  After a start it goes on where every sink has stored everything, whether the broker is there or not.",
     };
 
     fn build(self, cx: &BuildContext) -> Result<BuiltSource, BuildError> {
@@ -162,6 +163,10 @@ impl SourceConfig for MqttSourceConfig {
         if self.batch_rows == 0 {
             return Err(BuildError::invalid("batch_rows", "a batch has at least one row"));
         }
+        if self.payload_max.0 > PAYLOAD_MAX.0 {
+            return Err(BuildError::invalid("payload_max", format!("the spool holds payloads up to {PAYLOAD_MAX}")));
+        }
+        let spool = self.spool.options(cx)?;
         let schema = self.schema.as_deref().map(|name| cx.schema("schema", name)).transpose()?;
         let decoder = Decoder::new(schema.as_deref(), self.format, &cx.stage);
         let mut outputs = decoder.outputs();
@@ -179,7 +184,8 @@ impl SourceConfig for MqttSourceConfig {
             payload_bytes_max: self.payload_max.bytes(),
             decoder,
             batch_rows_max: self.batch_rows as usize,
-            batch_linger: self.batch_linger.0,
+            spool_dir: cx.state_dir().join("spool"),
+            spool,
         };
         Ok(BuiltSource { source: Box::new(source), outputs })
     }
@@ -223,14 +229,17 @@ struct Mqtt {
     payload_bytes_max: usize,
     decoder: Decoder,
     batch_rows_max: usize,
-    batch_linger: Duration,
+    spool_dir: PathBuf,
+    spool: SpoolOptions,
 }
 
 #[async_trait]
 impl Source for Mqtt {
     async fn run(self: Box<Self>, cx: SourceContext) -> Result<(), StageError> {
-        let resumed = Resumed::default();
-        let finish = CancellationToken::new();
+        let opened = spooled::open(&cx, &self.stage, self.spool_dir, self.spool).await?;
+        let Some(Opened { spool, writer, report }) = opened else { return Ok(()) };
+        let unacked_max = self.settings.direction.unacked_max(self.settings.protocol);
+        let recent = spooled::newest_records(&spool, unacked_max).await?;
         let intake = Intake {
             stage: self.stage.clone(),
             settings: self.settings,
@@ -238,8 +247,7 @@ impl Source for Mqtt {
             qos: self.qos,
             payload_bytes_max: self.payload_bytes_max,
             stop: cx.stop_token(),
-            finish: finish.clone(),
-            resumed: resumed.clone(),
+            last_run_received_us: recent.last().map(|(_, record)| record.received_at_us),
             counters: Counters {
                 reconnects: cx.counter("reconnects"),
                 session_lost: cx.counter("session_lost"),
@@ -247,21 +255,33 @@ impl Source for Mqtt {
                 redelivered: cx.counter("redelivered"),
             },
         };
-        let mut forward = Forward {
-            stage: self.stage,
-            decoder: self.decoder,
-            rows_max: self.batch_rows_max,
-            linger: self.batch_linger,
-            resumed,
-            skipped: cx.counter("redelivered"),
-        };
-        let (sender, mut receiver) = waiting();
+        let redeliveries = Redeliveries::new(unacked_max, &recent);
+        let durable = spool.durable();
         // A set, since dropping it ends the task: at a hard stop nobody is left to tell it.
-        let mut tasks = JoinSet::new();
-        tasks.spawn(intake.run(sender));
-        forward_all(&mut forward, &cx, &mut receiver, &mut tasks).await?;
-        finish.cancel();
-        end_of(&mut tasks, &cx).await
+        let mut receiving = JoinSet::new();
+        receiving.spawn(intake.run(writer, durable, report.durable_lsn, redeliveries));
+        let forward = Forward { stage: self.stage, decoder: self.decoder, rows_max: self.batch_rows_max };
+        {
+            let mut forwarding = std::pin::pin!(forward.run(&cx, &spool));
+            loop {
+                tokio::select! {
+                    Some(ended) = receiving.join_next() => outcome(ended)?,
+                    forwarded = &mut forwarding => break forwarded?,
+                }
+            }
+        }
+        // Its end of the spool is closed, so the intake has ended; if with an error, that is the cause.
+        while let Some(ended) = receiving.join_next().await {
+            outcome(ended)?;
+        }
+        // It waits for the disk.
+        tokio::task::spawn_blocking(move || drop(spool))
+            .await
+            .map_err(|error| StageError::bug("the spool panicked").because(error))
+    }
+
+    fn is_resumable(&self) -> bool {
+        true
     }
 
     /// With another client id and no session: a pipeline that is running is not disturbed.
@@ -276,34 +296,8 @@ impl Source for Mqtt {
     }
 }
 
-/// Forwards until reading has stopped and every promise is kept, while the intake goes on to poll.
-async fn forward_all(
-    forward: &mut Forward,
-    cx: &SourceContext,
-    waiting: &mut Receiver,
-    tasks: &mut JoinSet<Result<(), Ended>>,
-) -> Result<(), StageError> {
-    let partitions = forward.run(cx, waiting).await?;
-    if !cx.is_stopping() {
-        // The queue ended because the intake did: it has the cause.
-        return end_of(tasks, cx).await;
-    }
-    cx.close().await;
-    for partition in &partitions {
-        cx.drain(partition).await?;
-    }
-    Ok(())
-}
-
-/// Waits for the intake and says why it ended.
-async fn end_of(tasks: &mut JoinSet<Result<(), Ended>>, cx: &SourceContext) -> Result<(), StageError> {
-    match tasks.join_next().await {
-        None | Some(Ok(Ok(()))) => Ok(()),
-        Some(Ok(Err(Ended::Failed(error)))) => Err(error),
-        // The promise is broken, so this returns at once, with an error.
-        Some(Ok(Err(Ended::Broken(partition)))) => cx.drain(&partition).await,
-        Some(Err(error)) => Err(StageError::bug("the MQTT intake panicked").because(error)),
-    }
+fn outcome(ended: Result<Result<(), StageError>, JoinError>) -> Result<(), StageError> {
+    ended.unwrap_or_else(|error| Err(StageError::bug("the MQTT intake panicked").because(error)))
 }
 
 #[cfg(test)]

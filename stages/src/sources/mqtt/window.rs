@@ -17,23 +17,24 @@ impl AckWindow {
         Self { unacked: VecDeque::new(), held: Box::new([0; 1024]) }
     }
 
-    /// Notes a message that has arrived as the `ticket`th. False if the broker has sent it again
-    /// although we still hold it (a 3.1.1 broker may): it is to be ignored.
-    #[must_use]
-    pub(super) fn note(&mut self, ticket: u64, receipt: Receipt) -> bool {
+    /// Whether a message of that number is not acknowledged yet. The broker has sent it again then (a
+    /// 3.1.1 broker may): it is to be ignored.
+    pub(super) fn holds(&self, receipt: Receipt) -> bool {
         let (word, bit) = place(receipt);
-        let held = self.held[word] & bit != 0;
-        if !held {
-            self.held[word] |= bit;
-            self.unacked.push_back((ticket, receipt));
-        }
-        !held
+        self.held[word] & bit != 0
     }
 
-    /// Hands out the receipts of all messages up to `delivered`, in the order of arrival, which is the
-    /// order that MQTT demands (4.6.0-2) and no library keeps for us.
-    pub(super) fn release(&mut self, delivered: u64, mut acknowledge: impl FnMut(Receipt)) {
-        while let Some((_, receipt)) = self.unacked.pop_front_if(|(ticket, _)| *ticket <= delivered) {
+    /// Notes a message that has arrived and is not held yet, and its number in the spool.
+    pub(super) fn note(&mut self, lsn: u64, receipt: Receipt) {
+        let (word, bit) = place(receipt);
+        self.held[word] |= bit;
+        self.unacked.push_back((lsn, receipt));
+    }
+
+    /// Hands out the receipts of all messages up to the last durable one, in the order of arrival, which
+    /// is the order that MQTT demands (4.6.0-2) and no library keeps for us.
+    pub(super) fn release(&mut self, durable_lsn: u64, mut acknowledge: impl FnMut(Receipt)) {
+        while let Some((_, receipt)) = self.unacked.pop_front_if(|(lsn, _)| *lsn <= durable_lsn) {
             let (word, bit) = place(receipt);
             self.held[word] &= !bit;
             acknowledge(receipt);
@@ -58,20 +59,20 @@ mod tests {
         Receipt { packet_id, exactly_once: false }
     }
 
-    fn release(window: &mut AckWindow, delivered: u64) -> Vec<u16> {
+    fn release(window: &mut AckWindow, durable_lsn: u64) -> Vec<u16> {
         let mut ids = Vec::new();
-        window.release(delivered, |receipt| ids.push(receipt.packet_id));
+        window.release(durable_lsn, |receipt| ids.push(receipt.packet_id));
         ids
     }
 
     #[test]
     fn receipts_leave_in_the_order_of_arrival_whatever_their_numbers() {
         let mut window = AckWindow::new();
-        for (ticket, id) in [(1, 65_535), (2, 7), (4, 1), (5, 64)] {
-            assert!(window.note(ticket, receipt(id)));
+        for (lsn, id) in [(1, 65_535), (2, 7), (4, 1), (5, 64)] {
+            window.note(lsn, receipt(id));
         }
         assert!(release(&mut window, 0).is_empty());
-        // Ticket 3 had QoS 0: it owes nothing.
+        // Number 3 had QoS 0: it owes nothing.
         assert_eq!(release(&mut window, 3), [65_535, 7]);
         assert_eq!(window.unacked(), 2);
         assert_eq!(release(&mut window, 100), [1, 64]);
@@ -79,11 +80,22 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_is_held_and_comes_again_is_ignored() {
+    fn a_repetition_waits_for_those_that_arrived_before_it() {
         let mut window = AckWindow::new();
-        assert!(window.note(1, receipt(7)));
-        assert!(!window.note(2, receipt(7)));
-        assert_eq!(release(&mut window, 2), [7], "one message, one acknowledgement");
-        assert!(window.note(3, receipt(7)), "acknowledged: the number is free for another message");
+        window.note(9, receipt(3));
+        // Sent again: it is in the spool as number 5.
+        window.note(5, receipt(4));
+        assert!(release(&mut window, 5).is_empty());
+        assert_eq!(release(&mut window, 9), [3, 4]);
+    }
+
+    #[test]
+    fn a_message_is_held_until_it_is_acknowledged() {
+        let mut window = AckWindow::new();
+        assert!(!window.holds(receipt(7)));
+        window.note(1, receipt(7));
+        assert!(window.holds(receipt(7)));
+        assert_eq!(release(&mut window, 1), [7]);
+        assert!(!window.holds(receipt(7)), "the number is free for another message");
     }
 }

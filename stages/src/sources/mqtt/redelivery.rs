@@ -1,0 +1,121 @@
+//! Which messages the broker may send again, so that one which is in the spool already is not stored
+//! twice.
+//!
+//! A broker repeats, on the next connection, what it has no acknowledgement for: with the DUP flag and the
+//! same packet id. Whether the message was lost on its way to us or the acknowledgement on its way back
+//! only we can know, and only from the spool: this process may be a new one.
+
+use std::collections::{HashMap, VecDeque};
+
+use ahash::RandomState;
+use pipeline_engine::spool::Record;
+
+use crate::sources::spooled::OWED;
+
+/// The newest messages that came with a packet id.
+pub(super) struct Redeliveries {
+    /// By packet id, the newest of that number: before it uses a number again, a broker has the
+    /// acknowledgement of the one before.
+    newest: HashMap<u16, Seen>,
+    /// In order of arrival.
+    order: VecDeque<(u16, u64)>,
+    /// How many may be unacknowledged at once; older ones can't come again.
+    max: usize,
+    hasher: RandomState,
+}
+
+#[derive(Clone, Copy)]
+struct Seen {
+    lsn: u64,
+    digest: u64,
+}
+
+impl Redeliveries {
+    /// With what earlier runs have left in the spool.
+    pub(super) fn new(max: usize, recent: &[(u64, Record)]) -> Self {
+        let mut known = Self { newest: HashMap::new(), order: VecDeque::new(), max, hasher: RandomState::with_seed(0) };
+        for (lsn, record) in recent.iter().filter(|(_, record)| record.flags & OWED != 0) {
+            known.note(record, *lsn);
+        }
+        known
+    }
+
+    /// Notes a message that is now in the spool.
+    pub(super) fn note(&mut self, record: &Record, lsn: u64) {
+        let digest = self.digest(record);
+        self.newest.insert(record.mark, Seen { lsn, digest });
+        self.order.push_back((record.mark, lsn));
+        while self.order.len() > self.max
+            && let Some((mark, lsn)) = self.order.pop_front()
+        {
+            // Unless the number has gone to a newer one.
+            if self.newest.get(&mark).is_some_and(|seen| seen.lsn == lsn) {
+                self.newest.remove(&mark);
+            }
+        }
+    }
+
+    /// Where in the spool a message is that the broker says it repeats; `None` if it never reached us.
+    pub(super) fn find(&self, record: &Record) -> Option<u64> {
+        let seen = self.newest.get(&record.mark)?;
+        (seen.digest == self.digest(record)).then_some(seen.lsn)
+    }
+
+    /// The broker has forgotten us: whatever comes now is new.
+    pub(super) fn forget(&mut self) {
+        self.newest.clear();
+        self.order.clear();
+    }
+
+    fn digest(&self, record: &Record) -> u64 {
+        self.hasher.hash_one((&record.topic, &record.payload))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(mark: u16, payload: &str) -> Record {
+        let payload = payload.to_owned().into();
+        Record { received_at_us: 1, flags: OWED, mark, topic: "t".into(), payload }
+    }
+
+    #[test]
+    fn a_repetition_is_known_by_number_and_content() {
+        let mut known = Redeliveries::new(10, &[(5, record(1, "a"))]);
+        known.note(&record(2, "b"), 6);
+        assert_eq!(known.find(&record(1, "a")), Some(5), "from an earlier run");
+        assert_eq!(known.find(&record(2, "b")), Some(6));
+        assert_eq!(known.find(&record(2, "a")), None, "another message by that number never reached us");
+        assert_eq!(known.find(&record(3, "a")), None);
+        known.forget();
+        assert_eq!(known.find(&record(1, "a")), None);
+    }
+
+    #[test]
+    fn a_number_that_is_used_again_is_the_newer_message() {
+        let mut known = Redeliveries::new(10, &[]);
+        known.note(&record(1, "old"), 1);
+        known.note(&record(1, "new"), 2);
+        assert_eq!(known.find(&record(1, "old")), None);
+        assert_eq!(known.find(&record(1, "new")), Some(2));
+    }
+
+    #[test]
+    fn no_more_are_kept_than_can_come_again() {
+        let mut known = Redeliveries::new(3, &[]);
+        for (lsn, mark) in [(1, 1), (2, 2), (3, 1), (4, 3), (5, 4)] {
+            known.note(&record(mark, "same"), lsn);
+        }
+        assert_eq!((known.newest.len(), known.order.len()), (3, 3));
+        assert_eq!(known.find(&record(1, "same")), Some(3), "the newer of its number stays");
+        assert_eq!(known.find(&record(2, "same")), None);
+    }
+
+    #[test]
+    fn what_nobody_repeats_is_not_kept() {
+        let at_most_once = Record { flags: 0, ..record(0, "a") };
+        assert_eq!(Redeliveries::new(10, &[(1, at_most_once)]).find(&record(0, "a")), None);
+    }
+}
