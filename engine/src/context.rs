@@ -13,7 +13,7 @@ use crate::error::StageError;
 use crate::position::Position;
 use crate::schema::DeclaredSchema;
 use crate::stage::{BuildError, Port};
-use crate::stats::{Counter, StageStats};
+use crate::stats::{Counter, IntakeStats, StageStats};
 use crate::storage::Storage;
 use crate::suggest::suggest;
 
@@ -207,6 +207,12 @@ impl SourceContext {
     /// A counter of the source's own, such as `reconnects`: shown with its other figures.
     pub fn counter(&self, name: &'static str) -> Counter {
         self.stats.counter(name)
+    }
+
+    /// What the source takes in and passes on, in its own records. A source that counts it is held to
+    /// account for it.
+    pub fn intake(&self) -> IntakeStats {
+        self.stats.start_intake()
     }
 
     /// Shows a counter that somebody else counts with, such as the source's spool.

@@ -4,6 +4,7 @@
 //! see how a promise travels, read [`ack`].
 
 pub mod ack;
+mod balance;
 mod batch;
 mod checkpoint;
 pub mod columns;
@@ -32,6 +33,7 @@ pub mod time;
 pub mod units;
 
 pub use ack::{Ack, Partition, Progress};
+pub use balance::Balance;
 pub use file::{Mistake, Mistakes, Variables, pipeline_schema};
 pub use plan::{GraphFormat, Plan, PlanBuilder, PlanError, SpoolPlace};
 pub use position::{Position, Span};
@@ -39,4 +41,4 @@ pub use registry::{Kind, Registry, StageType};
 pub use report::Report;
 pub use retry::Backoff;
 pub use run::{Run, RunError};
-pub use stats::{Counter, EdgeStats, RunStats, StageState, StageStats, now_us};
+pub use stats::{Counter, EdgeStats, Gauge, IntakeStats, RunStats, StageState, StageStats, now_us};

@@ -17,7 +17,7 @@ pub(crate) fn queue(rows_max: u32, stats: Arc<EdgeStats>) -> (Sender, Receiver) 
     let (items, taken) = mpsc::unbounded_channel();
     let room = Arc::new(Semaphore::new(rows_max as usize));
     stats.set_rows_max(rows_max);
-    let sender = Sender { items, room: room.clone(), rows_max, stats: stats.clone() };
+    let sender = Sender { items, room: room.clone(), rows_max, edge: stats.clone(), stats: stats.clone() };
     (sender, Receiver { items: taken, room, stats })
 }
 
@@ -39,10 +39,19 @@ pub(crate) struct Sender {
     items: mpsc::UnboundedSender<Item>,
     room: Arc<Semaphore>,
     rows_max: u32,
+    /// The edge that this queue is the beginning of, and the queue itself: not the same where the edge goes
+    /// over the disk.
+    edge: Arc<EdgeStats>,
     stats: Arc<EdgeStats>,
 }
 
 impl Sender {
+    /// Counts what a stage sends for this edge.
+    pub(crate) fn counting_for(mut self, edge: Arc<EdgeStats>) -> Self {
+        self.edge = edge;
+        self
+    }
+
     /// Waits until there is room. Cancel safe in that the batch then counts as failed.
     pub(crate) async fn send(&self, batch: Batch) -> Result<(), Closed> {
         let room = self.room_for(batch.rows.num_rows());
@@ -74,7 +83,7 @@ impl Sender {
     }
 
     fn put(&self, room: u32, batch: Batch) -> Result<(), Closed> {
-        self.stats.entered(room);
+        self.stats.entered(batch.rows.num_rows());
         self.items.send(Item::Batch { room, batch }).map_err(|_| Closed)
     }
 
@@ -96,7 +105,7 @@ impl Receiver {
             next.map(|item| match item {
                 Item::Barrier(id) => Arrival::Barrier(id),
                 Item::Batch { room, batch } => {
-                    self.stats.left(room);
+                    self.stats.left(batch.rows.num_rows());
                     self.room.add_permits(room as usize);
                     Arrival::Batch(0, batch)
                 }
@@ -221,8 +230,10 @@ impl Outbox {
             return Ok(());
         };
         for reader in others {
+            reader.edge.sent(batch.rows.num_rows());
             reader.send(batch.fan_out()).await?;
         }
+        last.edge.sent(batch.rows.num_rows());
         last.send(batch).await
     }
 

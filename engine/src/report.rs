@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::balance::Balance;
 use crate::stage::Port;
 use crate::stats::{EdgeStats, RunStats, StageStats};
 
@@ -35,10 +36,9 @@ impl Report {
         self.stages().iter().find(|stage| stage.name == name).map(Arc::as_ref)
     }
 
-    /// Rows that a sink took in and neither stored nor refused: 0 after a clean end.
-    pub fn imbalance(&self, sink: &StageStats) -> i64 {
-        let accounted = sink.rows_stored() + sink.rows_out(Port::REJECTED);
-        i64::try_from(sink.rows_in()).unwrap_or(i64::MAX) - i64::try_from(accounted).unwrap_or(i64::MAX)
+    /// What each stage was given and what became of it; a source only if it counts what it takes in.
+    pub fn balances(&self) -> Vec<(&StageStats, Balance)> {
+        self.stats.balances()
     }
 }
 
@@ -56,10 +56,6 @@ impl fmt::Display for Report {
             }
             if stage.kind == "sink" {
                 write!(f, " {:>10} stored in {} groups", stage.rows_stored(), stage.groups_stored())?;
-                match self.imbalance(stage) {
-                    0 => {}
-                    rows => write!(f, ", {rows} NOT accounted for")?,
-                }
             }
             for (name, count) in stage.named() {
                 write!(f, ", {count} {}", name.replace('_', " "))?;
@@ -68,6 +64,10 @@ impl fmt::Display for Report {
                 write!(f, ", {} retries", stage.retries())?;
             }
             writeln!(f)?;
+        }
+        writeln!(f, "what was received, and what became of it")?;
+        for (stage, balance) in self.balances() {
+            writeln!(f, "  {:<9} {:<20} {balance}", stage.kind, stage.name)?;
         }
         for edge in self.edges().iter().filter(|edge| edge.shed_rows() > 0) {
             writeln!(

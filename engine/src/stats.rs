@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::stage::Port;
@@ -68,6 +68,10 @@ pub struct StageStats {
     pub kind: &'static str,
     rows_in: AtomicU64,
     rows_out: Vec<(Port, AtomicU64)>,
+    rows_filtered: AtomicU64,
+    rows_made: AtomicU64,
+    rows_in_hand: AtomicI64,
+    intake: OnceLock<IntakeStats>,
     rows_stored: AtomicU64,
     groups_stored: AtomicU64,
     retries: AtomicU64,
@@ -87,6 +91,10 @@ impl StageStats {
             kind,
             rows_in: AtomicU64::new(0),
             rows_out: ports.iter().map(|port| (*port, AtomicU64::new(0))).collect(),
+            rows_filtered: AtomicU64::new(0),
+            rows_made: AtomicU64::new(0),
+            rows_in_hand: AtomicI64::new(0),
+            intake: OnceLock::new(),
             rows_stored: AtomicU64::new(0),
             groups_stored: AtomicU64::new(0),
             retries: AtomicU64::new(0),
@@ -112,6 +120,26 @@ impl StageStats {
     /// Every port with the rows that left by it.
     pub fn ports(&self) -> impl Iterator<Item = (Port, u64)> + '_ {
         self.rows_out.iter().map(|(port, rows)| (*port, rows.load(Relaxed)))
+    }
+
+    /// Rows that a transform was given and has passed on by neither the main port nor `rejected`.
+    pub fn rows_filtered(&self) -> u64 {
+        self.rows_filtered.load(Relaxed)
+    }
+
+    /// Rows that a transform has passed on beyond those it was given.
+    pub fn rows_made(&self) -> u64 {
+        self.rows_made.load(Relaxed)
+    }
+
+    /// Rows of the group that a sink is about to store.
+    pub fn rows_in_hand(&self) -> u64 {
+        u64::try_from(self.rows_in_hand.load(Relaxed)).unwrap_or(0)
+    }
+
+    /// What a source has taken in; `None` if it does not count that.
+    pub fn intake(&self) -> Option<&IntakeStats> {
+        self.intake.get()
     }
 
     /// Rows that a sink has made durable.
@@ -164,6 +192,29 @@ impl StageStats {
     /// A counter of the stage's own; the same one for the same name.
     pub(crate) fn counter(&self, name: &'static str) -> Counter {
         self.named.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default().clone()
+    }
+
+    /// A counter of the stage's own, 0 if it has none of that name.
+    pub(crate) fn named_count(&self, name: &str) -> u64 {
+        self.named.lock().unwrap_or_else(PoisonError::into_inner).get(name).map_or(0, Counter::get)
+    }
+
+    pub(crate) fn start_intake(&self) -> IntakeStats {
+        self.intake.get_or_init(IntakeStats::default).clone()
+    }
+
+    /// A transform was given so many rows and has passed on so many of them.
+    pub(crate) fn transformed(&self, given: usize, passed_on: usize) {
+        self.rows_filtered.fetch_add(given.saturating_sub(passed_on) as u64, Relaxed);
+        self.rows_made.fetch_add(passed_on.saturating_sub(given) as u64, Relaxed);
+    }
+
+    pub(crate) fn taken_in_hand(&self, rows: usize) {
+        self.rows_in_hand.fetch_add(rows as i64, Relaxed);
+    }
+
+    pub(crate) fn out_of_hand(&self, rows: usize) {
+        self.rows_in_hand.fetch_sub(rows as i64, Relaxed);
     }
 
     /// Shows a counter that somebody else has made.
@@ -235,6 +286,43 @@ impl Counter {
     }
 }
 
+/// A figure that goes up and down. Clones are the same one.
+#[derive(Debug, Clone, Default)]
+pub struct Gauge(Arc<AtomicU64>);
+
+impl Gauge {
+    /// It is so much now.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
+    /// How much it is.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// What a source has taken in from outside and passed on, in records of its own: messages, lines. Clones
+/// count together.
+#[derive(Debug, Clone, Default)]
+pub struct IntakeStats {
+    /// Taken in by this run, or kept for it by an earlier one.
+    pub received: Counter,
+    /// Decoded or refused, and sent into the pipeline.
+    pub passed_on: Counter,
+    /// The number of the last record that was taken in.
+    pub taken_to: Gauge,
+    /// The number of the last record that was passed on.
+    pub passed_to: Gauge,
+}
+
+impl IntakeStats {
+    /// Records received and not passed on yet: by their numbers, not as the difference of the counts.
+    pub fn waiting(&self) -> u64 {
+        self.taken_to.get().saturating_sub(self.passed_to.get())
+    }
+}
+
 /// Counters of one edge.
 #[derive(Debug)]
 pub struct EdgeStats {
@@ -245,7 +333,10 @@ pub struct EdgeStats {
     /// The stage that reads.
     pub to: String,
     rows_max: AtomicU32,
+    rows_sent: AtomicU64,
     rows_waiting: AtomicI64,
+    /// The queue before the disk, on an edge that has one.
+    before_overflow: OnceLock<Arc<EdgeStats>>,
     rows_passed: AtomicU64,
     overflow_rows: AtomicU64,
     overflow_bytes: AtomicU64,
@@ -259,7 +350,9 @@ impl EdgeStats {
             port,
             to: to.to_owned(),
             rows_max: AtomicU32::new(0),
+            rows_sent: AtomicU64::new(0),
             rows_waiting: AtomicI64::new(0),
+            before_overflow: OnceLock::new(),
             rows_passed: AtomicU64::new(0),
             overflow_rows: AtomicU64::new(0),
             overflow_bytes: AtomicU64::new(0),
@@ -280,6 +373,26 @@ impl EdgeStats {
     /// Rows that an optional sink went without.
     pub fn shed_rows(&self) -> u64 {
         self.shed_rows.load(Relaxed)
+    }
+
+    /// Rows that the writing stage has given to this edge.
+    pub fn rows_sent(&self) -> u64 {
+        self.rows_sent.load(Relaxed)
+    }
+
+    /// Rows that the reading stage has not taken yet, in memory and on disk.
+    pub fn rows_in_flight(&self) -> u64 {
+        let before = self.before_overflow.get().map_or(0, |queue| queue.rows_waiting());
+        before + self.overflow_rows() + self.rows_waiting()
+    }
+
+    pub(crate) fn sent(&self, rows: usize) {
+        self.rows_sent.fetch_add(rows as u64, Relaxed);
+    }
+
+    pub(crate) fn set_before_overflow(&self, queue: Arc<EdgeStats>) {
+        // Set once, when the edge is made.
+        self.before_overflow.set(queue).ok();
     }
 
     pub(crate) fn set_overflow(&self, rows: u64, bytes: u64) {
@@ -310,12 +423,12 @@ impl EdgeStats {
         self.rows_max.store(rows_max, Relaxed);
     }
 
-    pub(crate) fn entered(&self, rows: u32) {
-        self.rows_waiting.fetch_add(i64::from(rows), Relaxed);
+    pub(crate) fn entered(&self, rows: usize) {
+        self.rows_waiting.fetch_add(rows as i64, Relaxed);
     }
 
-    pub(crate) fn left(&self, rows: u32) {
-        self.rows_waiting.fetch_sub(i64::from(rows), Relaxed);
-        self.rows_passed.fetch_add(u64::from(rows), Relaxed);
+    pub(crate) fn left(&self, rows: usize) {
+        self.rows_waiting.fetch_sub(rows as i64, Relaxed);
+        self.rows_passed.fetch_add(rows as u64, Relaxed);
     }
 }

@@ -55,8 +55,9 @@ pub(super) fn connect(nodes: &[Node], run: &Run, resumes: bool) -> Edges {
                 stats: stats.clone(),
             };
             let hidden = Arc::new(self::stats(nodes, *edge));
+            stats.set_before_overflow(hidden.clone());
             let (outer, outer_end) = queue(settings.queue_rows, hidden);
-            let onward = std::mem::replace(&mut sender, outer);
+            let onward = std::mem::replace(&mut sender, outer.counting_for(stats.clone()));
             edges.overflows.push((edge.to, Box::pin(overflow.run(Inbox::new(vec![outer_end]), onward))));
         }
         edges.inboxes[edge.to].push(receiver);

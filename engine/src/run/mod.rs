@@ -26,6 +26,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinError, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::balance::Auditor;
 use crate::checkpoint::{Checkpoint, CheckpointStore, Checkpointer, Gate, Reports};
 use crate::context::{SourceContext, SourceResumption};
 use crate::error::StageError;
@@ -41,6 +42,8 @@ use transform::TransformTask;
 /// How long other stages may take to end by themselves after one has failed: long enough that the
 /// cause is heard before its consequences.
 const CAUSE_GRACE: Duration = Duration::from_secs(2);
+/// How often it is checked that every row is accounted for.
+const AUDIT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A plan about to run.
 pub struct Run {
@@ -234,6 +237,8 @@ async fn supervise(
     mut stop: impl Future<Output = ()> + Unpin,
 ) -> Result<(), RunError> {
     let mut deadline = None;
+    let mut auditor = Auditor::default();
+    let mut audit = tokio::time::interval(AUDIT_INTERVAL);
     loop {
         tokio::select! {
             ended = tasks.next() => match ended {
@@ -249,6 +254,11 @@ async fn supervise(
                 tracing::info!("stopping: rows on their way are stored first");
                 reading.cancel();
                 deadline = Some(tokio::time::Instant::now() + drain_timeout);
+            }
+            _ = audit.tick() => {
+                for (stage, balance) in auditor.audit(stats) {
+                    tracing::error!(stage, "rows are not accounted for: {balance}");
+                }
             }
             () = sleep_until(deadline) => {
                 let rows = stats.edges.iter().map(|edge| edge.rows_waiting()).sum();

@@ -12,6 +12,7 @@ use arrow::compute::filter_record_batch;
 use futures::future::join_all;
 use tokio::time::{Instant as Deadline, timeout_at};
 
+use crate::balance::STORED_BEFORE;
 use crate::batch::Batch;
 use crate::dead_letter;
 use crate::error::{Fault, Refused, StageError};
@@ -183,7 +184,7 @@ impl SinkTask {
             && self.committed.get(&(edge, partition)).is_some_and(|committed| *committed >= span.last)
         {
             if self.replayed.get() == 0 {
-                self.replayed = self.stats.counter("rows_stored_before");
+                self.replayed = self.stats.counter(STORED_BEFORE);
             }
             self.replayed.add(batch.rows.num_rows() as u64);
             batch.ack.deliver();
@@ -216,6 +217,7 @@ impl SinkTask {
             }
         }
         self.stats.entered(gathered.rows);
+        self.stats.taken_in_hand(gathered.rows);
         let advances = gathered.advances.into_iter().map(|((edge, partition), to)| {
             let from = self.committed.get(&(edge, partition.clone())).copied();
             Advance { input: self.inputs[edge].name.clone(), partition, from, to }
@@ -299,6 +301,7 @@ impl SinkTask {
         let received = group.batches().iter().filter_map(|batch| batch.ack().received_at_us()).min();
         if rows > 0 {
             self.stats.stored(rows, received);
+            self.stats.out_of_hand(rows);
         }
         let (batches, advances) = group.into_parts();
         for advance in advances {
@@ -355,6 +358,7 @@ impl SinkTask {
         let sent = self.outbox.send(Port::REJECTED, Batch::new(letters, ack)).await;
         sent.map_err(|Closed| StageError::reader_gone())?;
         self.stats.left(Port::REJECTED, named.len());
+        self.stats.out_of_hand(named.len());
         Ok(())
     }
 

@@ -29,11 +29,12 @@ impl TransformTask {
         while let Some(arrival) = inbox.next().await {
             match arrival {
                 Arrival::Batch(_, batch) => {
-                    self.stats.entered(batch.rows.num_rows());
+                    let given = batch.rows.num_rows();
+                    self.stats.entered(given);
                     let started = Instant::now();
                     self.transform.apply(batch, &mut emitter)?;
                     self.stats.busy_for(started.elapsed());
-                    self.send_all(&mut emitter).await?;
+                    self.send_all(given, &mut emitter).await?;
                 }
                 Arrival::Barrier(id) => {
                     self.report(Some(id));
@@ -47,7 +48,7 @@ impl TransformTask {
             return Ok(());
         }
         self.transform.finish(&mut emitter)?;
-        self.send_all(&mut emitter).await
+        self.send_all(0, &mut emitter).await
     }
 
     fn report(&self, barrier: Option<u64>) {
@@ -58,8 +59,11 @@ impl TransformTask {
         }
     }
 
-    async fn send_all(&mut self, emitter: &mut Emitter) -> Result<(), StageError> {
-        for (port, batch) in joined(emitter.take())? {
+    async fn send_all(&mut self, given: usize, emitter: &mut Emitter) -> Result<(), StageError> {
+        let emitted = joined(emitter.take())?;
+        let passed_on = emitted.iter().filter(|(port, _)| [Port::MAIN, Port::REJECTED].contains(port));
+        self.stats.transformed(given, passed_on.map(|(_, batch)| batch.rows.num_rows()).sum());
+        for (port, batch) in emitted {
             let rows = batch.rows.num_rows();
             self.outbox.send(port, batch).await.map_err(|Closed| StageError::reader_gone())?;
             self.stats.left(port, rows);

@@ -186,6 +186,11 @@ async fn run(plan: Plan) -> Result<crate::Report, RunError> {
     tokio::spawn(Run::new(plan).until(std::future::pending())).await.expect("no panic")
 }
 
+/// Whether every stage accounts for every row.
+fn is_balanced(report: &crate::Report) -> bool {
+    report.balances().iter().all(|(_, balance)| balance.imbalance() == 0)
+}
+
 #[tokio::test(start_paused = true)]
 async fn rows_pass_through_fan_out_to_every_sink() {
     let (all, even) = (Memory::default(), Memory::default());
@@ -204,7 +209,8 @@ async fn rows_pass_through_fan_out_to_every_sink() {
     assert_eq!(*even_stored.lock().unwrap(), (0..1000).filter(|n| n % 2 == 0).collect::<Vec<_>>());
     assert_eq!(*delivered.lock().unwrap(), Some(true));
     let sink = report.stage("evens").unwrap();
-    assert_eq!((sink.rows_in(), sink.rows_stored(), report.imbalance(sink)), (500, 500, 0));
+    assert_eq!((sink.rows_in(), sink.rows_stored()), (500, 500));
+    assert!(is_balanced(&report), "{report}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -274,7 +280,7 @@ async fn a_refused_row_becomes_a_dead_letter_and_its_neighbours_are_stored() {
     );
     assert_eq!(*reasons.lock().unwrap(), ["23514 {\"n\":17}"]);
     assert_eq!(*delivered.lock().unwrap(), Some(true), "a dead letter is a verdict too");
-    assert_eq!(report.imbalance(report.stage("db").unwrap()), 0);
+    assert!(is_balanced(&report), "{report}");
 }
 
 #[tokio::test(start_paused = true)]

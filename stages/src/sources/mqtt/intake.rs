@@ -11,7 +11,7 @@ use std::time::Duration;
 use pipeline_engine::spool::{Record, SpoolWriter};
 use pipeline_engine::stage::StageError;
 use pipeline_engine::time::format_us;
-use pipeline_engine::{Counter, now_us};
+use pipeline_engine::{Counter, IntakeStats, now_us};
 use rumqttc_v5::QoS;
 use tokio::select;
 use tokio::sync::watch;
@@ -56,6 +56,7 @@ pub(super) struct Intake {
     /// When earlier runs received their last message, in microseconds since 1970; `None` if none did.
     pub(super) last_run_received_us: Option<i64>,
     pub(super) counters: Counters,
+    pub(super) intake: IntakeStats,
 }
 
 /// A connection that the broker has accepted.
@@ -263,6 +264,8 @@ impl Intake {
             () = self.stop.cancelled() => return Ok(()),
         };
         course.last_lsn = lsn.map_err(|error| StageError::bug("the spool takes nothing more").because(error))?;
+        self.intake.received.increment();
+        self.intake.taken_to.set(course.last_lsn);
         if let Some(receipt) = receipt {
             course.redeliveries.note(&record, course.last_lsn);
             connection.window.note(course.last_lsn, receipt);

@@ -12,7 +12,7 @@ use arrow::compute::concat_batches;
 use pipeline_engine::dead_letter::{DeadLetter, DeadLetters};
 use pipeline_engine::spool::{Frame, Record, Replay, Spool, SpoolError, SpoolReader};
 use pipeline_engine::stage::{Batch, Port, SourceContext, StageError};
-use pipeline_engine::{Backoff, Partition, Position, Span, now_us};
+use pipeline_engine::{Backoff, IntakeStats, Partition, Position, Span, now_us};
 
 use super::record::{oversize, topic};
 use crate::decode::{self, Decoder};
@@ -32,6 +32,8 @@ pub(crate) struct Forward {
     pub(crate) decoder: Decoder,
     /// A batch is sent once it holds this many rows, though a frame is never parted.
     pub(crate) rows_max: usize,
+    /// The last record that earlier runs have left.
+    pub(crate) found_lsn: u64,
 }
 
 /// A place in the spool as sinks and checkpoints know it.
@@ -48,11 +50,15 @@ impl Forward {
         let (partition, after) = cx.resumable_partition(PARTITION).await;
         let start = start(spool, after);
         let epoch = spool.epoch();
+        let intake = cx.intake();
+        intake.received.add(self.found_lsn.saturating_sub(start));
+        intake.passed_to.set(start);
         let sending = Sending {
             cx,
+            intake,
             spool,
             partition: &partition,
-            replayed_lsn: *spool.durable().borrow(),
+            replayed_lsn: self.found_lsn,
             reader: spool.reader(start + 1),
             letters: DeadLetters::default(),
             forward: self,
@@ -120,6 +126,7 @@ async fn trim(cx: &SourceContext, spool: &Spool, partition: &Partition, epoch: u
 /// A run of [`Forward`].
 struct Sending<'a> {
     cx: &'a SourceContext,
+    intake: IntakeStats,
     spool: &'a Spool,
     partition: &'a Partition,
     /// Up to here earlier runs may have sent.
@@ -133,6 +140,7 @@ struct Sending<'a> {
 /// The records behind one batch.
 struct Stretch {
     lsns: RangeInclusive<u64>,
+    records: u64,
     received_at_us: i64,
 }
 
@@ -144,6 +152,7 @@ impl Sending<'_> {
                 let Some(replay) = self.next().await? else { break };
                 let more = self.take_in(replay);
                 stretch.lsns = *stretch.lsns.start()..=*more.lsns.end();
+                stretch.records += more.records;
             }
             self.send(&stretch).await?;
         }
@@ -199,7 +208,7 @@ impl Sending<'_> {
             }
         }
         let received_at_us = frame.records.first().map_or_else(now_us, |record| record.received_at_us);
-        Stretch { lsns: frame.first_lsn..=frame.last_lsn(), received_at_us }
+        Stretch { lsns: frame.first_lsn..=frame.last_lsn(), records: frame.records.len() as u64, received_at_us }
     }
 
     fn oversize(&mut self, record: &Record, position: Position, bytes: u64, beginning: &[u8]) {
@@ -234,7 +243,7 @@ impl Sending<'_> {
         });
         // Only the end: damage may reach from before what a sink has stored to behind it, and no batch goes
         // back there.
-        Stretch { lsns: last..=last, received_at_us }
+        Stretch { lsns: last..=last, records, received_at_us }
     }
 
     /// Sends rows and dead letters under one promise: both must be where they belong before the spool
@@ -247,7 +256,10 @@ impl Sending<'_> {
         let ack = self.partition.open(span, stretch.received_at_us);
         let rows = decoded.rows.clone();
         let (rows, rejected) = Batch::new(decoded.rows, ack).split(rows, rejected);
-        self.cx.send_by_ports([(Port::REJECTED, rejected), (Port::MAIN, rows)]).await
+        self.cx.send_by_ports([(Port::REJECTED, rejected), (Port::MAIN, rows)]).await?;
+        self.intake.passed_on.add(stretch.records);
+        self.intake.passed_to.set(*stretch.lsns.end());
+        Ok(())
     }
 }
 
