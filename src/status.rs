@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use pipeline_engine::stage::Port;
-use pipeline_engine::{RunStats, StageState};
+use pipeline_engine::{BacklogMeter, RunStats, StageState};
 
 static LINE: OnceLock<ProgressBar> = OnceLock::new();
 
@@ -31,12 +31,17 @@ pub async fn show(stats: Arc<RunStats>) {
     }
     let shares_terminal = io::stdout().is_terminal() && stats.stages.iter().any(|stage| stage.type_name == "console");
     let mut last = (Instant::now(), Counts::of(&stats));
+    let mut backlogs = BacklogMeter::default();
     let mut ticks = tokio::time::interval(if shares_terminal { PLAIN_EVERY } else { LINE_EVERY });
     ticks.tick().await;
     loop {
         ticks.tick().await;
         let now = (Instant::now(), Counts::of(&stats));
-        let text = describe(&stats, &last, &now);
+        let mut text = describe(&stats, &last, &now);
+        for backlog in backlogs.measure(&stats, now.0) {
+            text.push_str(", ");
+            text.push_str(&backlog.to_string());
+        }
         last = now;
         if shares_terminal {
             eprintln!("-- {text}");

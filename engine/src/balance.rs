@@ -43,15 +43,8 @@ impl Balance {
     /// was received.
     pub fn imbalance(&self) -> i64 {
         let given = i128::from(self.received) + i128::from(self.made);
-        let became = [
-            self.passed_on,
-            self.stored,
-            self.duplicate,
-            self.rejected,
-            self.filtered,
-            self.shed,
-            self.in_flight,
-        ];
+        let became =
+            [self.passed_on, self.stored, self.duplicate, self.rejected, self.filtered, self.shed, self.in_flight];
         let became: i128 = became.into_iter().map(i128::from).sum();
         i64::try_from(given - became).unwrap_or(i64::MAX)
     }

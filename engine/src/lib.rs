@@ -4,6 +4,7 @@
 //! see how a promise travels, read [`ack`].
 
 pub mod ack;
+mod backlog;
 mod balance;
 mod batch;
 mod checkpoint;
@@ -33,6 +34,7 @@ pub mod time;
 pub mod units;
 
 pub use ack::{Ack, Partition, Progress};
+pub use backlog::{Backlog, BacklogMeter};
 pub use balance::Balance;
 pub use file::{Mistake, Mistakes, Variables, pipeline_schema};
 pub use plan::{GraphFormat, Plan, PlanBuilder, PlanError, SpoolPlace};

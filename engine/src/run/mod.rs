@@ -26,6 +26,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinError, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::backlog::BacklogMeter;
 use crate::balance::Auditor;
 use crate::checkpoint::{Checkpoint, CheckpointStore, Checkpointer, Gate, Reports};
 use crate::context::{SourceContext, SourceResumption};
@@ -42,7 +43,7 @@ use transform::TransformTask;
 /// How long other stages may take to end by themselves after one has failed: long enough that the
 /// cause is heard before its consequences.
 const CAUSE_GRACE: Duration = Duration::from_secs(2);
-/// How often it is checked that every row is accounted for.
+/// How often it is checked that every row is accounted for, and said what is to be caught up.
 const AUDIT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A plan about to run.
@@ -238,6 +239,7 @@ async fn supervise(
 ) -> Result<(), RunError> {
     let mut deadline = None;
     let mut auditor = Auditor::default();
+    let mut backlogs = BacklogMeter::default();
     let mut audit = tokio::time::interval(AUDIT_INTERVAL);
     loop {
         tokio::select! {
@@ -258,6 +260,9 @@ async fn supervise(
             _ = audit.tick() => {
                 for (stage, balance) in auditor.audit(stats) {
                     tracing::error!(stage, "rows are not accounted for: {balance}");
+                }
+                for backlog in backlogs.measure(stats, Instant::now()) {
+                    tracing::info!("{backlog}");
                 }
             }
             () = sleep_until(deadline) => {

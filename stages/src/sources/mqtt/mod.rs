@@ -261,7 +261,12 @@ impl Source for Mqtt {
         // A set, since dropping it ends the task: at a hard stop nobody is left to tell it.
         let mut receiving = JoinSet::new();
         receiving.spawn(intake.run(writer, durable, report.durable_lsn, redeliveries));
-        let forward = Forward { stage: self.stage, decoder: self.decoder, rows_max: self.batch_rows_max, found_lsn: report.durable_lsn };
+        let forward = Forward {
+            stage: self.stage,
+            decoder: self.decoder,
+            rows_max: self.batch_rows_max,
+            found_lsn: report.durable_lsn,
+        };
         {
             let mut forwarding = std::pin::pin!(forward.run(&cx, &spool));
             loop {
