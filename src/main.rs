@@ -4,6 +4,7 @@
 //! 0 finished, 1 the run failed, 2 the file or the command line is wrong.
 
 mod commands;
+mod http;
 mod logging;
 mod simulate;
 mod status;

@@ -36,7 +36,7 @@ pub mod units;
 pub use ack::{Ack, Partition, Progress};
 pub use backlog::{Backlog, BacklogMeter};
 pub use balance::Balance;
-pub use file::{Mistake, Mistakes, Variables, pipeline_schema};
+pub use file::{HttpSettings, Mistake, Mistakes, Variables, http_schema, pipeline_schema};
 pub use plan::{GraphFormat, Plan, PlanBuilder, PlanError, SpoolPlace};
 pub use position::{Position, Span};
 pub use registry::{Kind, Registry, StageType};

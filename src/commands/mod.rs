@@ -23,7 +23,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    fn failed(error: impl std::fmt::Display) -> Self {
+    pub(crate) fn failed(error: impl std::fmt::Display) -> Self {
         Self::Failed(format!("error: {error}"))
     }
 }

@@ -7,7 +7,7 @@ use pipeline_engine::{Plan, Run};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Failure, load, runtime};
-use crate::status;
+use crate::{http, status};
 
 /// Run a pipeline. The first SIGINT or SIGTERM stores what is on its way and ends; the second leaves
 /// at once.
@@ -30,12 +30,27 @@ pub async fn run_plan(plan: Plan) -> Result<(), Failure> {
     let stop = stop_signal()?;
     let name = plan.name().to_owned();
     tracing::info!("pipeline \"{name}\" starts: {} stages", plan.stages().count());
+    let settings = plan.http().clone();
+    let listener = http::bind(&settings).await?;
     let run = Run::new(plan);
     let stats = run.stats();
+    let answering = {
+        let (name, stats) = (name.clone(), stats.clone());
+        async move {
+            match listener {
+                Some(listener) => http::serve(listener, &settings, &name, stats).await,
+                None => std::future::pending().await,
+            }
+        }
+    };
+    // A task of its own, so that it answers whatever else is being done; dropping the set ends it.
+    let mut answers = tokio::task::JoinSet::new();
+    answers.spawn(answering);
     let outcome = tokio::select! {
         outcome = run.until(stop) => outcome,
         () = status::show(stats) => unreachable!("the status is shown until it is dropped"),
     };
+    drop(answers);
     status::clear();
     let report = outcome.map_err(Failure::failed)?;
     eprint!("pipeline \"{name}\" {report}");

@@ -26,6 +26,8 @@ pub fn run(arguments: StagesArguments) -> Result<(), Failure> {
     if word == "pipeline" {
         println!("[pipeline]: settings of the run as a whole\n");
         print_keys(&Value::from(pipeline_engine::pipeline_schema()));
+        println!("\n[http]: where a running pipeline can be looked at\n");
+        print_keys(&Value::from(pipeline_engine::http_schema()));
         return Ok(());
     }
     let found: Vec<&StageType> = registry.types().filter(|known| known.doc.type_name == word).collect();

@@ -7,6 +7,7 @@
 mod command_line;
 mod end_to_end;
 mod examples;
+mod http;
 mod mqtt;
 mod parquet;
 mod pipeline_file;

@@ -4,6 +4,7 @@
 //! become its configuration, and [`crate::plan`] begins.
 
 mod expand;
+mod http;
 mod mistake;
 mod read;
 
@@ -19,6 +20,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 pub use expand::Variables;
+pub use http::HttpSettings;
+use http::HttpText;
 pub use mistake::{Mistake, Mistakes};
 pub(crate) use read::KeyPlaces;
 use read::Reader;
@@ -29,7 +32,7 @@ use crate::schema::{ColumnText, ColumnType, DeclaredSchema};
 use crate::suggest::suggest;
 use crate::units::{DurationText, SizeText};
 
-const TABLES: [&str; 5] = ["pipeline", "schema", "sources", "transforms", "sinks"];
+const TABLES: [&str; 6] = ["pipeline", "http", "schema", "sources", "transforms", "sinks"];
 
 /// `[pipeline]`: settings of the run as a whole.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -82,6 +85,11 @@ pub fn pipeline_schema() -> schemars::Schema {
     schemars::SchemaGenerator::default().into_root_schema_for::<PipelineText>()
 }
 
+/// The JSON schema of `[http]`, for the reference.
+pub fn http_schema() -> schemars::Schema {
+    schemars::SchemaGenerator::default().into_root_schema_for::<HttpText>()
+}
+
 /// Reads a pipeline file and gives the draft on, with the mistakes so far; the draft borrows from what
 /// is read here. `file` is its name in messages and, without its folder and ending, the pipeline's
 /// default name.
@@ -112,7 +120,8 @@ pub(crate) fn read<T>(
             Mistake::new(Some(key.span()), format!("a pipeline file has no table \"{}\"", key.get_ref())).hint(hint),
         );
     }
-    let settings = read_settings(&mut reader, document.remove("pipeline"), file);
+    let mut settings = read_settings(&mut reader, document.remove("pipeline"), file);
+    settings.http = read_http(&mut reader, document.remove("http"));
     let schemas = read_schemas(&mut reader, document.remove("schema"));
     let mut stages = Vec::new();
     for kind in Kind::ALL {
@@ -149,6 +158,20 @@ fn read_settings<'i>(reader: &mut Reader<'i>, value: Option<Spanned<DeValue<'i>>
     settings.checkpoint_interval = text.checkpoint_interval.0;
     settings.overflow_bytes_max = text.overflow_max.0;
     settings
+}
+
+fn read_http<'i>(reader: &mut Reader<'i>, value: Option<Spanned<DeValue<'i>>>) -> HttpSettings {
+    let Some(table) = value.and_then(|value| table_of(reader, value, "http")) else { return HttpSettings::default() };
+    let places = KeyPlaces::new(table.span(), table.get_ref());
+    let text = reader.config::<HttpText>(table, places.of("").unwrap_or(0..0), "[http]");
+    match text.map(HttpText::settings) {
+        Some(Ok(settings)) => settings,
+        Some(Err((key, mistake, hint))) => {
+            reader.report(Mistake::new(places.of(key), mistake).hint(hint));
+            HttpSettings::default()
+        }
+        None => HttpSettings::default(),
+    }
 }
 
 fn read_schemas<'i>(

@@ -23,7 +23,7 @@ pub use builder::PlanBuilder;
 pub use graph::GraphFormat;
 pub use places::SpoolPlace;
 
-use crate::file::{self, KeyPlaces, Mistake, Mistakes, Variables};
+use crate::file::{self, HttpSettings, KeyPlaces, Mistake, Mistakes, Variables};
 use crate::registry::{Buildable, Built, ConfigTable, Kind, Registry};
 use crate::schema::DeclaredSchema;
 use crate::stage::{Outputs, Port};
@@ -44,6 +44,8 @@ pub struct Settings {
     pub checkpoint_interval: Duration,
     /// How much may lie on disk for one slow sink.
     pub overflow_bytes_max: u64,
+    /// Where it can be looked at while it runs.
+    pub http: HttpSettings,
 }
 
 impl Default for Settings {
@@ -57,6 +59,7 @@ impl Default for Settings {
             checkpoint_interval: Duration::from_secs(10),
             // As much as a spool holds by default.
             overflow_bytes_max: 20 << 30,
+            http: HttpSettings::default(),
         }
     }
 }
@@ -163,6 +166,11 @@ impl Plan {
     /// The pipeline's name.
     pub fn name(&self) -> &str {
         &self.settings.name
+    }
+
+    /// Where whoever runs it should answer requests about it. The engine itself opens no socket.
+    pub fn http(&self) -> &HttpSettings {
+        &self.settings.http
     }
 
     /// What is allowed but probably not meant, such as a port that nobody reads.

@@ -1,0 +1,128 @@
+//! A running pipeline looked at from outside: health and metrics over HTTP.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::process::{Process, wait_until};
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port()
+}
+
+/// A pipeline that makes 500 rows a second and stores them in files, one in five hundred refused.
+fn start(folder: &Path, http: &str) -> Process {
+    let lake = folder.join("lake").display().to_string();
+    let stages = format!(
+        r#"
+[pipeline]
+name = "looked-at"
+[http]
+{http}
+[schema.reading]
+device_id   = {{ type = "text", required = true }}
+temperature = "float64"
+[sources.fleet]
+type = "simulator"
+devices = 10
+rate = 500
+schema = "reading"
+[transforms.valid]
+type = "validate"
+inputs = ["fleet"]
+range = {{ temperature = [-40, 60] }}
+[sinks.lake]
+type = "parquet"
+inputs = ["valid"]
+url = "{lake}/rows"
+roll_age = "100ms"
+[sinks.refused]
+type = "parquet"
+inputs = ["fleet.rejected", "valid.rejected"]
+url = "{lake}/refused"
+roll_age = "100ms"
+"#
+    );
+    let file = folder.join("looked-at.toml");
+    std::fs::write(&file, stages).expect("writable");
+    Process::start(&["run".to_owned(), file.display().to_string()], &[], folder, "pipeline")
+}
+
+/// Status code and body.
+fn get(port: u16, path: &str, token: Option<&str>) -> (u16, String) {
+    let mut connection = TcpStream::connect(("127.0.0.1", port)).expect("the pipeline listens");
+    connection.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
+    let token = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+    write!(connection, "GET {path} HTTP/1.1\r\nHost: localhost\r\n{token}Connection: close\r\n\r\n").expect("it reads");
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).expect("text");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status code");
+    (code, body.to_owned())
+}
+
+/// The value of the only series whose line starts like this.
+fn value(metrics: &str, series: &str) -> f64 {
+    let found: Vec<&str> = metrics.lines().filter(|line| line.starts_with(series)).collect();
+    assert_eq!(found.len(), 1, "{series} in\n{metrics}");
+    found[0].rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number")
+}
+
+#[test]
+fn health_and_metrics_tell_how_a_run_is() {
+    let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
+    let mut pipeline = start(folder.path(), &format!("listen = \"127.0.0.1:{port}\""));
+    pipeline.wait_for_log("status and metrics at");
+    assert_eq!(get(port, "/livez", None).0, 200);
+    wait_until("the pipeline to be ready", || (get(port, "/readyz", None).0 == 200).then_some(()));
+    let stored = r#"pipeline_sink_stored_rows_total{pipeline="looked-at",component="lake",component_type="parquet"}"#;
+    let metrics = wait_until("rows in the lake", || {
+        let (code, metrics) = get(port, "/metrics", None);
+        assert_eq!(code, 200);
+        (value(&metrics, stored) > 500.0).then_some(metrics)
+    });
+    assert!(metrics.ends_with("# EOF\n"), "{metrics}");
+    let valid = r#"{pipeline="looked-at",component="valid",component_type="validate""#;
+    let received = value(&metrics, &format!("pipeline_component_received_rows_total{valid}"));
+    assert!(received >= value(&metrics, stored), "{metrics}");
+    assert_eq!(value(&metrics, &format!("pipeline_component_up{valid}")), 1.0);
+
+    let health: Value = serde_json::from_str(&get(port, "/healthz", None).1).expect("JSON");
+    assert_eq!((&health["pipeline"], &health["status"]), (&"looked-at".into(), &"ok".into()), "{health:#}");
+    let names: Vec<&str> =
+        health["stages"].as_array().expect("stages").iter().filter_map(|stage| stage["name"].as_str()).collect();
+    assert_eq!(names, ["fleet", "valid", "lake", "refused"]);
+    assert_eq!(get(port, "/nowhere", None).0, 404);
+
+    let (status, log) = pipeline.stop();
+    assert!(status.success(), "{log}");
+    assert!(log.contains("what was received, and what became of it") && !log.contains("NOT accounted for"), "{log}");
+}
+
+#[test]
+fn a_token_keeps_others_out() {
+    let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
+    let mut pipeline = start(folder.path(), &format!("listen = \"0.0.0.0:{port}\"\ntoken = \"open sesame\""));
+    pipeline.wait_for_log("status and metrics at");
+    wait_until("the pipeline to be ready", || (get(port, "/readyz", Some("open sesame")).0 == 200).then_some(()));
+    for path in ["/readyz", "/healthz", "/metrics"] {
+        assert_eq!(get(port, path, None).0, 401, "{path}");
+        assert_eq!(get(port, path, Some("open sesamE")).0, 401, "{path}");
+        assert_eq!(get(port, path, Some("open sesame")).0, 200, "{path}");
+    }
+    assert_eq!(get(port, "/livez", None).0, 200, "whether it is alive anybody may know");
+    assert!(!pipeline.log().contains("sesame"));
+}
+
+#[test]
+fn an_address_that_is_taken_is_an_error_if_the_file_names_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address");
+    let mut pipeline = start(folder.path(), &format!("listen = \"{address}\""));
+    assert_eq!(pipeline.wait().code(), Some(1));
+    assert!(pipeline.log().contains(&format!("can't listen at {address}: ")), "{}", pipeline.log());
+}
