@@ -1,18 +1,25 @@
 //! Stores rows in a TimescaleDB hypertable, or in a plain PostgreSQL table.
 //!
 //! Each group is one transaction: all of it is durable, or nothing of it is visible. Rows go in by
-//! binary COPY, sorted by the key, since neighbours in the index then share its pages. A row whose
-//! key is there already is a duplicate: counted and skipped, which is what makes it safe to send a
-//! group again whose commit was never confirmed. **Without a key such a group is stored twice.**
+//! binary COPY, sorted by the key, since neighbours in the index then share its pages.
+//!
+//! What makes it safe to send a group again whose commit was never confirmed: behind sources that resume,
+//! its positions, which are in the table `_pipeline_ledger` and move with its rows ([`ledger`]). Behind
+//! others the key: a row that is there already is a duplicate, counted and skipped. **Without a key such a
+//! group is stored twice.**
 
 mod connect;
 pub mod copy;
 mod error;
+mod fence;
+mod ledger;
 mod letters;
 mod server;
 mod session;
 mod sink;
 mod sql_type;
+mod staging;
+mod store;
 mod table;
 mod tls;
 
@@ -30,9 +37,11 @@ use serde::Deserialize;
 pub use self::sql_type::SqlType;
 
 use self::connect::Database;
+use self::fence::Fence;
+use self::ledger::Ledger;
 use self::letters::LetterColumns;
 use self::session::Statements;
-use self::sink::{Layout, TimescaleDb};
+use self::sink::{Counters, Layout, TimescaleDb};
 use self::table::{Column, Table, is_identifier};
 
 /// `type = "timescaledb"` in a pipeline file.
@@ -66,7 +75,9 @@ pub struct TimescaleDbConfig {
     /// commit was not confirmed is stored twice.
     #[serde(default = "default_key")]
     key: Vec<String>,
-    /// What to do with a row whose key is in the table already.
+    /// What to do with a row whose key is taken by a row with other values, in the table or in the same
+    /// group. A row whose key is taken by the very same row is a duplicate: skipped, and counted as
+    /// `duplicate_rows`.
     #[serde(default)]
     on_conflict: OnConflict,
     /// The column by which a new hypertable is cut into chunks. Left out: the only timestamp that
@@ -93,14 +104,15 @@ pub struct TimescaleDbConfig {
     write_timeout: DurationText,
 }
 
-/// What happens to a row whose key is in the table already.
+/// What happens to a row whose key is taken by a row with other values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum OnConflict {
-    /// The row in the table stays; the new one is counted, as `duplicate_rows` if it is the same and as
-    /// `conflicting_rows`, with a warning, if it is not.
+    /// The first row stays, and the other one leaves by `rejected` with the reason `conflict`.
     #[default]
-    Skip,
+    KeepFirst,
+    /// The later row takes the place of the first one, which is counted as `replaced_rows`.
+    KeepLast,
 }
 
 fn default_key() -> Vec<String> {
@@ -163,14 +175,20 @@ impl SinkConfig for TimescaleDbConfig {
                 types: table.columns.iter().map(|column| column.kind).collect(),
                 key,
             },
-            statements: Statements::new(&table),
+            statements: Statements::new(&table, self.on_conflict),
+            ledger: Ledger::beside(&table, &cx.pipeline, &cx.stage),
+            fence: Fence::new(&cx.pipeline, &cx.stage),
+            keeps_positions: false,
             table,
             create: self.create,
             write_timeout: self.write_timeout.0,
             session: None,
-            duplicates: cx.counter("duplicate_rows"),
-            conflicts: cx.counter("conflicting_rows"),
-            reconnects: cx.counter("reconnects"),
+            counters: Counters {
+                duplicates: cx.counter("duplicate_rows"),
+                replaced: cx.counter("replaced_rows"),
+                resolved: cx.counter("commits_resolved"),
+                reconnects: cx.counter("reconnects"),
+            },
         };
         Ok(BuiltSink {
             sink: Box::new(sink),
@@ -237,7 +255,6 @@ impl TimescaleDbConfig {
             let sql = table::index_sql(text, has_column);
             indexes.push(sql.map_err(|mistake| BuildError::invalid(format!("index.{place}"), mistake))?);
         }
-        let OnConflict::Skip = self.on_conflict;
         Ok(Table {
             schema: schema.map(str::to_owned),
             name: name.to_owned(),
@@ -246,6 +263,7 @@ impl TimescaleDbConfig {
             columns,
             chunk_interval: self.chunk_interval.0,
             indexes,
+            replaces: !self.key.is_empty() && self.on_conflict == OnConflict::KeepLast,
         })
     }
 }

@@ -72,11 +72,14 @@ impl std::fmt::Display for Server {
 /// Makes a new session keep what the sink promises.
 ///
 /// A commit waits for the disk, whatever the server's default. A transaction whose client is gone
-/// ends by itself: it would hold its keys, and the group that is sent again would wait for it.
+/// ends by itself: it would hold its keys, and the group that is sent again would wait for it. So does a
+/// session whose client fell silent, after 60 s and not the two hours that systems wait by default.
 pub(super) async fn settle_session(client: &Client, write_timeout: Duration) -> Result<(), StageError> {
     let timeout_ms = write_timeout.as_millis();
     let sql = format!(
-        "SELECT set_config('statement_timeout', '{timeout_ms}', false), \
+        "SELECT set_config('tcp_keepalives_idle', '30', false), set_config('tcp_keepalives_interval', '10', false), \
+         set_config('tcp_keepalives_count', '3', false), \
+         set_config('statement_timeout', '{timeout_ms}', false), \
          set_config('idle_in_transaction_session_timeout', '{timeout_ms}', false), \
          CASE WHEN current_setting('synchronous_commit') = 'off' \
          THEN set_config('synchronous_commit', 'on', false) END"
