@@ -6,6 +6,7 @@ mod configuration;
 mod cuts;
 mod duplicates;
 mod fence;
+mod late;
 mod ledger;
 mod outages;
 mod proxy;

@@ -31,7 +31,11 @@ async fn cut_each(seed: u64, cut: impl Fn(&mut Pcg64Mcg, usize) -> Cut) -> Under
         test.insist(&numbered(number, ROWS)).await;
         assert!(proxy.has_cut(), "seed {seed}, group {number}: {place:?}");
         let stored = test.count().await;
-        assert_eq!(stored, i64::try_from(number).unwrap() * ROWS as i64, "seed {seed}, group {number}: {place:?} {end:?}");
+        assert_eq!(
+            stored,
+            i64::try_from(number).unwrap() * ROWS as i64,
+            "seed {seed}, group {number}: {place:?} {end:?}"
+        );
         proxy.end_silence();
     }
     let rows = (CUTS + 1) * ROWS as u64;

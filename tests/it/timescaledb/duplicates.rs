@@ -59,7 +59,8 @@ async fn nulls_and_not_a_number_are_the_same_value_again() {
         test.open().await.unwrap();
         let null = || {
             let rows = telemetry(&[("null", 1, 0.0)]).rows;
-            let columns = vec![rows.column(0).clone(), rows.column(1).clone(), Arc::new(Float64Array::from(vec![None])) as _];
+            let columns =
+                vec![rows.column(0).clone(), rows.column(1).clone(), Arc::new(Float64Array::from(vec![None])) as _];
             Batch::detached(RecordBatch::try_new(telemetry_schema(), columns).unwrap())
         };
         for _ in 0..2 {

@@ -12,6 +12,7 @@ mod connect;
 pub mod copy;
 mod error;
 mod fence;
+mod late;
 mod ledger;
 mod letters;
 mod server;
@@ -186,6 +187,7 @@ impl SinkConfig for TimescaleDbConfig {
             counters: Counters {
                 duplicates: cx.counter("duplicate_rows"),
                 replaced: cx.counter("replaced_rows"),
+                late: cx.counter("late_rows"),
                 resolved: cx.counter("commits_resolved"),
                 reconnects: cx.counter("reconnects"),
             },

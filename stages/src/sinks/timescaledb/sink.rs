@@ -17,6 +17,7 @@ use pipeline_engine::stage::{Committed, Fault, Group, Sink, StageError};
 
 use super::connect::Database;
 use super::fence::Fence;
+use super::late::{self, Lanes};
 use super::ledger::Ledger;
 use super::letters::{LetterColumns, TableLetters};
 use super::server;
@@ -54,6 +55,8 @@ pub(super) struct Counters {
     pub duplicates: Counter,
     /// Rows that lost their place to a later row of the same key.
     pub replaced: Counter,
+    /// Rows that went by the lane for compressed chunks.
+    pub late: Counter,
     /// Groups whose commit had lost its answer, and that turned out to be stored.
     pub resolved: Counter,
     pub reconnects: Counter,
@@ -82,29 +85,28 @@ impl Sink for TimescaleDb {
         let session = self.ready_session().await?;
         let limit = self.write_timeout;
         let table = self.table.sql_name();
-        let writer = Writer {
-            session: &session,
-            statements: &self.statements,
-            ledger: &self.ledger,
-            table: &table,
-            search_max: limit / 2,
-        };
-        let late = || StageError::transient(format!("writing to {table} took longer than {limit:?}"));
-        let error = match tokio::time::timeout(limit, writer.store(&rows, group)).await.map_err(|_| late())? {
-            Ok(stored) => {
-                self.count(&stored);
-                self.session = Some(session);
-                return Ok(());
-            }
-            Err(error) => error,
-        };
-        // The engine sends the rest of the group next: not worth a new connection.
-        if error.fault() == Fault::Data
-            && let Ok(Ok(())) = tokio::time::timeout(limit, session.roll_back()).await
+        let writer =
+            Writer { session: &session, statements: &self.statements, ledger: &self.ledger, table: &table, limit };
+        let mut outcome = writer.store_within(limit, &rows, group, Lanes::usual(&rows)).await;
+        if let Err(error) = &outcome
+            && let Some(lanes) = writer.lanes_after(error, &self.table, &rows).await?
         {
-            self.session = Some(session);
+            outcome = writer.store_within(limit * late::PATIENCE, &rows, group, lanes).await;
         }
-        Err(error)
+        match &outcome {
+            Ok(stored) => {
+                self.count(stored);
+                self.session = Some(session);
+            }
+            // The engine sends the rest of the group next: not worth a new connection.
+            Err(error) if error.fault() == Fault::Data => {
+                if let Ok(Ok(())) = tokio::time::timeout(limit, session.roll_back()).await {
+                    self.session = Some(session);
+                }
+            }
+            Err(_) => {}
+        }
+        outcome.map(drop)
     }
 
     async fn probe(&mut self) -> Result<String, StageError> {
@@ -135,6 +137,7 @@ impl TimescaleDb {
     fn count(&self, stored: &Stored) {
         self.counters.duplicates.add(stored.duplicates);
         self.counters.replaced.add(stored.replaced);
+        self.counters.late.add(stored.late);
         if stored.before {
             self.counters.resolved.increment();
         }

@@ -19,10 +19,12 @@ use tokio_postgres::{Client, CopyInSink, Error, ToStatement};
 
 use super::copy::Chunks;
 use super::error::{fault_of, while_writing};
+use super::late::{self, Lanes};
 use super::ledger::{Ledger, Standing};
 use super::session::{Session, Statements};
 use super::sql_type::SqlType;
 use super::staging::{Staging, Taken, TimeRange};
+use super::table::Table;
 
 /// More rows than this are not looked for at once: so many savepoints make a server slow, and the dead
 /// letters of these are stored before the next are found.
@@ -43,6 +45,8 @@ pub(super) struct StoredRows {
 pub(super) struct Stored {
     pub duplicates: u64,
     pub replaced: u64,
+    /// Rows that went by the lane for compressed chunks.
+    pub late: u64,
     /// Nothing was stored now, since all of it was before: its commit had lost its answer.
     pub before: bool,
 }
@@ -54,8 +58,8 @@ pub(super) struct Writer<'a> {
     pub ledger: &'a Ledger,
     /// As SQL.
     pub table: &'a str,
-    /// Bad rows are looked for no longer than this once one is found.
-    pub search_max: Duration,
+    /// How long a group may take.
+    pub limit: Duration,
 }
 
 impl Writer<'_> {
@@ -63,7 +67,7 @@ impl Writer<'_> {
     /// [`Session::roll_back`], or drop the session.
     ///
     /// Not cancel safe: drop the session as well.
-    pub async fn store(&self, rows: &StoredRows, group: &Group) -> Result<Stored, StageError> {
+    async fn store(&self, rows: &StoredRows, group: &Group, lanes: Lanes) -> Result<Stored, StageError> {
         let client = self.session.client();
         let failed = |error| while_writing(error, self.table);
         if self.begin(group).await.map_err(failed)? == Standing::Elsewhere {
@@ -73,9 +77,17 @@ impl Writer<'_> {
             }
             return Err(StageError::transient(format!("the positions of {} were in use", self.table)));
         }
-        let mut work =
-            Work { writer: self, client, rows, started: Instant::now(), taken: Taken::default(), refused: Vec::new() };
-        work.store_all().await.map_err(failed)?;
+        let late = lanes.late.len() as u64;
+        let mut work = Work {
+            writer: self,
+            client,
+            rows,
+            started: Instant::now(),
+            is_late: false,
+            taken: Taken::default(),
+            refused: Vec::new(),
+        };
+        work.store_all(lanes).await.map_err(failed)?;
         if !work.refused.is_empty() {
             client.batch_execute("ROLLBACK").await.map_err(failed)?;
             return Err(StageError::refused(rows.in_order(work.refused)));
@@ -83,7 +95,38 @@ impl Writer<'_> {
         // Lost from here on, the outcome is unknown: sent again, the ledger knows the group by its positions,
         // and without positions its rows turn out as duplicates.
         client.batch_execute("COMMIT").await.map_err(failed)?;
-        Ok(Stored { duplicates: work.taken.duplicates, replaced: work.taken.replaced, before: false })
+        let Taken { duplicates, replaced, .. } = work.taken;
+        Ok(Stored { duplicates, replaced, late, before: false })
+    }
+
+    /// [`Writer::store`], for so long.
+    pub async fn store_within(
+        &self,
+        limit: Duration,
+        rows: &StoredRows,
+        group: &Group,
+        lanes: Lanes,
+    ) -> Result<Stored, StageError> {
+        let late = || StageError::transient(format!("writing to {} took longer than {limit:?}", self.table));
+        tokio::time::timeout(limit, self.store(rows, group, lanes)).await.map_err(|_| late())?
+    }
+
+    /// The lanes by which to write a group again that has failed with this error, if they are worth it.
+    pub async fn lanes_after(
+        &self,
+        error: &StageError,
+        table: &Table,
+        rows: &StoredRows,
+    ) -> Result<Option<Lanes>, StageError> {
+        if !late::may_be_late(error) {
+            return Ok(None);
+        }
+        let lost = |_| StageError::transient(format!("{} did not answer within {:?}", self.table, self.limit));
+        let lanes = async {
+            self.session.roll_back().await.map_err(|error| while_writing(error, self.table))?;
+            Lanes::after(error, self.session.client(), table, rows).await
+        };
+        tokio::time::timeout(self.limit, lanes).await.map_err(lost)?
     }
 
     /// Begins the transaction, moves the positions on, and sets the savepoint of the first part: sent
@@ -112,21 +155,36 @@ struct Work<'a> {
     client: &'a Client,
     rows: &'a StoredRows,
     started: Instant,
+    /// The parts that are stored now are those of the late lane.
+    is_late: bool,
     taken: Taken,
     /// By row of the group.
     refused: Vec<(usize, String, String)>,
 }
 
 impl Work<'_> {
-    /// Puts all rows in but those that are refused, part by part.
-    async fn store_all(&mut self) -> Result<(), Error> {
-        let mut parts = vec![self.rows.order.clone()];
+    /// Puts all rows in but those that are refused.
+    async fn store_all(&mut self, lanes: Lanes) -> Result<(), Error> {
+        self.store_lane(lanes.usual).await?;
+        if lanes.late.is_empty() || self.has_enough() {
+            return Ok(());
+        }
+        let limit_ms = (self.writer.limit * late::PATIENCE).as_millis();
+        let settings = format!("SET LOCAL statement_timeout = {limit_ms}; {}", late::UNLIMITED);
+        self.client.batch_execute(&format!("RELEASE SAVEPOINT part; {settings}; SAVEPOINT part")).await?;
+        self.is_late = true;
+        self.store_lane(lanes.late).await
+    }
+
+    /// Part by part: a part with a bad row is halved.
+    async fn store_lane(&mut self, rows: Vec<u32>) -> Result<(), Error> {
+        let mut parts = vec![rows];
         while let Some(part) = parts.pop() {
             match self.store_part(&part).await {
                 Ok(()) if parts.is_empty() => {}
                 // Good rows stay where they are: the next ones may break a rule together with them.
                 Ok(()) => self.client.batch_execute("RELEASE SAVEPOINT part; SAVEPOINT part").await?,
-                Err(error) if fault_of(&error) == Some(Fault::Data) => {
+                Err(error) if self.is_of_rows(&error) => {
                     self.client.batch_execute("ROLLBACK TO SAVEPOINT part").await?;
                     match part[..] {
                         [row] => self.refuse(row, error),
@@ -138,12 +196,23 @@ impl Work<'_> {
                 }
                 Err(error) => return Err(error),
             }
-            let late = self.started.elapsed() > self.writer.search_max;
-            if self.refused.len() >= REFUSED_MAX || (late && !self.refused.is_empty()) {
+            if self.has_enough() {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// Whether the error is due to what the rows hold.
+    fn is_of_rows(&self, error: &Error) -> bool {
+        let unsupported = error.code().is_some_and(|code| code.code() == late::UNSUPPORTED);
+        fault_of(error) == Some(Fault::Data) || (self.is_late && unsupported)
+    }
+
+    /// What is refused by now goes out before more is looked for.
+    fn has_enough(&self) -> bool {
+        let late = self.started.elapsed() > self.writer.limit / 2;
+        self.refused.len() >= REFUSED_MAX || (late && !self.refused.is_empty())
     }
 
     fn refuse(&mut self, row: u32, error: Error) {
@@ -217,15 +286,17 @@ impl StoredRows {
         (rows, self.types.iter().copied().chain([SqlType::Int4]).collect())
     }
 
+    /// The time in a column of timestamps that is never null.
+    pub fn time(&self, column: usize, row: u32) -> i64 {
+        self.rows.column(column).as_primitive::<TimestampMicrosecondType>().value(row as usize)
+    }
+
     /// The first and the last time in a column that is never null, as the table may round them: to whole
     /// seconds at most. The part holds rows.
     fn time_range(&self, column: usize, part: &[u32]) -> TimeRange {
         const SECOND_US: i64 = 1_000_000;
-        let times = self.rows.column(column).as_primitive::<TimestampMicrosecondType>().values();
-        let (first, last) = part.iter().fold((i64::MAX, i64::MIN), |(first, last), row| {
-            let time = times[*row as usize];
-            (first.min(time), last.max(time))
-        });
+        let times = || part.iter().map(|row| self.time(column, *row));
+        let (first, last) = (times().min().unwrap_or(0), times().max().unwrap_or(0));
         (first.saturating_sub(SECOND_US), last.saturating_add(SECOND_US))
     }
 
