@@ -9,6 +9,7 @@ mod fence;
 mod late;
 mod ledger;
 mod outages;
+mod probe;
 mod proxy;
 mod refused;
 mod server;

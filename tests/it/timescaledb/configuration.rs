@@ -32,6 +32,11 @@ fn mistakes_in_the_configuration_are_found_without_a_server() {
         (&format!("{good}index = [\"site\", \"speed desc\"]"), "index.1", "the table has no column \"speed\""),
         (&format!("{good}batch_rows = 0"), "batch_rows", "a group has at least one row"),
         (
+            &format!("{good}direct_compress = true"),
+            "direct_compress",
+            "a table with a unique key can't be compressed directly",
+        ),
+        (
             "columns = { site = \"site\" }\nkey = []\ncreate = true",
             "time_column",
             "the stored columns don't have exactly one required timestamp",

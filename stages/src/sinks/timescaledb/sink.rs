@@ -20,6 +20,7 @@ use super::fence::Fence;
 use super::late::{self, Lanes};
 use super::ledger::Ledger;
 use super::letters::{LetterColumns, TableLetters};
+use super::nature::Nature;
 use super::server;
 use super::server::Server;
 use super::session::{Session, Statements};
@@ -42,6 +43,7 @@ pub(super) struct TimescaleDb {
     /// store by it meanwhile.
     pub keeps_positions: bool,
     pub create: bool,
+    pub direct_compress: bool,
     pub write_timeout: Duration,
     /// `None` before the first connection and after a failure. Taken out while it is used, so that
     /// a dropped future drops the connection in the middle of its transaction.
@@ -111,12 +113,18 @@ impl Sink for TimescaleDb {
 
     async fn probe(&mut self) -> Result<String, StageError> {
         let link = self.database.connect().await?;
-        let server = Server::identify(&link.client).await?;
-        if self.create && !self.table.exists(&link.client).await? {
-            return Ok(format!("{server}; table {} will be created", self.table.sql_name()));
+        let (client, table) = (&link.client, &self.table);
+        let server = Server::identify(client).await?;
+        if self.create && !table.exists(client).await? {
+            return Ok(format!("{server}; table {} will be created", table.sql_name()));
         }
-        self.table.check(&link.client, &server).await?;
-        Ok(format!("{server}; table {} fits", self.table.sql_name()))
+        table.check(client, &server).await?;
+        let nature = Nature::of(table, client, &server).await?;
+        if self.direct_compress {
+            nature.compress_directly(client, &server, table).await?;
+        }
+        let direct = nature.on_direct_compress(&server, self.direct_compress);
+        Ok(format!("{server}; table {} fits: {nature}, {}; {direct}", table.sql_name(), table.key_text()))
     }
 
     fn dead_letters(&self) -> Option<Box<dyn LetterStore>> {
@@ -178,6 +186,10 @@ impl TimescaleDb {
                 self.table.create(&link.client, &server).await?;
             }
             self.table.check(&link.client, &server).await?;
+            if self.direct_compress {
+                let nature = Nature::of(&self.table, &link.client, &server).await?;
+                nature.compress_directly(&link.client, &server, &self.table).await?;
+            }
             Session::prepare(link, server, &self.statements).await
         })
         .await

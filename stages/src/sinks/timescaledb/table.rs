@@ -75,6 +75,14 @@ impl Table {
         quoted(self.columns.iter().map(|column| column.name.as_str()))
     }
 
+    /// The key, as people read it.
+    pub fn key_text(&self) -> String {
+        if self.key.is_empty() {
+            return "no key: behind a source that can't resume, a replay stores rows twice".to_owned();
+        }
+        format!("unique over its key ({})", self.key.join(", "))
+    }
+
     pub fn key_list(&self) -> String {
         quoted(self.key.iter().map(String::as_str))
     }
@@ -330,7 +338,7 @@ mod tests {
         let timescale = Timescale { version: "2.19.3".into(), schema: "public".into(), license: "apache".into() };
         let hypertable = "SELECT \"public\".create_hypertable('\"telemetry\"', 'timestamp', \
                           chunk_time_interval => INTERVAL '86400000000 microseconds')";
-        let mut server = Server { timescale: Some(timescale), timescale_available: true };
+        let mut server = Server { version: "17.12".into(), timescale: Some(timescale), timescale_available: true };
         assert_eq!(table().ddl(&server), [create, hypertable, index]);
         server.timescale = None;
         assert_eq!(table().ddl(&server), [create, "CREATE INDEX ON \"telemetry\" (\"timestamp\" DESC)", index]);
