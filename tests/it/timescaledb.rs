@@ -12,6 +12,7 @@ mod outages;
 mod probe;
 mod proxy;
 mod refused;
+mod resumed;
 mod server;
 mod stored;
 mod tables;
