@@ -67,11 +67,11 @@ impl Fence {
     pub async fn take(&mut self, client: &Client, ledger: u32) -> Result<(), StageError> {
         let failed = |error| while_opening(error, "can't lock the sink against a second run");
         let name = format!("{ledger} {} {}", self.pipeline, self.sink);
-        let sql = "SELECT pg_try_advisory_lock(hashtextextended($1, 0)), pid, backend_start::text \
-                   FROM pg_stat_activity WHERE pid = pg_backend_pid()";
+        let sql = "SELECT pg_try_advisory_lock(hashtextextended($1, 0)), pg_backend_pid(), \
+                   (SELECT backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid())";
         let row = client.query_one(sql, &[&name]).await.map_err(failed)?;
         if row.get(0) {
-            self.ours = Some(Backend { pid: row.get(1), started: row.get(2) });
+            self.ours = row.get::<_, Option<String>>(2).map(|started| Backend { pid: row.get(1), started });
             self.waiting = None;
             return Ok(());
         }
@@ -108,7 +108,8 @@ impl Fence {
                 "another run of pipeline \"{pipeline}\" stores by its sink \"{sink}\" already: {holder}"
             ))
             .hint(format!(
-                "Stop one of the two. If that session is nobody's any more: SELECT pg_terminate_backend({pid});"
+                "Stop one of the two; if they are meant to share the work, each needs a name of its own in [pipeline]. If \
+                 that session is nobody's any more: SELECT pg_terminate_backend({pid});"
             ));
         }
         StageError::transient(format!(

@@ -146,13 +146,27 @@ impl SinkConfig for TimescaleDbConfig {
     const DOC: StageDoc = StageDoc {
         type_name: "timescaledb",
         summary: "Stores rows in a TimescaleDB hypertable or a PostgreSQL table, each group in one transaction.",
-        ports: &[("rejected", "rows that the database refuses for what they hold, with the SQLSTATE as reason")],
+        ports: &[(
+            "rejected",
+            "rows that the database refuses for what they hold, with the SQLSTATE as reason, and rows whose key is taken \
+             by another row, with the reason conflict",
+        )],
         failure: "Transient (server away or starting, connection lost, deadlock, disk full, timeout): the group is \
                   rolled back and sent again on a new connection. Permanent (wrong password, no such database or \
-                  table, a table that does not fit the input): the run stops with the statement that mends it. The \
-                  key for deduplication is `key`: a group whose commit was not confirmed is sent again, and the rows \
-                  that are there already are skipped and counted as duplicate_rows, so nothing is stored twice. With \
-                  key = [] the window for duplicates is one group.",
+                  table, a table that does not fit the input): the run stops, or the sink pauses where the source \
+                  resumes, with the statement that mends it. Behind a source that resumes there is no window for \
+                  duplicates: each group moves its positions on in the transaction that stores its rows, in the table \
+                  _pipeline_ledger in the schema of the sink's table (pipeline, sink, input, partition, position, \
+                  rows_total, updated_at; made when first needed, with one row for each input and partition). A commit \
+                  whose answer was lost is looked up there, and counted as commits_resolved if it was made. Such a sink \
+                  is for one run at a time: its connection holds a lock of the database, so it can't go through a pooler \
+                  that shares connections between transactions. A second run is told who holds the lock; what a dead \
+                  run has left is waited for, 90 s at most. Behind other sources the key for deduplication is `key`: a \
+                  group whose commit was not confirmed is sent again, and the rows that are there already are skipped \
+                  and counted as duplicate_rows; with key = [] the window for duplicates is one group. Late rows that \
+                  meet TimescaleDB's limit on unpacking compressed chunks are stored apart from the rest of their group \
+                  without that limit, in ten times the write_timeout at most, and counted as late_rows; where the server \
+                  can't store in a compressed chunk at all, they leave by rejected with the reason 0A000.",
     };
 
     fn build(self, input: &SchemaRef, cx: &BuildContext) -> Result<BuiltSink, BuildError> {
