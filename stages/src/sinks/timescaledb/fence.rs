@@ -83,10 +83,12 @@ impl Fence {
             // commit is committed or not, and the ledger tells.
             let sql =
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND backend_start::text = $2";
-            client.execute(sql, &[&holder.backend.pid, &holder.backend.started]).await.map_err(failed)?;
-            return Err(StageError::transient(
-                "the server still had this sink's last connection, which was lost: it was asked to end it",
-            ));
+            let asked = client.execute(sql, &[&holder.backend.pid, &holder.backend.started]).await;
+            if asked.is_ok() {
+                return Err(StageError::transient(
+                    "the server still had this sink's last connection, which was lost: it was asked to end it",
+                ));
+            }
         }
         Err(self.wait_for(holder, now_there))
     }
@@ -151,5 +153,47 @@ impl fmt::Display for Holder {
             write!(f, ", connected since {}", self.backend.started)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pipeline_engine::stage::Fault;
+
+    use super::*;
+
+    const NOON: SystemTime = SystemTime::UNIX_EPOCH;
+
+    fn holder(pid: i32, asked_at: SystemTime) -> Holder {
+        let backend = Backend { pid, started: "2026-01-01 12:00:00+00".to_owned() };
+        let words = ["pipeline iot", "10.0.0.7", "keeper"].map(|word| Some(word.to_owned()));
+        let [application, address, user] = words;
+        Holder { backend, application, address, user, asked_at: Some(asked_at) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_holder_is_waited_for_and_one_that_asks_for_something_is_another_run() {
+        let mut fence = Fence::new("iot", "table");
+        let silent = || holder(7, NOON - Duration::from_secs(5));
+        let error = fence.wait_for(silent(), NOON);
+        assert_eq!(error.fault(), Fault::Transient);
+        let shown = "process 7 of the server, application \"pipeline iot\", user \"keeper\", from \"10.0.0.7\", connected \
+                     since 2026-01-01 12:00:00+00";
+        assert!(error.chain().contains(shown), "{}", error.chain());
+        tokio::time::advance(PATIENCE).await;
+        assert_eq!(fence.wait_for(silent(), NOON + PATIENCE).fault(), Fault::Transient);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(fence.wait_for(silent(), NOON + PATIENCE).fault(), Fault::Permanent);
+        // Another one now: it may be on its way out as well.
+        assert_eq!(fence.wait_for(holder(8, NOON), NOON).fault(), Fault::Transient);
+        assert_eq!(fence.wait_for(holder(8, NOON + Duration::from_secs(1)), NOON).fault(), Fault::Permanent);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_server_does_not_tell_is_left_out() {
+        let backend = Backend { pid: 7, started: String::new() };
+        let unknown = Holder { backend, application: None, address: None, user: None, asked_at: None };
+        assert_eq!(unknown.to_string(), "process 7 of the server");
+        assert_eq!(Fence::new("iot", "table").wait_for(unknown, NOON).fault(), Fault::Transient);
     }
 }

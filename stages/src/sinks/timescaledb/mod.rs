@@ -73,13 +73,14 @@ pub struct TimescaleDbConfig {
     columns: Option<BTreeMap<String, String>>,
     /// Columns of the table that tell a row from all others; the table has a unique index over
     /// them. In a column that may be null, nulls are one value (`NULLS NOT DISTINCT`, PostgreSQL 15 and
-    /// later). Empty: no row is ever a duplicate, and a group whose
-    /// commit was not confirmed is stored twice.
+    /// later). Empty: no row is ever a duplicate; behind a source that
+    /// can't resume, a group whose commit was not confirmed is stored twice.
     #[serde(default = "default_key")]
     key: Vec<String>,
     /// What to do with a row whose key is taken by a row with other values, in the table or in the same
-    /// group. A row whose key is taken by the very same row is a duplicate: skipped, and counted as
-    /// `duplicate_rows`.
+    /// group. `keep_first`, the default: it leaves by `rejected` with the reason `conflict`. `keep_last`: it takes
+    /// the place of the first one, which is counted as `replaced_rows`. A row whose key is taken by the very same
+    /// row is a duplicate: skipped, and counted as `duplicate_rows`.
     #[serde(default)]
     on_conflict: OnConflict,
     /// The column by which a new hypertable is cut into chunks. Left out: the only timestamp that
