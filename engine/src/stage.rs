@@ -131,8 +131,9 @@ pub trait Sink: Send {
     /// Transient: called again after a backoff. Permanent: the run ends before anything is read.
     async fn open(&mut self) -> Result<(), StageError>;
 
-    /// How far this sink has come by its own record, which it keeps together with its rows. Called
-    /// after each [`Sink::open`]. The engine leaves out what is there already.
+    /// How far this sink has come by its own record, which it keeps together with its rows. Called once,
+    /// after [`Sink::open`], in a run that goes on from where an earlier one has come to: groups then carry
+    /// [`Group::advances`]. The engine leaves out what is there already.
     ///
     /// A sink without such a record stores again, after a crash, what came since the last checkpoint.
     ///

@@ -14,5 +14,4 @@ mod pipeline_file;
 mod process;
 mod services;
 mod timescaledb;
-mod timescaledb_server;
 mod tools;

@@ -388,7 +388,8 @@ impl Tasks {
                 Built::Sink(built) => {
                     let on_permanent = if node.required { common.on_permanent } else { OnPermanent::Pause };
                     let task = SinkTask::new(built, inputs, on_permanent, outbox, node.stats);
-                    tasks.spawn_for(index, task.run(inbox, resumption.is_none() && node.required));
+                    let resumes = resumption.is_some();
+                    tasks.spawn_for(index, task.run(inbox, !resumes && node.required, resumes));
                 }
             }
         }

@@ -141,13 +141,16 @@ impl SinkTask {
         }
     }
 
-    /// `opened`: it was opened before the sources started.
-    pub(super) async fn run(mut self, mut inbox: Inbox, opened: bool) -> Result<(), StageError> {
+    /// `opened`: it was opened before the sources started. `resumes`: the run goes on from where an earlier
+    /// one has come to.
+    pub(super) async fn run(mut self, mut inbox: Inbox, opened: bool, resumes: bool) -> Result<(), StageError> {
         if !opened {
             open(self.sink.as_mut(), &self.stats, self.on_permanent).await?;
             self.stats.set_state(StageState::Running);
         }
-        self.learn_committed().await?;
+        if resumes {
+            self.learn_committed().await?;
+        }
         while let Some((edge, batch)) = inbox.next_batch().await {
             let Some(first) = self.unless_stored(edge, batch) else { continue };
             let group = self.collect(edge, first, &mut inbox).await?;

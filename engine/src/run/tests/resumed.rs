@@ -87,6 +87,8 @@ impl Transform for RunningSum {
 #[derive(Default)]
 struct Outside {
     rows: Vec<i64>,
+    /// Somebody has asked for the positions.
+    is_asked: bool,
     positions: BTreeMap<(String, String), Position>,
 }
 
@@ -115,7 +117,8 @@ impl Sink for Ledger {
     }
 
     async fn committed(&mut self) -> Result<Vec<Committed>, StageError> {
-        let outside = self.outside.lock().unwrap();
+        let mut outside = self.outside.lock().unwrap();
+        outside.is_asked = true;
         let entry = |((input, partition), position): (&(String, String), &Position)| Committed {
             input: input.clone(),
             partition: partition.clone(),
@@ -212,6 +215,20 @@ async fn a_run_that_was_stopped_leaves_nothing_to_read_again() {
     let report = world.run(VecDeque::new()).until(std::future::pending()).await.unwrap();
     assert_eq!(report.stage("log").unwrap().rows_out(Port::MAIN), BATCHES * 10 - sent);
     world.check("two runs");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_is_asked_for_its_positions_only_where_there_are_some() {
+    let world = World::new(1);
+    world.run(VecDeque::new()).until(std::future::pending()).await.unwrap();
+    assert!(world.slow.lock().unwrap().is_asked && world.quick.lock().unwrap().is_asked);
+
+    let outside: Arc<Mutex<Outside>> = Arc::default();
+    let sink = Ledger { wait_ms: 0, failures: VecDeque::new(), outside: outside.clone() };
+    let plan = Plan::builder("p").source("numbers", Numbers::new(3)).sink("sink", &["numbers"], sink).build().unwrap();
+    Run::new(plan).until(std::future::pending()).await.unwrap();
+    let outside = outside.lock().unwrap();
+    assert!(outside.rows.len() == 30 && !outside.is_asked && outside.positions.is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -121,6 +121,11 @@ fn hint(code: &str) -> Option<&'static str> {
     })
 }
 
+/// Whose an error is; `None` if the server gave no answer.
+pub(super) fn fault_of(error: &tokio_postgres::Error) -> Option<Fault> {
+    error.code().map(|code| fault(code.code()))
+}
+
 /// Whose an SQLSTATE is.
 fn fault(code: &str) -> Fault {
     match code {

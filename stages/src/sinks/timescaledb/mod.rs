@@ -1,18 +1,27 @@
 //! Stores rows in a TimescaleDB hypertable, or in a plain PostgreSQL table.
 //!
 //! Each group is one transaction: all of it is durable, or nothing of it is visible. Rows go in by
-//! binary COPY, sorted by the key, since neighbours in the index then share its pages. A row whose
-//! key is there already is a duplicate: counted and skipped, which is what makes it safe to send a
-//! group again whose commit was never confirmed. **Without a key such a group is stored twice.**
+//! binary COPY, sorted by the key, since neighbours in the index then share its pages.
+//!
+//! What makes it safe to send a group again whose commit was never confirmed: behind sources that resume,
+//! its positions, which are in the table `_pipeline_ledger` and move with its rows ([`ledger`]). Behind
+//! others the key: a row that is there already is a duplicate, counted and skipped. **Without a key such a
+//! group is stored twice.**
 
 mod connect;
 pub mod copy;
 mod error;
+mod fence;
+mod late;
+mod ledger;
 mod letters;
+mod nature;
 mod server;
 mod session;
 mod sink;
 mod sql_type;
+mod staging;
+mod store;
 mod table;
 mod tls;
 
@@ -30,9 +39,11 @@ use serde::Deserialize;
 pub use self::sql_type::SqlType;
 
 use self::connect::Database;
+use self::fence::Fence;
+use self::ledger::Ledger;
 use self::letters::LetterColumns;
 use self::session::Statements;
-use self::sink::{Layout, TimescaleDb};
+use self::sink::{Counters, Layout, TimescaleDb};
 use self::table::{Column, Table, is_identifier};
 
 /// `type = "timescaledb"` in a pipeline file.
@@ -62,11 +73,14 @@ pub struct TimescaleDbConfig {
     columns: Option<BTreeMap<String, String>>,
     /// Columns of the table that tell a row from all others; the table has a unique index over
     /// them. In a column that may be null, nulls are one value (`NULLS NOT DISTINCT`, PostgreSQL 15 and
-    /// later). Empty: no row is ever a duplicate, and a group whose
-    /// commit was not confirmed is stored twice.
+    /// later). Empty: no row is ever a duplicate; behind a source that
+    /// can't resume, a group whose commit was not confirmed is stored twice.
     #[serde(default = "default_key")]
     key: Vec<String>,
-    /// What to do with a row whose key is in the table already.
+    /// What to do with a row whose key is taken by a row with other values, in the table or in the same
+    /// group. `keep_first`, the default: it leaves by `rejected` with the reason `conflict`. `keep_last`: it takes
+    /// the place of the first one, which is counted as `replaced_rows`. A row whose key is taken by the very same
+    /// row is a duplicate: skipped, and counted as `duplicate_rows`.
     #[serde(default)]
     on_conflict: OnConflict,
     /// The column by which a new hypertable is cut into chunks. Left out: the only timestamp that
@@ -79,6 +93,11 @@ pub struct TimescaleDbConfig {
     /// has its index, and so has the time column.
     #[serde(default)]
     index: Vec<String>,
+    /// Rows are compressed as they are copied (TimescaleDB 2.20 and later, community edition): for a hypertable
+    /// with compression enabled, without unique indexes and triggers, so with `key = []`. Where that can't be,
+    /// the sink does not open and says why. A preview still, by TimescaleDB's own word.
+    #[serde(default)]
+    direct_compress: bool,
     /// A group is written once it holds this many rows.
     #[serde(default = "default_batch_rows")]
     batch_rows: usize,
@@ -93,14 +112,15 @@ pub struct TimescaleDbConfig {
     write_timeout: DurationText,
 }
 
-/// What happens to a row whose key is in the table already.
+/// What happens to a row whose key is taken by a row with other values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum OnConflict {
-    /// The row in the table stays; the new one is counted, as `duplicate_rows` if it is the same and as
-    /// `conflicting_rows`, with a warning, if it is not.
+    /// The first row stays, and the other one leaves by `rejected` with the reason `conflict`.
     #[default]
-    Skip,
+    KeepFirst,
+    /// The later row takes the place of the first one, which is counted as `replaced_rows`.
+    KeepLast,
 }
 
 fn default_key() -> Vec<String> {
@@ -127,13 +147,27 @@ impl SinkConfig for TimescaleDbConfig {
     const DOC: StageDoc = StageDoc {
         type_name: "timescaledb",
         summary: "Stores rows in a TimescaleDB hypertable or a PostgreSQL table, each group in one transaction.",
-        ports: &[("rejected", "rows that the database refuses for what they hold, with the SQLSTATE as reason")],
+        ports: &[(
+            "rejected",
+            "rows that the database refuses for what they hold, with the SQLSTATE as reason, and rows whose key is taken \
+             by another row, with the reason conflict",
+        )],
         failure: "Transient (server away or starting, connection lost, deadlock, disk full, timeout): the group is \
                   rolled back and sent again on a new connection. Permanent (wrong password, no such database or \
-                  table, a table that does not fit the input): the run stops with the statement that mends it. The \
-                  key for deduplication is `key`: a group whose commit was not confirmed is sent again, and the rows \
-                  that are there already are skipped and counted as duplicate_rows, so nothing is stored twice. With \
-                  key = [] the window for duplicates is one group.",
+                  table, a table that does not fit the input): the run stops, or the sink pauses where the source \
+                  resumes, with the statement that mends it. Behind a source that resumes there is no window for \
+                  duplicates: each group moves its positions on in the transaction that stores its rows, in the table \
+                  _pipeline_ledger in the schema of the sink's table (pipeline, sink, input, partition, position, \
+                  rows_total, updated_at; made when first needed, with one row for each input and partition). A commit \
+                  whose answer was lost is looked up there, and counted as commits_resolved if it was made. Such a sink \
+                  is for one run at a time: its connection holds a lock of the database, so it can't go through a pooler \
+                  that shares connections between transactions. A second run is told who holds the lock; what a dead \
+                  run has left is waited for, 90 s at most. Behind other sources the key for deduplication is `key`: a \
+                  group whose commit was not confirmed is sent again, and the rows that are there already are skipped \
+                  and counted as duplicate_rows; with key = [] the window for duplicates is one group. Late rows that \
+                  meet TimescaleDB's limit on unpacking compressed chunks are stored apart from the rest of their group \
+                  without that limit, in ten times the write_timeout at most, and counted as late_rows; where the server \
+                  can't store in a compressed chunk at all, they leave by rejected with the reason 0A000.",
     };
 
     fn build(self, input: &SchemaRef, cx: &BuildContext) -> Result<BuiltSink, BuildError> {
@@ -144,6 +178,16 @@ impl SinkConfig for TimescaleDbConfig {
         let key = key_indices(&table)?;
         if self.create {
             check_can_create(&table)?;
+        }
+        if self.direct_compress && !table.key.is_empty() {
+            return Err(BuildError::invalid(
+                "direct_compress",
+                "a table with a unique key can't be compressed directly",
+            )
+            .hint(
+                "Set direct_compress = false; or key = [], where the source can resume and its positions tell which \
+                     rows are stored.",
+            ));
         }
         if self.batch_rows == 0 {
             return Err(BuildError::invalid("batch_rows", "a group has at least one row"));
@@ -163,14 +207,22 @@ impl SinkConfig for TimescaleDbConfig {
                 types: table.columns.iter().map(|column| column.kind).collect(),
                 key,
             },
-            statements: Statements::new(&table),
+            statements: Statements::new(&table, self.on_conflict),
+            ledger: Ledger::beside(&table, &cx.pipeline, &cx.stage),
+            fence: Fence::new(&cx.pipeline, &cx.stage),
+            keeps_positions: false,
             table,
             create: self.create,
+            direct_compress: self.direct_compress,
             write_timeout: self.write_timeout.0,
             session: None,
-            duplicates: cx.counter("duplicate_rows"),
-            conflicts: cx.counter("conflicting_rows"),
-            reconnects: cx.counter("reconnects"),
+            counters: Counters {
+                duplicates: cx.counter("duplicate_rows"),
+                replaced: cx.counter("replaced_rows"),
+                late: cx.counter("late_rows"),
+                resolved: cx.counter("commits_resolved"),
+                reconnects: cx.counter("reconnects"),
+            },
         };
         Ok(BuiltSink {
             sink: Box::new(sink),
@@ -237,7 +289,6 @@ impl TimescaleDbConfig {
             let sql = table::index_sql(text, has_column);
             indexes.push(sql.map_err(|mistake| BuildError::invalid(format!("index.{place}"), mistake))?);
         }
-        let OnConflict::Skip = self.on_conflict;
         Ok(Table {
             schema: schema.map(str::to_owned),
             name: name.to_owned(),
@@ -246,6 +297,7 @@ impl TimescaleDbConfig {
             columns,
             chunk_interval: self.chunk_interval.0,
             indexes,
+            replaces: !self.key.is_empty() && self.on_conflict == OnConflict::KeepLast,
         })
     }
 }

@@ -10,6 +10,8 @@ use super::error::while_opening;
 /// What the sink must know of the server.
 #[derive(Debug)]
 pub(super) struct Server {
+    /// Of PostgreSQL: `17.12`.
+    pub version: String,
     /// The extension in this database; `None` on plain PostgreSQL.
     pub timescale: Option<Timescale>,
     /// The extension could be created.
@@ -26,11 +28,19 @@ pub(super) struct Timescale {
     pub license: String,
 }
 
+impl Timescale {
+    /// The edition that compresses, aggregates continuously and runs jobs.
+    pub fn is_community(&self) -> bool {
+        self.license == "timescale"
+    }
+}
+
 impl Server {
     /// Asks the server.
     pub async fn identify(client: &Client) -> Result<Self, StageError> {
         let sql = "SELECT e.extversion, n.nspname::text, current_setting('timescaledb.license', true), \
-                   EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb') \
+                   EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb'), \
+                   split_part(current_setting('server_version'), ' ', 1) \
                    FROM (SELECT) AS one LEFT JOIN pg_extension e ON e.extname = 'timescaledb' \
                    LEFT JOIN pg_namespace n ON n.oid = e.extnamespace";
         let failed = |error| while_opening(error, "can't ask the database for its extensions");
@@ -40,7 +50,7 @@ impl Server {
             schema,
             license: row.get::<_, Option<String>>(2).unwrap_or_else(|| "unknown".to_owned()),
         });
-        Ok(Self { timescale, timescale_available: row.get(3) })
+        Ok(Self { version: row.get(4), timescale, timescale_available: row.get(3) })
     }
 
     /// Tells the operator, once a run.
@@ -63,8 +73,11 @@ impl Server {
 impl std::fmt::Display for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.timescale {
-            Some(Timescale { version, license, .. }) => write!(f, "TimescaleDB {version} ({license})"),
-            None => f.write_str("PostgreSQL without TimescaleDB"),
+            Some(timescale) => {
+                let edition = if timescale.is_community() { "community" } else { &timescale.license };
+                write!(f, "PostgreSQL {}, TimescaleDB {} ({edition} edition)", self.version, timescale.version)
+            }
+            None => write!(f, "PostgreSQL {} without TimescaleDB", self.version),
         }
     }
 }
@@ -72,11 +85,14 @@ impl std::fmt::Display for Server {
 /// Makes a new session keep what the sink promises.
 ///
 /// A commit waits for the disk, whatever the server's default. A transaction whose client is gone
-/// ends by itself: it would hold its keys, and the group that is sent again would wait for it.
+/// ends by itself: it would hold its keys, and the group that is sent again would wait for it. So does a
+/// session whose client fell silent, after 60 s and not the two hours that systems wait by default.
 pub(super) async fn settle_session(client: &Client, write_timeout: Duration) -> Result<(), StageError> {
     let timeout_ms = write_timeout.as_millis();
     let sql = format!(
-        "SELECT set_config('statement_timeout', '{timeout_ms}', false), \
+        "SELECT set_config('tcp_keepalives_idle', '30', false), set_config('tcp_keepalives_interval', '10', false), \
+         set_config('tcp_keepalives_count', '3', false), \
+         set_config('statement_timeout', '{timeout_ms}', false), \
          set_config('idle_in_transaction_session_timeout', '{timeout_ms}', false), \
          CASE WHEN current_setting('synchronous_commit') = 'off' \
          THEN set_config('synchronous_commit', 'on', false) END"

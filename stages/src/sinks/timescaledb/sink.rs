@@ -13,15 +13,20 @@ use arrow::row::{RowConverter, SortField};
 use async_trait::async_trait;
 use pipeline_engine::Counter;
 use pipeline_engine::dlq::LetterStore;
-use pipeline_engine::stage::{Fault, Group, Sink, StageError};
+use pipeline_engine::stage::{Committed, Fault, Group, Sink, StageError};
 
 use super::connect::Database;
+use super::fence::Fence;
+use super::late::{self, Lanes};
+use super::ledger::Ledger;
 use super::letters::{LetterColumns, TableLetters};
+use super::nature::Nature;
+use super::server;
 use super::server::Server;
-use super::session::{Session, Skipped, Statements};
+use super::session::{Session, Statements};
 use super::sql_type::SqlType;
+use super::store::{Stored, StoredRows, Writer};
 use super::table::Table;
-use super::{error, server};
 
 /// See [`super::TimescaleDbConfig`].
 pub(super) struct TimescaleDb {
@@ -32,13 +37,30 @@ pub(super) struct TimescaleDb {
     pub pipeline: String,
     pub layout: Layout,
     pub statements: Statements,
+    pub ledger: Ledger,
+    pub fence: Fence,
+    /// The run goes on where an earlier one has ended: the sink keeps its positions, and nobody else may
+    /// store by it meanwhile.
+    pub keeps_positions: bool,
     pub create: bool,
+    pub direct_compress: bool,
     pub write_timeout: Duration,
     /// `None` before the first connection and after a failure. Taken out while it is used, so that
     /// a dropped future drops the connection in the middle of its transaction.
     pub session: Option<Session>,
+    pub counters: Counters,
+}
+
+/// What the sink counts besides what the engine does.
+pub(super) struct Counters {
+    /// Rows that were there already, value for value.
     pub duplicates: Counter,
-    pub conflicts: Counter,
+    /// Rows that lost their place to a later row of the same key.
+    pub replaced: Counter,
+    /// Rows that went by the lane for compressed chunks.
+    pub late: Counter,
+    /// Groups whose commit had lost its answer, and that turned out to be stored.
+    pub resolved: Counter,
     pub reconnects: Counter,
 }
 
@@ -51,44 +73,58 @@ impl Sink for TimescaleDb {
         Ok(())
     }
 
+    async fn committed(&mut self) -> Result<Vec<Committed>, StageError> {
+        self.keeps_positions = true;
+        let session = self.ready_session().await?;
+        let committed = self.ledger.committed(session.client()).await?;
+        self.session = Some(session);
+        Ok(committed)
+    }
+
     async fn write(&mut self, group: &Group) -> Result<(), StageError> {
         let rows = self.layout.rows_of(group)?;
-        let session = match self.session.take() {
-            Some(session) if session.is_open() => session,
-            _ => {
-                self.reconnects.increment();
-                self.connect(false).await?
-            }
-        };
+        self.keeps_positions |= !group.advances().is_empty();
+        let session = self.ready_session().await?;
         let limit = self.write_timeout;
-        let late = || StageError::transient(format!("writing to {} took longer than {limit:?}", self.table.sql_name()));
-        let stored = tokio::time::timeout(limit, session.store(&self.statements, &rows)).await.map_err(|_| late())?;
-        let error = match stored {
-            Ok(skipped) => {
-                self.count(skipped);
-                self.session = Some(session);
-                return Ok(());
-            }
-            Err(error) => error,
-        };
-        let error = error::while_writing(error, &self.table.sql_name());
-        // The engine now sends halves of the group: not worth a new connection each.
-        if error.fault() == Fault::Data
-            && let Ok(Ok(())) = tokio::time::timeout(limit, session.roll_back()).await
+        let table = self.table.sql_name();
+        let writer =
+            Writer { session: &session, statements: &self.statements, ledger: &self.ledger, table: &table, limit };
+        let mut outcome = writer.store_within(limit, &rows, group, Lanes::usual(&rows)).await;
+        if let Err(error) = &outcome
+            && let Some(lanes) = writer.lanes_after(error, &self.table, &rows).await?
         {
-            self.session = Some(session);
+            outcome = writer.store_within(limit * late::PATIENCE, &rows, group, lanes).await;
         }
-        Err(error)
+        match &outcome {
+            Ok(stored) => {
+                self.count(stored);
+                self.session = Some(session);
+            }
+            // The engine sends the rest of the group next: not worth a new connection.
+            Err(error) if error.fault() == Fault::Data => {
+                if let Ok(Ok(())) = tokio::time::timeout(limit, session.roll_back()).await {
+                    self.session = Some(session);
+                }
+            }
+            Err(_) => {}
+        }
+        outcome.map(drop)
     }
 
     async fn probe(&mut self) -> Result<String, StageError> {
         let link = self.database.connect().await?;
-        let server = Server::identify(&link.client).await?;
-        if self.create && !self.table.exists(&link.client).await? {
-            return Ok(format!("{server}; table {} will be created", self.table.sql_name()));
+        let (client, table) = (&link.client, &self.table);
+        let server = Server::identify(client).await?;
+        if self.create && !table.exists(client).await? {
+            return Ok(format!("{server}; table {} will be created", table.sql_name()));
         }
-        self.table.check(&link.client, &server).await?;
-        Ok(format!("{server}; table {} fits", self.table.sql_name()))
+        table.check(client, &server).await?;
+        let nature = Nature::of(table, client, &server).await?;
+        if self.direct_compress {
+            nature.compress_directly(client, &server, table).await?;
+        }
+        let direct = nature.on_direct_compress(&server, self.direct_compress);
+        Ok(format!("{server}; table {} fits: {nature}, {}; {direct}", table.sql_name(), table.key_text()))
     }
 
     fn dead_letters(&self) -> Option<Box<dyn LetterStore>> {
@@ -106,17 +142,35 @@ impl Sink for TimescaleDb {
 }
 
 impl TimescaleDb {
-    fn count(&self, skipped: Skipped) {
-        self.duplicates.add(skipped.duplicates);
-        self.conflicts.add(skipped.conflicts);
-        if skipped.conflicts > 0 {
-            tracing::warn!(
-                table = self.table.sql_name(),
-                rows = skipped.conflicts,
-                "rows have the key of a stored row and other values; the stored ones stay. A column that tells such \
-                 rows apart belongs in `key`"
-            );
+    fn count(&self, stored: &Stored) {
+        self.counters.duplicates.add(stored.duplicates);
+        self.counters.replaced.add(stored.replaced);
+        self.counters.late.add(stored.late);
+        if stored.before {
+            self.counters.resolved.increment();
         }
+    }
+
+    /// A session that may store: the one there is, or a new one.
+    async fn ready_session(&mut self) -> Result<Session, StageError> {
+        let mut session = match self.session.take() {
+            Some(session) if session.is_open() => session,
+            _ => {
+                self.counters.reconnects.increment();
+                self.connect(false).await?
+            }
+        };
+        if self.keeps_positions && session.move_on.is_none() {
+            let limit = self.write_timeout;
+            let late = || StageError::transient(format!("{} did not answer within {limit:?}", self.database));
+            let ready = tokio::time::timeout(limit, async {
+                let ledger = self.ledger.ensure(session.client()).await?;
+                self.fence.take(session.client(), ledger).await?;
+                session.keep_positions(&self.ledger).await
+            });
+            ready.await.map_err(|_| late())??;
+        }
+        Ok(session)
     }
 
     /// A session with a table that fits. It is compared at every connection: the server may be
@@ -132,6 +186,10 @@ impl TimescaleDb {
                 self.table.create(&link.client, &server).await?;
             }
             self.table.check(&link.client, &server).await?;
+            if self.direct_compress {
+                let nature = Nature::of(&self.table, &link.client, &server).await?;
+                nature.compress_directly(&link.client, &server, &self.table).await?;
+            }
             Session::prepare(link, server, &self.statements).await
         })
         .await
@@ -150,20 +208,17 @@ pub(super) struct Layout {
     pub key: Vec<usize>,
 }
 
-/// A group ready to be written.
-pub(super) struct StoredRows {
-    pub rows: RecordBatch,
-    pub types: Vec<SqlType>,
-    /// The order to write them in.
-    pub order: Vec<u32>,
-}
-
 impl Layout {
     fn rows_of(&self, group: &Group) -> Result<StoredRows, ArrowError> {
         let batches = group.batches().iter().map(|batch| batch.rows.project(&self.stored));
         let rows = concat_batches(&self.schema, &batches.collect::<Result<Vec<_>, _>>()?)?;
         let order = sorted(&rows, &self.key)?;
-        Ok(StoredRows { rows, types: self.types.clone(), order })
+        let starts = group.batches().iter().scan(0, |next, batch| {
+            let start = *next;
+            *next += batch.rows.num_rows();
+            Some(start)
+        });
+        Ok(StoredRows { rows, types: self.types.clone(), order, starts: starts.collect() })
     }
 }
 

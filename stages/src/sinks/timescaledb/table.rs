@@ -26,6 +26,8 @@ pub(super) struct Table {
     pub chunk_interval: Duration,
     /// Further indexes to create: the inside of the parentheses.
     pub indexes: Vec<String>,
+    /// Rows that are there are replaced by later ones of the same key.
+    pub replaces: bool,
 }
 
 /// A column that the sink fills.
@@ -71,6 +73,14 @@ impl Table {
     /// The columns that the sink fills, in the order of the input.
     pub fn column_list(&self) -> String {
         quoted(self.columns.iter().map(|column| column.name.as_str()))
+    }
+
+    /// The key, as people read it.
+    pub fn key_text(&self) -> String {
+        if self.key.is_empty() {
+            return "no key: behind a source that can't resume, a replay stores rows twice".to_owned();
+        }
+        format!("unique over its key ({})", self.key.join(", "))
     }
 
     pub fn key_list(&self) -> String {
@@ -125,14 +135,8 @@ impl Table {
 
     /// Creates it with all that belongs to it, or nothing.
     pub async fn create(&self, client: &Client, server: &Server) -> Result<(), StageError> {
-        let failed = |error| while_opening(error, &format!("can't create table {}", self.sql_name()));
-        // Two sinks that start at once: the second waits, and then finds the table.
-        let lock = "SELECT pg_advisory_xact_lock(hashtext('pipeline creates a table'))";
-        client.batch_execute(&format!("BEGIN; {lock}")).await.map_err(failed)?;
-        if !self.exists(client).await? {
-            client.batch_execute(&self.ddl(server).join("; ")).await.map_err(failed)?;
-        }
-        client.batch_execute("COMMIT").await.map_err(failed)
+        let made = make_once(client, &self.sql_name(), &self.ddl(server).join("; ")).await;
+        made.map_err(|error| while_opening(error, &format!("can't create table {}", self.sql_name())))
     }
 
     /// Compares the table with what the sink writes.
@@ -228,20 +232,34 @@ impl Table {
     /// Rights that would only be missed later, at the first duplicate.
     async fn missing_rights(&self, client: &Client, oid: u32) -> Result<Vec<(String, String)>, StageError> {
         let sql = "SELECT has_any_column_privilege($1::oid, 'INSERT'), has_any_column_privilege($1::oid, 'SELECT'), \
-                   has_database_privilege(current_database(), 'TEMPORARY'), quote_ident(current_user), \
+                   has_database_privilege(current_database(), 'TEMPORARY'), \
+                   has_any_column_privilege($1::oid, 'UPDATE'), quote_ident(current_user), \
                    quote_ident(current_database())";
         let row = client.query_one(sql, &[&oid]).await.map_err(unreadable)?;
-        let (user, database): (String, String) = (row.get(3), row.get(4));
+        let (user, database): (String, String) = (row.get(4), row.get(5));
         let keyed = !self.key.is_empty();
         let table = self.sql_name();
         let rights = [
             (row.get(0), "INSERT", format!("GRANT INSERT ON {table} TO {user};")),
             (!keyed || row.get(1), "SELECT", format!("GRANT SELECT ON {table} TO {user};")),
             (!keyed || row.get(2), "TEMPORARY", format!("GRANT TEMPORARY ON DATABASE {database} TO {user};")),
+            (!self.replaces || row.get(3), "UPDATE", format!("GRANT UPDATE ON {table} TO {user};")),
         ];
         let missing = rights.into_iter().filter(|(has, ..)| !has);
         Ok(missing.map(|(_, right, grant)| (format!("user {user} lacks the right {right}"), grant)).collect())
     }
+}
+
+/// Runs the statements unless there is a table of that name by now. Two sinks that start at once: the second
+/// waits, and then finds the table.
+pub(super) async fn make_once(client: &Client, table: &str, ddl: &str) -> Result<(), tokio_postgres::Error> {
+    let lock = "SELECT pg_advisory_xact_lock(hashtext('pipeline creates a table'))";
+    client.batch_execute(&format!("BEGIN; {lock}")).await?;
+    let row = client.query_one("SELECT to_regclass($1) IS NULL", &[&table]).await?;
+    if row.get(0) {
+        client.batch_execute(ddl).await?;
+    }
+    client.batch_execute("COMMIT").await
 }
 
 async fn columns_of(client: &Client, oid: u32) -> Result<Vec<Found>, StageError> {
@@ -307,6 +325,7 @@ mod tests {
             time: Some("timestamp".into()),
             chunk_interval: Duration::from_secs(86_400),
             indexes: vec!["\"temperature\"".into()],
+            replaces: false,
         }
     }
 
@@ -319,7 +338,7 @@ mod tests {
         let timescale = Timescale { version: "2.19.3".into(), schema: "public".into(), license: "apache".into() };
         let hypertable = "SELECT \"public\".create_hypertable('\"telemetry\"', 'timestamp', \
                           chunk_time_interval => INTERVAL '86400000000 microseconds')";
-        let mut server = Server { timescale: Some(timescale), timescale_available: true };
+        let mut server = Server { version: "17.12".into(), timescale: Some(timescale), timescale_available: true };
         assert_eq!(table().ddl(&server), [create, hypertable, index]);
         server.timescale = None;
         assert_eq!(table().ddl(&server), [create, "CREATE INDEX ON \"telemetry\" (\"timestamp\" DESC)", index]);
