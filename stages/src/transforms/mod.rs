@@ -3,6 +3,7 @@
 pub mod anomaly;
 pub mod enrich;
 mod refusal;
+mod state;
 #[cfg(test)]
 mod testing;
 pub mod validate;

@@ -6,6 +6,10 @@
 //! ring has turned over, and whenever the sums have shrunk so far below their peak that rounding
 //! could show (see [`Baseline::is_worn`]). What comes out is that of a two-pass sum to 1e-9.
 
+use pipeline_engine::stage::StageError;
+
+use crate::transforms::state::{StateReader, StateWriter};
+
 /// When a reading is flagged and what is learned from it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rules {
@@ -56,8 +60,7 @@ pub(super) struct Standing {
     pub(super) readings: i32,
 }
 
-/// The sums over one window, whose readings lie in a ring beside it. Plain data: a copy of it and of
-/// its ring is a snapshot.
+/// The sums over one window, whose readings lie in a ring beside it. Plain data.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Baseline {
     /// How many readings the ring holds: its first ones until it is full.
@@ -93,6 +96,38 @@ impl Baseline {
         late: 0,
         strikes: 0,
     };
+
+    /// What a window takes in a snapshot, without its readings.
+    pub(super) const STATE_BYTES: usize = 4 * 4 + 5 * 8;
+
+    /// The window as it is, its sums included: they were rounded in their own order.
+    pub(super) fn write(&self, ring: &[f64], state: &mut StateWriter) {
+        for count in [self.count, self.next, self.late, self.strikes] {
+            state.u32(count);
+        }
+        for sum in [self.anchor, self.sum, self.squares, self.squares_peak] {
+            state.f64(sum);
+        }
+        state.i64(self.newest_us);
+        ring[..self.count as usize].iter().for_each(|value| state.f64(*value));
+    }
+
+    /// The window that was written, its readings put into an empty ring.
+    ///
+    /// # Errors
+    /// There can't be such a window.
+    pub(super) fn read(ring: &mut [f64], state: &mut StateReader<'_>) -> Result<Self, StageError> {
+        let [count, next, late, strikes] = [state.u32()?, state.u32()?, state.u32()?, state.u32()?];
+        let [anchor, sum, squares, squares_peak] = [state.f64()?, state.f64()?, state.f64()?, state.f64()?];
+        let newest_us = state.i64()?;
+        if count as usize > ring.len() || next as usize >= ring.len() {
+            return Err(StateReader::damaged());
+        }
+        for value in &mut ring[..count as usize] {
+            *value = state.f64()?;
+        }
+        Ok(Self { count, next, anchor, sum, squares, squares_peak, newest_us, late, strikes })
+    }
 
     /// Where the reading stands against the window before it, if that is warm; then learns from it
     /// what the rules allow.

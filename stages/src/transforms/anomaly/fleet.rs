@@ -8,10 +8,12 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 use pipeline_engine::Counter;
+use pipeline_engine::stage::StageError;
 
 use super::baseline::Baseline;
+use crate::transforms::state::{StateReader, StateWriter};
 
-/// All windows. Besides the hash table and the queue, which can be made again, it is plain data.
+/// All windows.
 pub(super) struct Fleet {
     metrics: usize,
     window: usize,
@@ -48,6 +50,11 @@ impl Fleet {
         }
     }
 
+    /// How many readings a window holds.
+    pub(super) fn window(&self) -> usize {
+        self.window
+    }
+
     /// The slot of a device, which counts as seen. A new one takes the place of the device seen least
     /// recently when there are too many; no other slot changes.
     pub(super) fn slot(&mut self, key: &str, evicted: &Counter) -> usize {
@@ -79,6 +86,75 @@ impl Fleet {
     pub(super) fn baseline(&mut self, slot: usize, metric: usize) -> (&mut Baseline, &mut [f64]) {
         let index = slot * self.metrics + metric;
         (&mut self.baselines[index], &mut self.rings[index * self.window..][..self.window])
+    }
+
+    /// All windows, device by device. Not the hash table and the queue, which can be made again.
+    pub(super) fn write(&self, state: &mut StateWriter) {
+        state.u64(self.sightings);
+        state.count(self.devices.len());
+        for (slot, device) in self.devices.iter().enumerate() {
+            state.text(&device.key);
+            state.u64(device.last_sighting);
+            for index in slot * self.metrics..(slot + 1) * self.metrics {
+                self.baselines[index].write(&self.rings[index * self.window..][..self.window], state);
+            }
+        }
+    }
+
+    /// Windows that were written, in a fleet of the same metrics and window as this one. Of too many
+    /// devices those are left out that were seen least recently.
+    ///
+    /// # Errors
+    /// There can't be such windows.
+    pub(super) fn read(&self, state: &mut StateReader<'_>) -> Result<Self, StageError> {
+        let mut fleet = Self {
+            slots: HashMap::default(),
+            devices: Vec::new(),
+            baselines: Vec::new(),
+            rings: Vec::new(),
+            sightings: state.u64()?,
+            oldest: VecDeque::new(),
+            ..*self
+        };
+        let devices = state.count(16 + self.metrics * Baseline::STATE_BYTES)?;
+        for slot in 0..devices {
+            let key: Arc<str> = state.text()?.into();
+            let last_sighting = state.u64()?;
+            if last_sighting > fleet.sightings || fleet.slots.insert(key.clone(), slot).is_some() {
+                return Err(StateReader::damaged());
+            }
+            fleet.devices.push(Device { key, last_sighting });
+            for _ in 0..self.metrics {
+                let start = fleet.rings.len();
+                fleet.rings.resize(start + self.window, 0.0);
+                fleet.baselines.push(Baseline::read(&mut fleet.rings[start..], state)?);
+            }
+        }
+        if devices > self.devices_max { Ok(fleet.with_newest()) } else { Ok(fleet) }
+    }
+
+    /// As many of the devices as may be, those seen most recently.
+    fn with_newest(self) -> Self {
+        let mut kept: Vec<usize> = (0..self.devices.len()).collect();
+        kept.sort_unstable_by_key(|slot| std::cmp::Reverse(self.devices[*slot].last_sighting));
+        kept.truncate(self.devices_max);
+        let mut fleet = Self {
+            slots: HashMap::default(),
+            devices: Vec::new(),
+            baselines: Vec::new(),
+            rings: Vec::new(),
+            oldest: VecDeque::new(),
+            ..self
+        };
+        for (slot, from) in kept.into_iter().enumerate() {
+            let Device { key, last_sighting } = &self.devices[from];
+            fleet.slots.insert(key.clone(), slot);
+            fleet.devices.push(Device { key: key.clone(), last_sighting: *last_sighting });
+            let baselines = from * self.metrics..(from + 1) * self.metrics;
+            fleet.rings.extend(&self.rings[baselines.start * self.window..baselines.end * self.window]);
+            fleet.baselines.extend(&self.baselines[baselines]);
+        }
+        fleet
     }
 
     /// Removes the device seen least recently from the table; its slot is free.

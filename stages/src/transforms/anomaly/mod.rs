@@ -36,8 +36,9 @@
 //! # What it remembers
 //! The windows of at most `devices_max` devices, 8 bytes a reading; beyond it, the device seen least
 //! recently is forgotten and counted as `evicted_devices`. What comes out depends on the order of the
-//! rows alone, not on how they are cut into batches. The windows are in memory: after a restart, each
-//! device warms up again, and readings that are replayed then are scored by what is replayed.
+//! rows alone, not on how they are cut into batches. The windows are part of the pipeline's checkpoints: a
+//! run that was interrupted finds the same anomalies as one that was not. They are given up where
+//! `window`, `metrics` or the columns change; other thresholds go on with them.
 
 mod baseline;
 mod build;
@@ -157,9 +158,10 @@ impl TransformConfig for AnomalyConfig {
         type_name: "anomaly",
         summary: "Scores each reading against the recent readings of its device, and reports those far off.",
         ports: &[("anomalies", "Flagged readings, one row for each row and metric, with what they were measured by.")],
-        failure: "Touches nothing outside, so nothing can fail for a time or for good. The windows are in memory: \
-                  after a restart each device warms up again, and anomalies among replayed readings may be found \
-                  anew or missed. The key of an anomaly is the device, `metric` and `event_time`.",
+        failure: "Touches nothing outside, so nothing can fail for a time or for good. The windows survive a restart \
+                  where the pipeline takes checkpoints, and what is replayed is scored as it was; where it takes \
+                  none, or `window`, `metrics`, `key` or `time_column` has changed, each device warms up again. \
+                  The key of an anomaly is the device, `metric` and `event_time`.",
     };
 
     fn build(self, input: &SchemaRef, cx: &BuildContext) -> Result<BuiltTransform, BuildError> {

@@ -15,6 +15,7 @@ use pipeline_engine::stage::{Batch, Emitter, StageError, Transform};
 use super::ANOMALIES;
 use super::baseline::{Floor, Rules, Standing};
 use super::fleet::Fleet;
+use crate::transforms::state::{StateReader, StateWriter};
 
 /// Rules by column, and the windows.
 pub(super) struct Anomaly {
@@ -56,9 +57,44 @@ impl Transform for Anomaly {
         out.emit_to(ANOMALIES, anomalies);
         Ok(())
     }
+
+    fn snapshot(&self) -> Option<Vec<u8>> {
+        let mut state = StateWriter::new(LAYOUT);
+        state.text(&self.what_is_kept());
+        self.fleet.write(&mut state);
+        Some(state.finish())
+    }
+
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), StageError> {
+        let mut state = StateReader::new(snapshot, LAYOUT)?;
+        let (kept, wanted) = (state.text()?, self.what_is_kept());
+        if kept != wanted {
+            return Err(StageError::permanent(format!("the state is of {kept}, and the pipeline file wants {wanted}")));
+        }
+        let fleet = self.fleet.read(&mut state)?;
+        state.finish()?;
+        self.fleet = fleet;
+        Ok(())
+    }
 }
 
+/// The version of what a snapshot holds.
+const LAYOUT: u8 = 1;
+
 impl Anomaly {
+    /// What the windows are of. With other thresholds they mean the same; with another of these they don't.
+    fn what_is_kept(&self) -> String {
+        let input = self.schema.fields();
+        let metrics: Vec<&str> = self.metrics.iter().map(|(_, name)| name.as_str()).collect();
+        format!(
+            "{} readings of {} by {} and {}",
+            self.fleet.window(),
+            metrics.join(", "),
+            input[self.key].name(),
+            input[self.time].name()
+        )
+    }
+
     /// All rows with their scores; flagged readings are put into `found`, in the order of the rows.
     fn score(&mut self, rows: &RecordBatch) -> Result<RecordBatch, StageError> {
         let keys = rows.column(self.key).as_string::<i32>();

@@ -349,12 +349,17 @@ fn any_readings(count: usize) -> impl Strategy<Value = Vec<Reading>> {
 }
 
 /// All rows of each port, as one batch each.
-fn in_parts(text: &str, readings: &[Reading], ends: &[usize]) -> Vec<RecordBatch> {
+fn in_parts(text: &str, readings: &[Reading], ends: &[usize], interrupted: bool) -> Vec<RecordBatch> {
     let mut stage = stage(text);
     let mut parts: Vec<Vec<RecordBatch>> = vec![Vec::new(); 2];
     let mut from = 0;
     for to in ends.iter().copied().filter(|end| *end <= readings.len()).chain([readings.len()]) {
         let outcome = apply(stage.transform.as_mut(), Batch::detached(rows(&readings[from..to])));
+        if interrupted {
+            let snapshot = stage.transform.snapshot().unwrap();
+            stage = self::stage(text);
+            stage.transform.restore(&snapshot).unwrap();
+        }
         for (index, port) in [Port::MAIN, ANOMALIES].into_iter().enumerate() {
             parts[index].extend(outcome.port(port).cloned());
         }
@@ -398,7 +403,7 @@ proptest! {
     }
 
     #[test]
-    fn batch_boundaries_do_not_show(
+    fn neither_batch_boundaries_nor_interruptions_show(
         readings in any_readings(200),
         mut ends in prop::collection::vec(0..200usize, 0..12),
         devices_max in 1..5u32,
@@ -406,10 +411,48 @@ proptest! {
         ends.sort_unstable();
         let text = format!("{SHORT}\ndevices_max = {devices_max}");
         // Compared as text: NaN is not equal to itself. JSON has every digit of a float.
-        let told = |ends: &[usize]| -> Vec<String> {
-            let parts = in_parts(&text, &readings, ends);
+        let told = |ends: &[usize], interrupted| -> Vec<String> {
+            let parts = in_parts(&text, &readings, ends, interrupted);
             parts.iter().map(|rows| String::from_utf8(json_lines(rows).unwrap()).unwrap()).collect()
         };
-        prop_assert_eq!(told(&ends), told(&[]));
+        prop_assert_eq!(told(&ends, false), told(&[], false));
+        prop_assert_eq!(told(&ends, true), told(&[], false));
     }
+}
+
+#[test]
+fn a_state_of_other_windows_or_a_damaged_one_is_refused_and_changes_nothing() {
+    let mut warm = stage(SHORT);
+    let readings = temperatures(calm(10));
+    apply(warm.transform.as_mut(), Batch::detached(rows(&readings)));
+    let snapshot = warm.transform.snapshot().unwrap();
+
+    let mut other = stage(&SHORT.replace("window = 8", "window = 9"));
+    let error = other.transform.restore(&snapshot).unwrap_err().chain();
+    let expected = "the state is of 8 readings of temperature, humidity by device_id and timestamp, and the pipeline \
+                    file wants 9 readings of temperature, humidity by device_id and timestamp";
+    assert_eq!(error, expected);
+
+    let mut cut = stage(SHORT);
+    let empty = cut.transform.snapshot();
+    for end in 0..snapshot.len() {
+        assert!(cut.transform.restore(&snapshot[..end]).is_err(), "cut at {end}");
+        assert_eq!(cut.transform.snapshot(), empty);
+    }
+    let mut stricter = stage(&format!("{SHORT}\nthreshold = 5.0"));
+    stricter.transform.restore(&snapshot).expect("other thresholds go on with the same windows");
+    assert_eq!(stricter.transform.snapshot(), Some(snapshot));
+}
+
+#[test]
+fn of_more_devices_than_may_be_those_seen_last_go_on() {
+    let mut many = stage(SHORT);
+    let readings: Vec<Reading> =
+        (0..5).map(|index| Reading::of(&format!("dev-{}", [0, 1, 2, 0, 3][index]), index as i64 * SECOND_US)).collect();
+    apply(many.transform.as_mut(), Batch::detached(rows(&readings)));
+    let mut few = stage(&format!("{SHORT}\ndevices_max = 2"));
+    few.transform.restore(&many.transform.snapshot().unwrap()).unwrap();
+    let kept = String::from_utf8_lossy(&few.transform.snapshot().unwrap()).into_owned();
+    let known: Vec<bool> = (0..4).map(|device| kept.contains(&format!("dev-{device}"))).collect();
+    assert_eq!(known, [true, false, false, true]);
 }
