@@ -12,7 +12,7 @@ mod status;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use commands::{Failure, check, dlq, graph, run, spool, stages};
+use commands::{Failure, check, dlq, graph, reconcile, run, spool, stages};
 
 // Many small messages are many small allocations; the library leaves the choice to its embedder.
 #[global_allocator]
@@ -37,6 +37,7 @@ enum Command {
     Simulate(simulate::SimulateArgs),
     Dlq(dlq::DlqArguments),
     Spool(spool::SpoolArguments),
+    Reconcile(reconcile::ReconcileArguments),
 }
 
 fn main() -> ExitCode {
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         Command::Simulate(arguments) => commands::simulate::run(arguments),
         Command::Dlq(arguments) => dlq::run(arguments),
         Command::Spool(arguments) => spool::run(arguments),
+        Command::Reconcile(arguments) => reconcile::run(arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

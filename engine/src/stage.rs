@@ -173,6 +173,15 @@ pub trait Sink: Send {
         Ok("nothing to reach".to_owned())
     }
 
+    /// What this sink can show of what it has stored, for `pipeline reconcile`; `None` if nothing. Changes
+    /// nothing, and may be asked while a run stores by it.
+    ///
+    /// # Errors
+    /// Why nothing can be read now.
+    async fn account(&mut self) -> Result<Option<Account>, StageError> {
+        Ok(None)
+    }
+
     /// The dead letters that this sink has stored, for `pipeline dlq`; `None` if they can't be read back.
     /// Asked only of a sink that reads dead letters.
     fn dead_letters(&self) -> Option<Box<dyn LetterStore>> {
@@ -211,6 +220,21 @@ pub struct Committed {
     pub partition: String,
     /// All at or before this position is stored.
     pub position: Position,
+}
+
+/// What a sink has stored, told by what lies there.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Account {
+    /// How far it has come on each input.
+    pub positions: Vec<Committed>,
+    /// How many rows it was given up to there, by its own record; `None` if it keeps none.
+    pub rows_recorded: Option<u64>,
+    /// How many rows are there now.
+    pub rows_found: u64,
+    /// Where that is: a table, so many objects.
+    pub found_in: String,
+    /// What can't be if nothing was lost and nothing stored twice, in sentences without a full stop.
+    pub contradictions: Vec<String>,
 }
 
 impl Group {

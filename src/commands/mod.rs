@@ -3,6 +3,7 @@
 pub mod check;
 pub mod dlq;
 pub mod graph;
+pub mod reconcile;
 pub mod run;
 pub mod simulate;
 pub mod spool;

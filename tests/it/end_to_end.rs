@@ -192,6 +192,25 @@ fn every_message_is_stored_once_in_the_table_and_in_the_lake() {
     }
     assert_eq!(installation.count("select count(*) from dead_letters"), 0);
     assert_anomalies(&installation, &truth(&truth_file));
+    assert_reconciled(&installation, messages);
+}
+
+/// What was stored proves itself, until somebody puts an object there a second time.
+fn assert_reconciled(installation: &Installation, messages: i64) {
+    let reconcile = || {
+        let mut process = installation.process(&["reconcile", "pipelines/iot.toml"], "reconcile");
+        (process.wait().code(), process.log())
+    };
+    let (code, log) = reconcile();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains(&format!("telemetry/spool: {messages} messages received")), "{log}");
+    assert!(log.contains(&format!("telemetry_table: {messages} rows stored, {messages} are there, in table")), "{log}");
+    assert!(log.contains(&format!("lake: {messages} rows stored, {messages} are there, in")), "{log}");
+    assert!(log.contains("nothing is missing, and nothing is there twice"), "{log}");
+    installation.runtime.block_on(services::copy_an_object(&installation.bucket, "lake/telemetry"));
+    let (code, log) = reconcile();
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("CONTRADICTION lake: the group up to "), "{log}");
 }
 
 /// Time from the device's stamp to the commit that made the row visible. Printed, never asserted.

@@ -168,6 +168,18 @@ pub async fn publish<'a>(messages: impl Iterator<Item = (String, &'a [u8])>) {
     drop(sending.await.expect("no panic"));
 }
 
+/// Puts one of the Parquet objects there a second time, under a name that its sink could have given it.
+pub async fn copy_an_object(bucket: &str, prefix: &str) {
+    use futures::TryStreamExt;
+    use object_store::{ObjectStore, ObjectStoreExt};
+    let store = s3().client(bucket);
+    let objects: Vec<_> = store.list(Some(&prefix.into())).try_collect().await.expect("a listing");
+    let from = objects[0].location.clone();
+    let (stem, hash) = from.as_ref().trim_end_matches(".parquet").split_at(from.as_ref().len() - ".parquet".len() - 32);
+    let turned: String = hash.chars().rev().collect();
+    store.copy(&from, &format!("{stem}{turned}.parquet").into()).await.expect("a copy");
+}
+
 /// Every row of every Parquet object of a bucket under a prefix.
 pub async fn read_parquet(bucket: &str, prefix: &str) -> Vec<arrow::record_batch::RecordBatch> {
     use futures::TryStreamExt;

@@ -35,6 +35,7 @@ use crate::plan::{Node, Plan};
 use crate::queue::{Inbox, Outbox};
 use crate::registry::{Built, Kind};
 use crate::report::Report;
+use crate::stage::Account;
 use crate::stats::{EdgeStats, RunStats, StageState, StageStats};
 use crate::storage::{FsStorage, Storage};
 use sink::{OnPermanent, SinkTask};
@@ -126,6 +127,17 @@ impl Run {
                 Built::Transform(_) => continue,
             };
             found.push((node.name.clone(), outcome));
+        }
+        found
+    }
+
+    /// What each sink can show of what it has stored. One entry a sink, in the order of the plan.
+    pub async fn accounts(&mut self) -> Vec<(String, Result<Option<Account>, StageError>)> {
+        let mut found = Vec::new();
+        for node in &mut self.plan.nodes {
+            if let Built::Sink(built) = &mut node.built {
+                found.push((node.name.clone(), built.sink.account().await));
+            }
         }
         found
     }

@@ -29,15 +29,9 @@ impl LakeLetters {
     /// The objects that may hold letters of that time, by day.
     async fn keys(&mut self, filter: &LetterFilter) -> Result<Vec<String>, StageError> {
         let mut keys = self.reader.keys().await?;
-        keys.retain(|key| self.is_own(key) && may_hold(key, filter));
+        keys.retain(|key| is_object_of(&self.owner, key) && may_hold(key, filter));
         keys.sort_unstable();
         Ok(keys)
-    }
-
-    fn is_own(&self, key: &str) -> bool {
-        let name = key.rsplit_once('/').map_or(key, |(_, name)| name);
-        let is_hash = |rest: &str| rest.split_once(['.', '-']).is_some_and(|(hash, _)| hash.len() == 32);
-        name.ends_with(".parquet") && name.strip_prefix(&self.owner).is_some_and(is_hash)
     }
 
     fn kept(&self) -> StageError {
@@ -47,6 +41,13 @@ impl LakeLetters {
         ))
         .hint("Let them expire: by a lifecycle rule of the bucket, or by removing folders of old days.")
     }
+}
+
+/// Whether a sink has written the object, by its name: that of other sinks may begin like ours.
+pub(super) fn is_object_of(owner: &str, key: &str) -> bool {
+    let name = key.rsplit_once('/').map_or(key, |(_, name)| name);
+    let is_hash = |rest: &str| rest.split_once(['.', '-']).is_some_and(|(hash, _)| hash.len() == 32);
+    name.ends_with(".parquet") && name.strip_prefix(owner).is_some_and(is_hash)
 }
 
 /// Whether the folder of the object is of a day that the filter asks for. The day is that of receipt, of
@@ -121,7 +122,6 @@ mod tests {
 
     #[test]
     fn only_objects_of_the_sink_and_of_the_time_are_read() {
-        let lake = LakeLetters::new(Box::new(Empty), "iot-lake-");
         let hash = "0123456789abcdef0123456789abcdef";
         for (name, own) in [
             (format!("iot-lake-{hash}.parquet"), true),
@@ -131,7 +131,7 @@ mod tests {
             ("iot-lake-x.parquet".to_owned(), false),
             (format!("iot-lake-{hash}.probe"), false),
         ] {
-            assert_eq!(lake.is_own(&format!("year=2026/month=01/day=31/{name}")), own, "{name}");
+            assert_eq!(is_object_of("iot-lake-", &format!("year=2026/month=01/day=31/{name}")), own, "{name}");
         }
         let noon = 1_769_860_800_000_000;
         let filter = |since_us, until_us| LetterFilter { since_us, until_us, ..LetterFilter::default() };
@@ -140,20 +140,5 @@ mod tests {
         assert!(!may("29", filter(Some(noon), None)));
         assert!(may("31", filter(None, Some(noon))) && !may("31", filter(None, Some(noon - DAY_US / 2))));
         assert!(may("__HIVE_DEFAULT_PARTITION__", filter(Some(noon), None)), "rows without a day may be of any");
-    }
-
-    struct Empty;
-
-    #[async_trait]
-    impl Reader for Empty {
-        fn place(&self) -> String {
-            String::new()
-        }
-        async fn keys(&mut self) -> Result<Vec<String>, StageError> {
-            Ok(Vec::new())
-        }
-        async fn get(&mut self, _: &str) -> Result<Option<Bytes>, StageError> {
-            Ok(None)
-        }
     }
 }

@@ -26,6 +26,7 @@
 //! data directory is lost. Of a group that touches several days, some days may be visible before
 //! the others.
 
+mod account;
 mod bucket;
 mod config;
 mod days;
@@ -48,14 +49,15 @@ use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use pipeline_engine::dlq::LetterStore;
-use pipeline_engine::stage::{Committed, Group, Sink, StageError};
+use pipeline_engine::stage::{Account, Committed, Group, Sink, StageError};
 use pipeline_engine::{Counter, now_us};
 
+use self::account::Objects;
 pub use self::config::ParquetConfig;
 use self::days::{Day, split_by_day};
 use self::encode::Encoder;
 use self::journal::{Journal, Staged};
-use self::letters::LakeLetters;
+use self::letters::{LakeLetters, is_object_of};
 use self::provenance::Provenance;
 use self::store::{Guard, Object, Store};
 
@@ -108,6 +110,21 @@ impl Sink for Parquet {
                             so let only one run write there"
                 .to_owned(),
         })
+    }
+
+    async fn account(&mut self) -> Result<Option<Account>, StageError> {
+        let Some(mut reader) = self.store.reader() else { return Ok(None) };
+        let mut keys = reader.keys().await?;
+        keys.retain(|key| is_object_of(&self.owner, key));
+        keys.sort_unstable();
+        let mut objects = Objects::default();
+        for key in keys {
+            // One that is gone has expired since it was listed.
+            if let Some(content) = reader.get(&key).await? {
+                objects.add(&key, &content);
+            }
+        }
+        objects.account().map(Some)
     }
 
     fn dead_letters(&self) -> Option<Box<dyn LetterStore>> {

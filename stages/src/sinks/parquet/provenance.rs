@@ -12,6 +12,9 @@ use pipeline_engine::stage::{Advance, Group};
 use pipeline_engine::{Ack, Position};
 use serde_json::{Value, json};
 
+/// The key of what says how far a group took the sink, and how many rows it had.
+pub(super) const GROUP: &str = "pipeline.group";
+
 /// The entries of the footer that all files of a group share, as JSON.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Provenance {
@@ -32,7 +35,7 @@ impl Provenance {
 
     /// Key and value of each entry.
     pub(super) fn entries(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let group = self.group.as_deref().map(|group| ("pipeline.group", group));
+        let group = self.group.as_deref().map(|group| (GROUP, group));
         [("pipeline.source", self.source.as_str())].into_iter().chain(group)
     }
 }

@@ -95,6 +95,19 @@ impl Ledger {
         rows.iter().map(|row| self.entry(row)).collect()
     }
 
+    /// What the ledger says of this sink, with the rows that it was given in all; `None` if it has none.
+    pub async fn record(&self, client: &Client) -> Result<Option<(Vec<Committed>, u64)>, StageError> {
+        if self.oid(client).await?.is_none() {
+            return Ok(None);
+        }
+        let positions = self.committed(client).await?;
+        let sql =
+            format!("SELECT coalesce(sum(rows_total), 0)::int8 FROM {} WHERE pipeline = $1 AND sink = $2", self.table);
+        let failed = |error| while_opening(error, &format!("can't read {}", self.table));
+        let rows: i64 = client.query_one(&sql, &[&self.pipeline, &self.sink]).await.map_err(failed)?.get(0);
+        Ok((!positions.is_empty()).then(|| (positions, u64::try_from(rows).unwrap_or(0))))
+    }
+
     fn entry(&self, row: &Row) -> Result<Committed, StageError> {
         let (input, partition): (String, String) = (row.get(0), row.get(1));
         let position: Position = row.get::<_, &str>(2).parse().map_err(|error| {

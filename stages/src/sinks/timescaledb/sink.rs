@@ -13,9 +13,10 @@ use arrow::row::{RowConverter, SortField};
 use async_trait::async_trait;
 use pipeline_engine::Counter;
 use pipeline_engine::dlq::LetterStore;
-use pipeline_engine::stage::{Committed, Fault, Group, Sink, StageError};
+use pipeline_engine::stage::{Account, Committed, Fault, Group, Sink, StageError};
 
 use super::connect::Database;
+use super::error::while_opening;
 use super::fence::Fence;
 use super::late::{self, Lanes};
 use super::ledger::Ledger;
@@ -125,6 +126,23 @@ impl Sink for TimescaleDb {
         }
         let direct = nature.on_direct_compress(&server, self.direct_compress);
         Ok(format!("{server}; table {} fits: {nature}, {}; {direct}", table.sql_name(), table.key_text()))
+    }
+
+    async fn account(&mut self) -> Result<Option<Account>, StageError> {
+        let link = self.database.connect().await?;
+        if !self.table.exists(&link.client).await? {
+            return Ok(None);
+        }
+        // Both of one moment, though somebody stores meanwhile.
+        let failed = |error| while_opening(error, "can't read what is stored");
+        link.client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(failed)?;
+        let record = self.ledger.record(&link.client).await?;
+        let sql = format!("SELECT count(*) FROM {}", self.table.sql_name());
+        let rows: i64 = link.client.query_one(&sql, &[]).await.map_err(failed)?.get(0);
+        let rows_found = u64::try_from(rows).unwrap_or(0);
+        let found_in = format!("table {}", self.table.sql_name());
+        let (positions, rows_recorded) = record.map_or((Vec::new(), None), |(positions, rows)| (positions, Some(rows)));
+        Ok(Some(Account { positions, rows_recorded, rows_found, found_in, contradictions: Vec::new() }))
     }
 
     fn dead_letters(&self) -> Option<Box<dyn LetterStore>> {
