@@ -94,7 +94,7 @@ impl Sink for TimescaleDb {
         if let Err(error) = &outcome
             && let Some(lanes) = writer.lanes_after(error, &self.table, &rows).await?
         {
-            outcome = writer.store_within(limit * late::PATIENCE, &rows, group, lanes).await;
+            outcome = writer.store_within(limit.saturating_mul(late::PATIENCE), &rows, group, lanes).await;
         }
         match &outcome {
             Ok(stored) => {
