@@ -169,7 +169,9 @@ impl Work<'_> {
         if lanes.late.is_empty() || self.has_enough() {
             return Ok(());
         }
-        let limit_ms = (self.writer.limit.saturating_mul(late::PATIENCE)).as_millis();
+        let limit = self.writer.limit.saturating_mul(late::PATIENCE);
+        // The largest that the server takes.
+        let limit_ms = limit.as_millis().min(i32::MAX as u128);
         let settings = format!("SET LOCAL statement_timeout = {limit_ms}; {}", late::UNLIMITED);
         self.client.batch_execute(&format!("RELEASE SAVEPOINT part; {settings}; SAVEPOINT part")).await?;
         self.is_late = true;
