@@ -20,8 +20,8 @@ use super::fault::{Fault, Verdict, reason};
 use super::timestamp::{self, Mistake};
 use super::{TEXT_BYTES_MAX, VALUE_BYTES_MAX};
 
-/// The largest number up to which every whole number has a 64-bit float of its own.
-const FLOAT_EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+/// The largest float that only one whole number becomes: 2^53 may have been 2^53 + 1.
+const FLOAT_EXACT_MAX: f64 = 9_007_199_254_740_991.0;
 
 /// The values of one column since the last take.
 #[derive(Debug)]
