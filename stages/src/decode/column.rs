@@ -118,6 +118,7 @@ impl Column {
         match self.values {
             Values::Float32(_) | Values::Float64(_) => self.put_float(value as f64),
             Values::Bool(_) | Values::Bytes { .. } => Err(self.wrong_type(value)),
+            Values::Timestamp(_) if self.format == TimestampFormat::Rfc3339 => Err(self.wrong_type(value)),
             _ => Err(self.out_of_range(value)),
         }
     }

@@ -129,6 +129,12 @@ fn read_plain_cbor(table: &mut Table, message: &Message<'_>, payload: &[u8]) -> 
         (Err(CborOrSerde::Core(CborError::RequireUtf8 { .. })), None) => {
             Fault::new(reason::INVALID_UTF8, "a text in the payload is no UTF-8")
         }
+        (
+            Err(CborOrSerde::Core(
+                CborError::LengthOverflow { .. } | CborError::CastOverflow { .. } | CborError::ArithmeticOverflow { .. },
+            )),
+            None,
+        ) => Fault::new(reason::OUT_OF_RANGE, "a whole number in the payload is beyond 128 bits"),
         (Err(CborOrSerde::Core(CborError::Eof { .. })), None) => {
             Fault::new(reason::INVALID_CBOR, "the payload breaks off inside a value")
         }

@@ -364,8 +364,12 @@ impl<'de> Visitor<'de> for ColumnVisitor<'_> {
         }
     }
 
+    /// CBOR may write any whole number in the form for large ones.
     fn visit_i128<E: Error>(self, value: i128) -> Result<(), E> {
-        self.table.columns[self.column].put_large_int(value).or_refuse(self.table)
+        match i64::try_from(value) {
+            Ok(value) => self.visit_i64(value),
+            Err(_) => self.table.columns[self.column].put_large_int(value).or_refuse(self.table),
+        }
     }
 
     fn visit_u128<E: Error>(self, value: u128) -> Result<(), E> {

@@ -70,6 +70,24 @@ fn cbor_tags_and_small_floats_are_read_through() {
 }
 
 #[test]
+fn cbor_large_integers_are_what_they_hold() {
+    let value = |columns: &str, bignum: &[u8]| {
+        let payload = [b"\xa1\x61v", bignum].concat();
+        lines(&decode(columns, Format::Cbor, &[payload]).rows)
+    };
+    // 2(h'07'), 3(h'07'), 2(h''), and both ends of 64 bits.
+    assert_eq!(value("v = \"int16\"", b"\xc2\x41\x07"), "{\"v\":7}\n");
+    assert_eq!(value("v = \"int16\"", b"\xc3\x41\x07"), "{\"v\":-8}\n");
+    assert_eq!(value("v = \"int16\"", b"\xc2\x40"), "{\"v\":0}\n");
+    assert_eq!(value("v = \"int64\"", b"\xc2\x48\x7f\xff\xff\xff\xff\xff\xff\xff"), format!("{{\"v\":{}}}\n", i64::MAX));
+    assert_eq!(value("v = \"int64\"", b"\xc3\x48\x7f\xff\xff\xff\xff\xff\xff\xff"), format!("{{\"v\":{}}}\n", i64::MIN));
+    let seventeen_bytes = [b"\xa1\x61v\xc2\x51".as_slice(), &[1; 17]].concat();
+    assert_eq!(reason_of("v = \"int64\"", Format::Cbor, &seventeen_bytes), "out_of_range");
+    let rfc3339 = "v = { type = \"timestamp\", format = \"rfc3339\" }";
+    assert_eq!(reason_of(rfc3339, Format::Cbor, b"\xa1\x61v\x1b\xff\xff\xff\xff\xff\xff\xff\xff"), "wrong_type");
+}
+
+#[test]
 fn msgpack_timestamps_are_timestamps() {
     let at = |extension: &[u8]| [b"\x81\xa2at".as_slice(), extension].concat();
     let payloads = [
