@@ -86,11 +86,11 @@ fn read_cbor(table: &mut Table, plain: &mut Plain, message: &Message<'_>) -> Ver
     }
     let rows = table.rows();
     match read_plain_cbor(table, message, message.payload) {
-        Err(CborMistake::Unsupported(head)) if Plain::takes(head) => {
+        Err(mistake) if mistake.may_be_of_tags() => {
             table.take_back(rows);
             match plain.rewrite(message.payload) {
                 Some(rewritten) => read_plain_cbor(table, message, rewritten).map_err(CborMistake::into_fault),
-                None => Err(CborMistake::Unsupported(head).into_fault()),
+                None => Err(mistake.into_fault()),
             }
         }
         other => other.map_err(CborMistake::into_fault),
@@ -104,9 +104,20 @@ enum CborMistake {
 }
 
 impl CborMistake {
+    /// Whether the same payload may be fine without its tags and small floats: tags nest too.
+    fn may_be_of_tags(&self) -> bool {
+        match self {
+            Self::Fault(fault) => fault.reason == reason::TOO_DEEP,
+            Self::Unsupported(head) => Plain::takes(*head),
+        }
+    }
+
     fn into_fault(self) -> Box<Fault> {
         match self {
             Self::Fault(fault) => fault,
+            Self::Unsupported(head) if Plain::takes(head) => {
+                Fault::new(reason::INVALID_CBOR, "the payload breaks off, or a tag in it marks no value")
+            }
             Self::Unsupported(head) => {
                 Fault::new(reason::INVALID_CBOR, format!("no value begins with the byte {head:#04x}"))
             }

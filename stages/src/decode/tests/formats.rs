@@ -70,6 +70,27 @@ fn cbor_tags_and_small_floats_are_read_through() {
 }
 
 #[test]
+fn what_becomes_of_cbor_does_not_depend_on_what_came_before() {
+    let tagged = b"\xa1\x62at\xc1\x01".as_slice();
+    let tag_behind = [tagged, b"\xc1"].concat();
+    let tags_in_a_stranger = [b"\xa1\x61x".as_slice(), &[0xc1; 200], b"\x01"].concat();
+    for (payload, reason) in [
+        (b"\xa1\x61x\x01\xc1".as_slice(), Some("trailing_data")),
+        (&tag_behind, Some("invalid_cbor")),
+        (b"\xa1\x61j\x9f\x01\xc1\xff", Some("invalid_cbor")),
+        (b"\xa1\x61t\x7f\xc1\x61x\xff", Some("invalid_cbor")),
+        (&tags_in_a_stranger, None),
+    ] {
+        let columns = "at = \"timestamp\"\nj = \"json\"\nt = \"text\"";
+        for before in [b"\xa0".as_slice(), tagged] {
+            let decoded = decode(columns, Format::Cbor, &[before, payload]);
+            let found = refusals(&decoded.rejected).concat();
+            assert_eq!(found.split(':').next().filter(|found| !found.is_empty()), reason, "{payload:x?} {found}");
+        }
+    }
+}
+
+#[test]
 fn cbor_large_integers_are_what_they_hold() {
     let value = |columns: &str, bignum: &[u8]| {
         let payload = [b"\xa1\x61v", bignum].concat();
