@@ -153,8 +153,15 @@ impl<'de> Visitor<'de> for JsonText<'_> {
     }
 }
 
-/// A key of an object: text, or a whole number as text.
+/// A key of an object: text, or a whole number as text. JSON has no other keys.
 struct Key<'a>(JsonText<'a>);
+
+impl Key<'_> {
+    #[cold]
+    fn refuse<E: Error>(self, found: &str) -> Result<(), E> {
+        Err(self.0.refuse(reason::WRONG_TYPE, format_args!("must be json, found {found} for a key")))
+    }
+}
 
 impl<'de> DeserializeSeed<'de> for Key<'_> {
     type Value = ();
@@ -181,6 +188,46 @@ impl<'de> Visitor<'de> for Key<'_> {
 
     fn visit_i64<E: Error>(self, key: i64) -> Result<(), E> {
         self.0.put_text(&key.to_string())
+    }
+
+    fn visit_u128<E: Error>(self, key: u128) -> Result<(), E> {
+        self.0.put_text(&key.to_string())
+    }
+
+    fn visit_i128<E: Error>(self, key: i128) -> Result<(), E> {
+        self.0.put_text(&key.to_string())
+    }
+
+    fn visit_bool<E: Error>(self, key: bool) -> Result<(), E> {
+        self.refuse(if key { "true" } else { "false" })
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<(), E> {
+        self.refuse("a fraction")
+    }
+
+    fn visit_bytes<E: Error>(self, _: &[u8]) -> Result<(), E> {
+        self.refuse("bytes")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<(), E> {
+        self.refuse("null")
+    }
+
+    fn visit_none<E: Error>(self) -> Result<(), E> {
+        self.refuse("null")
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, _: D) -> Result<(), D::Error> {
+        self.refuse("a MessagePack extension")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<(), A::Error> {
+        self.refuse("an array")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<(), A::Error> {
+        self.refuse("an object")
     }
 }
 

@@ -147,6 +147,27 @@ fn whole_numbers_may_be_keys() {
 }
 
 #[test]
+fn a_key_that_is_neither_text_nor_a_number_leads_nowhere() {
+    // true, null, 1.5, [1], {1: 2}, h'01', and what only one of the formats has.
+    let cbor = ["f5", "f6", "fa3fc00000", "8101", "a10102", "4101", "c249010000000000000000", "3bffffffffffffffff"];
+    let msgpack = ["c3", "c0", "ca3fc00000", "9101", "810102", "c40101", "d40501", "d6ff00000000"];
+    for (format, keys, map, text) in [(Format::Cbor, cbor, 0xa0, 0x61), (Format::MessagePack, msgpack, 0x80, 0xa1)] {
+        for key in keys {
+            let key = (0..key.len()).step_by(2).map(|at| u8::from_str_radix(&key[at..at + 2], 16).unwrap());
+            let key: Vec<u8> = key.collect();
+            // {KEY: 0, "v": 7} and {"j": {KEY: 0}}
+            let stranger = [&[map | 2], key.as_slice(), &[0, text, b'v', 7]].concat();
+            assert_eq!(lines(&decode("v = \"int16\"", format, &[stranger]).rows), "{\"v\":7}\n", "{format:?} {key:x?}");
+            let in_json = [&[map | 1, text, b'j', map | 1], key.as_slice(), &[0]].concat();
+            let whole_number = matches!(key[0], 0xc2 | 0x3b);
+            if !whole_number {
+                assert_eq!(reason_of("j = \"json\"", format, &in_json), "wrong_type", "{format:?} {key:x?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn nesting_ends_in_binary_formats_too() {
     for (format, open, close) in [(Format::Cbor, 0x81, 0x01), (Format::MessagePack, 0x91, 0x01)] {
         let head: &[u8] = if format == Format::Cbor { b"\xa1\x61v" } else { b"\x81\xa1v" };
