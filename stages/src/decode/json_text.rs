@@ -12,19 +12,22 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 
 use super::column::Column;
 use super::fault::{Fault, Verdict, reason};
+use super::msgpack::Doubtful;
 
 /// Writes one value to the end of `out`.
 pub(super) struct JsonText<'a> {
     pub(super) out: &'a mut Vec<u8>,
     /// Why the value can't be JSON, if it can't.
     pub(super) fault: &'a mut Option<Box<Fault>>,
+    /// Bytes that may be text.
+    pub(super) doubtful: &'a mut Doubtful,
     /// The column's name, for the fault.
     pub(super) name: &'a str,
 }
 
 impl JsonText<'_> {
     fn again(&mut self) -> JsonText<'_> {
-        JsonText { out: self.out, fault: self.fault, name: self.name }
+        JsonText { out: self.out, fault: self.fault, doubtful: self.doubtful, name: self.name }
     }
 
     #[cold]
@@ -112,6 +115,11 @@ impl<'de> Visitor<'de> for JsonText<'_> {
 
     fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<(), E> {
         self.put_text(&STANDARD.encode(bytes))
+    }
+
+    fn visit_borrowed_bytes<E: Error>(self, bytes: &'de [u8]) -> Result<(), E> {
+        self.doubtful.note(bytes);
+        self.visit_bytes(bytes)
     }
 
     fn visit_newtype_struct<D: Deserializer<'de>>(self, _: D) -> Result<(), D::Error> {
@@ -236,7 +244,7 @@ pub(super) fn reformat(column: &mut Column, text: &str) -> Verdict {
     let mut out = Vec::with_capacity(text.len());
     let mut fault = None;
     let mut parser = serde_json::Deserializer::from_str(text);
-    let seed = JsonText { out: &mut out, fault: &mut fault, name: &column.name };
+    let seed = JsonText { out: &mut out, fault: &mut fault, doubtful: &mut Doubtful::default(), name: &column.name };
     let read = seed.deserialize(&mut parser).and_then(|()| parser.end());
     match (read, fault) {
         (_, Some(fault)) => Err(fault),

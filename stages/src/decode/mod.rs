@@ -28,6 +28,7 @@ mod fault;
 mod json_text;
 #[cfg(feature = "mqtt")]
 mod message;
+mod msgpack;
 mod read;
 mod table;
 #[cfg(test)]

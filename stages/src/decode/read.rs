@@ -128,6 +128,7 @@ impl CborMistake {
 fn read_plain_cbor(table: &mut Table, message: &Message<'_>, payload: &[u8]) -> Result<(), CborMistake> {
     let mut parser = cbor4ii::serde::Deserializer::new(Reader::new(payload, DEPTH_MAX));
     table.base64 = false;
+    table.doubtful.is_watching = false;
     let read = (PayloadSeed { table, message }).deserialize(&mut parser);
     let fault = match (read, table.fault.take()) {
         (Ok(()), _) if parser.into_inner().rest().is_empty() => return Ok(()),
@@ -137,12 +138,12 @@ fn read_plain_cbor(table: &mut Table, message: &Message<'_>, payload: &[u8]) -> 
             return Err(CborMistake::Unsupported(found));
         }
         (Err(CborOrSerde::Core(CborError::DepthOverflow { .. })), None) => too_deep(),
-        (Err(CborOrSerde::Core(CborError::RequireUtf8 { .. })), None) => {
-            Fault::new(reason::INVALID_UTF8, "a text in the payload is no UTF-8")
-        }
+        (Err(CborOrSerde::Core(CborError::RequireUtf8 { .. })), None) => broken_text(),
         (
             Err(CborOrSerde::Core(
-                CborError::LengthOverflow { .. } | CborError::CastOverflow { .. } | CborError::ArithmeticOverflow { .. },
+                CborError::LengthOverflow { .. }
+                | CborError::CastOverflow { .. }
+                | CborError::ArithmeticOverflow { .. },
             )),
             None,
         ) => Fault::new(reason::OUT_OF_RANGE, "a whole number in the payload is beyond 128 bits"),
@@ -161,15 +162,18 @@ fn read_msgpack(table: &mut Table, message: &Message<'_>) -> Verdict {
     // It refuses at zero and not below it.
     parser.set_max_depth(DEPTH_MAX + 1);
     table.base64 = false;
+    table.doubtful.is_watching = true;
     let read = (PayloadSeed { table, message }).deserialize(&mut parser);
+    let has_broken_text = table.doubtful.any_text_in(message.payload);
     match (read, table.fault.take()) {
+        (Ok(()), _) if has_broken_text => Err(broken_text()),
         (Ok(()), _) => match IgnoredAny::deserialize(&mut parser) {
             // The parser doesn't say how far it has come, but it does say when there is no more.
             Err(Error::InvalidMarkerRead(_)) => Ok(()),
             _ => Err(trailing("MessagePack value")),
         },
         // Text that is no UTF-8 is offered as bytes first, so there may be a fault of that.
-        (Err(Error::Utf8Error(_)), _) => Err(Fault::new(reason::INVALID_UTF8, "a text in the payload is no UTF-8")),
+        (Err(Error::Utf8Error(_)), _) => Err(broken_text()),
         (Err(Error::DepthLimitExceeded), _) => Err(too_deep()),
         (Err(_), Some(fault)) => Err(fault),
         (Err(Error::InvalidMarkerRead(_) | Error::InvalidDataRead(_)), None) => {
@@ -182,6 +186,11 @@ fn read_msgpack(table: &mut Table, message: &Message<'_>) -> Verdict {
 #[cold]
 fn too_deep() -> Box<Fault> {
     Fault::new(reason::TOO_DEEP, format!("arrays and objects may nest {DEPTH_MAX} deep"))
+}
+
+#[cold]
+fn broken_text() -> Box<Fault> {
+    Fault::new(reason::INVALID_UTF8, "a text in the payload is no UTF-8")
 }
 
 #[cold]

@@ -311,7 +311,8 @@ impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
 
 fn json_of<'de, D: Deserializer<'de>>(table: &mut Table, column: usize, deserializer: D) -> Result<Vec<u8>, D::Error> {
     let mut out = Vec::new();
-    JsonText { out: &mut out, fault: &mut table.fault, name: &table.columns[column].name }.deserialize(deserializer)?;
+    let Table { fault, doubtful, columns, .. } = table;
+    JsonText { out: &mut out, fault, doubtful, name: &columns[column].name }.deserialize(deserializer)?;
     Ok(out)
 }
 
@@ -426,6 +427,11 @@ impl<'de> Visitor<'de> for ColumnVisitor<'_> {
 
     fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<(), E> {
         self.table.columns[self.column].put_bytes(bytes).or_refuse(self.table)
+    }
+
+    fn visit_borrowed_bytes<E: Error>(self, bytes: &'de [u8]) -> Result<(), E> {
+        self.table.doubtful.note(bytes);
+        self.visit_bytes(bytes)
     }
 
     /// A MessagePack extension: only the timestamp of its specification has a meaning here.

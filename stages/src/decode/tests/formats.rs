@@ -100,8 +100,14 @@ fn cbor_large_integers_are_what_they_hold() {
     assert_eq!(value("v = \"int16\"", b"\xc2\x41\x07"), "{\"v\":7}\n");
     assert_eq!(value("v = \"int16\"", b"\xc3\x41\x07"), "{\"v\":-8}\n");
     assert_eq!(value("v = \"int16\"", b"\xc2\x40"), "{\"v\":0}\n");
-    assert_eq!(value("v = \"int64\"", b"\xc2\x48\x7f\xff\xff\xff\xff\xff\xff\xff"), format!("{{\"v\":{}}}\n", i64::MAX));
-    assert_eq!(value("v = \"int64\"", b"\xc3\x48\x7f\xff\xff\xff\xff\xff\xff\xff"), format!("{{\"v\":{}}}\n", i64::MIN));
+    assert_eq!(
+        value("v = \"int64\"", b"\xc2\x48\x7f\xff\xff\xff\xff\xff\xff\xff"),
+        format!("{{\"v\":{}}}\n", i64::MAX)
+    );
+    assert_eq!(
+        value("v = \"int64\"", b"\xc3\x48\x7f\xff\xff\xff\xff\xff\xff\xff"),
+        format!("{{\"v\":{}}}\n", i64::MIN)
+    );
     let seventeen_bytes = [b"\xa1\x61v\xc2\x51".as_slice(), &[1; 17]].concat();
     assert_eq!(reason_of("v = \"int64\"", Format::Cbor, &seventeen_bytes), "out_of_range");
     let rfc3339 = "v = { type = \"timestamp\", format = \"rfc3339\" }";
@@ -147,6 +153,23 @@ fn whole_numbers_may_be_keys() {
 }
 
 #[test]
+fn text_that_is_no_utf_8_is_not_stored_as_bytes() {
+    for columns in ["v = \"json\"", "v = \"binary\"", "v = \"text\"", "v = \"int16\""] {
+        for text in
+            [b"\x81\xa1v\xa2\xff\xfe".as_slice(), b"\x81\xa1v\xd9\x02\xff\xfe", b"\x81\xa1v\xda\x00\x02\xff\xfe"]
+        {
+            assert_eq!(reason_of(columns, Format::MessagePack, text), "invalid_utf8", "{columns} {text:x?}");
+        }
+    }
+    let bytes_beside_text = b"\x81\xa1v\x92\xc4\x02\xff\xfe\xa2\xff\xfe";
+    assert_eq!(reason_of("v = \"json\"", Format::MessagePack, bytes_beside_text), "invalid_utf8");
+    let bytes = decode("v = \"json\"", Format::MessagePack, &[b"\x81\xa1v\x92\xc4\x02\xff\xfe\xc5\x00\x01\xff"]);
+    assert_eq!(lines(&bytes.rows), "{\"v\":\"[\\\"//4=\\\",\\\"/w==\\\"]\"}\n");
+    // What nobody reads may hold anything.
+    assert_eq!(decode("v = \"json\"", Format::MessagePack, &[b"\x81\xa1x\xa1\xff"]).rows.num_rows(), 1);
+}
+
+#[test]
 fn a_key_that_is_neither_text_nor_a_number_leads_nowhere() {
     // true, null, 1.5, [1], {1: 2}, h'01', and what only one of the formats has.
     let cbor = ["f5", "f6", "fa3fc00000", "8101", "a10102", "4101", "c249010000000000000000", "3bffffffffffffffff"];
@@ -156,9 +179,9 @@ fn a_key_that_is_neither_text_nor_a_number_leads_nowhere() {
             let key = (0..key.len()).step_by(2).map(|at| u8::from_str_radix(&key[at..at + 2], 16).unwrap());
             let key: Vec<u8> = key.collect();
             // {KEY: 0, "v": 7} and {"j": {KEY: 0}}
-            let stranger = [&[map | 2], key.as_slice(), &[0, text, b'v', 7]].concat();
+            let stranger = [[map | 2].as_slice(), &key, &[0, text, b'v', 7]].concat();
             assert_eq!(lines(&decode("v = \"int16\"", format, &[stranger]).rows), "{\"v\":7}\n", "{format:?} {key:x?}");
-            let in_json = [&[map | 1, text, b'j', map | 1], key.as_slice(), &[0]].concat();
+            let in_json = [[map | 1, text, b'j', map | 1].as_slice(), &key, &[0]].concat();
             let whole_number = matches!(key[0], 0xc2 | 0x3b);
             if !whole_number {
                 assert_eq!(reason_of("j = \"json\"", format, &in_json), "wrong_type", "{format:?} {key:x?}");
