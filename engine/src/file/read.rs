@@ -50,6 +50,7 @@ impl<'i> Reader<'i> {
         let empty = serde_json::Map::new();
         let properties = schema.get("properties").and_then(|value| value.as_object()).unwrap_or(&empty);
         self.take_out_unknown(&mut table, properties, what);
+        self.take_out_too_long(&mut table, schema.as_value());
         self.scalars_from_variables(&mut table, properties);
         self.report_missing(&table, header.clone(), schema, what);
         let mut taken_out = BTreeSet::new();
@@ -93,6 +94,23 @@ impl<'i> Reader<'i> {
         }
     }
 
+    /// serde reads a list of a known length up to there, and passes over what follows in silence.
+    fn take_out_too_long(&mut self, table: &mut Spanned<DeTable<'i>>, schema: &serde_json::Value) {
+        let found: Vec<_> = table
+            .get_ref()
+            .iter()
+            .filter_map(|(key, value)| {
+                let extra = extra_entry(schema, &schema["properties"][key.get_ref().as_ref()], value)?;
+                Some((key.get_ref().to_string(), extra))
+            })
+            .collect();
+        for (key, (place, count, entries_max)) in found {
+            let message = format!("the list has {count} entries, where {entries_max} are meant");
+            self.report(Mistake::new(Some(place), message));
+            table.get_mut().remove(key.as_str());
+        }
+    }
+
     /// A variable's text stands for a number or a boolean where the key wants one.
     fn scalars_from_variables(
         &self,
@@ -124,6 +142,28 @@ impl<'i> Reader<'i> {
                 self.report(Mistake::new(Some(header.clone()), format!("{what} needs the key \"{key}\"")));
             }
         }
+    }
+}
+
+/// The first entry too many of the first list that has some, with how many it has and how many are meant.
+fn extra_entry(
+    root: &serde_json::Value,
+    schema: &serde_json::Value,
+    value: &Spanned<DeValue<'_>>,
+) -> Option<(Range<usize>, usize, usize)> {
+    let reference = schema["$ref"].as_str().and_then(|path| path.strip_prefix("#/$defs/"));
+    let schema = reference.map_or(schema, |name| &root["$defs"][name]);
+    match value.get_ref() {
+        DeValue::Array(items) => {
+            let entries_max = schema["maxItems"].as_u64().and_then(|max| usize::try_from(max).ok());
+            let extra = entries_max.and_then(|max| items.get(max).map(|extra| (extra.span(), items.len(), max)));
+            extra.or_else(|| items.iter().find_map(|item| extra_entry(root, &schema["items"], item)))
+        }
+        DeValue::Table(table) => table.iter().find_map(|(key, value)| {
+            let named = schema["properties"].get(key.get_ref().as_ref());
+            extra_entry(root, named.unwrap_or(&schema["additionalProperties"]), value)
+        }),
+        _ => None,
     }
 }
 
