@@ -7,6 +7,7 @@ mod expand;
 mod http;
 mod mistake;
 mod read;
+mod secrets;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;

@@ -65,7 +65,12 @@ impl<'i> Reader<'i> {
                         return None;
                     }
                     let place = error.span().unwrap_or_else(|| header.clone());
-                    self.report(Mistake::new(Some(place), readable(error.message())));
+                    let message = match key.as_deref() {
+                        // The library's text would show it.
+                        Some("password") => "a password is text".to_owned(),
+                        _ => readable(error.message()),
+                    };
+                    self.report(Mistake::new(Some(place), message));
                     match key {
                         Some(key) if taken_out.insert(key.clone()) => drop(table.get_mut().remove(key.as_str())),
                         _ => return None,
