@@ -175,9 +175,9 @@ impl Column {
         }
     }
 
-    /// The checked text of a JSON value.
+    /// The checked text of a JSON value. Null is the absence of a value, as for every other type.
     pub(super) fn put_json(&mut self, text: &[u8]) -> Verdict {
-        self.put_bytes_unchecked(text, VALUE_BYTES_MAX)
+        if text == b"null" { Ok(()) } else { self.put_bytes_unchecked(text, VALUE_BYTES_MAX) }
     }
 
     /// Microseconds since 1970.

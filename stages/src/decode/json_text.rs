@@ -13,6 +13,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 use super::column::Column;
 use super::fault::{Fault, Verdict, reason};
 use super::msgpack::Doubtful;
+use super::read::check_depth;
 
 /// Writes one value to the end of `out`.
 pub(super) struct JsonText<'a> {
@@ -241,6 +242,7 @@ impl<'de> Visitor<'de> for Key<'_> {
 
 /// Puts JSON that came as text into a JSON column.
 pub(super) fn reformat(column: &mut Column, text: &str) -> Verdict {
+    check_depth(text)?;
     let mut out = Vec::with_capacity(text.len());
     let mut fault = None;
     let mut parser = serde_json::Deserializer::from_str(text);

@@ -30,9 +30,7 @@ fn read_json(table: &mut Table, message: &Message<'_>) -> Verdict {
     let text = std::str::from_utf8(message.payload).map_err(|error| {
         Fault::new(reason::INVALID_UTF8, format!("the payload is no UTF-8 from byte {} on", error.valid_up_to()))
     })?;
-    if nests_beyond(text.as_bytes(), DEPTH_MAX) {
-        return Err(too_deep());
-    }
+    check_depth(text)?;
     let mut parser = serde_json::Deserializer::from_str(text);
     table.base64 = true;
     if let Err(error) = (PayloadSeed { table, message }).deserialize(&mut parser) {
@@ -49,6 +47,11 @@ fn json_mistake(error: &serde_json::Error) -> Box<Fault> {
         return Fault::new(reason::NOT_FINITE, format!("a 64-bit float can't hold it: {text}"));
     }
     Fault::new(reason::INVALID_JSON, text)
+}
+
+/// Refuses JSON that nests too deep, before anything of it is read.
+pub(super) fn check_depth(json: &str) -> Verdict {
+    if nests_beyond(json.as_bytes(), DEPTH_MAX) { Err(too_deep()) } else { Ok(()) }
 }
 
 /// Whether arrays and objects nest deeper than `depth_max`. Almost no payload has so many brackets

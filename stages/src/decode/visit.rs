@@ -316,14 +316,9 @@ fn json_of<'de, D: Deserializer<'de>>(table: &mut Table, column: usize, deserial
     Ok(out)
 }
 
-fn put_json(table: &mut Table, column: usize, text: &[u8]) -> Verdict {
-    // Null is the absence of a value, as for every other type.
-    if text == b"null" { Ok(()) } else { table.columns[column].put_json(text) }
-}
-
 fn read_json<'de, D: Deserializer<'de>>(table: &mut Table, column: usize, deserializer: D) -> Result<(), D::Error> {
     let text = json_of(table, column, deserializer)?;
-    put_json(table, column, &text).or_refuse(table)
+    table.columns[column].put_json(&text).or_refuse(table)
 }
 
 /// Several columns want the value: it is kept as JSON text and read once for each. Rare, so it may
@@ -341,7 +336,7 @@ fn read_shared_text(table: &mut Table, node: NodeId, columns: &[usize], text: &[
     for &column in columns {
         let mut parser = serde_json::Deserializer::from_slice(text);
         if table.columns[column].kind == ColumnType::Json {
-            put_json(table, column, text).or_refuse(table)?;
+            table.columns[column].put_json(text).or_refuse(table)?;
         } else {
             Deserializer::deserialize_any(&mut parser, ColumnVisitor { table, column })?;
         }
