@@ -25,7 +25,7 @@ pub use http::HttpSettings;
 use http::HttpText;
 pub use mistake::{Mistake, Mistakes};
 pub(crate) use read::KeyPlaces;
-use read::Reader;
+use read::{Reader, readable};
 
 use crate::plan::{Draft, DraftStage, Settings, Source};
 use crate::registry::{Kind, Registry};
@@ -212,8 +212,7 @@ fn read_column<'i>(
         match ColumnType::deserialize(toml::de::ValueDeserializer::from(value)) {
             Ok(kind) => (ColumnText::of(kind), None),
             Err(error) => {
-                let message = error.message().replace('`', "\"");
-                reader.report(Mistake::new(Some(place), message));
+                reader.report(Mistake::new(Some(place), readable(error.message())));
                 return None;
             }
         }

@@ -190,21 +190,49 @@ fn key_at(table: &Spanned<DeTable<'_>>, place: Option<Range<usize>>) -> Option<S
 }
 
 /// serde's wording in ours: quotes instead of backticks, and no names of Rust's types.
-fn readable(message: &str) -> String {
-    let message = message.replace('`', "\"");
+pub(super) fn readable(message: &str) -> String {
+    let message = message.replace('`', "\"").replace(" as i128", "");
+    let message = message.replacen("unknown variant", "unknown value", 1).replacen("unknown field", "unknown key", 1);
+    if message == "wanted string or table" {
+        return "expected text".to_owned();
+    }
     let Some((found, expected)) = message.rsplit_once("expected ") else { return message };
+    // A number of the right kind that is too small or too large: then the bounds are what helps.
+    if found.contains(": integer ")
+        && let Some(bounds) = bounds_of(expected)
+    {
+        return format!("{}expected a whole number {bounds}", found.replacen("invalid type", "invalid value", 1));
+    }
     let expected = match expected {
         "u8" | "u16" | "u32" | "u64" | "usize" | "i16" | "i32" | "i64" => "a whole number",
         "a nonzero u8" | "a nonzero u16" | "a nonzero u32" | "a nonzero u64" | "a nonzero usize" => {
             "a whole number above 0"
         }
         "f32" | "f64" => "a number",
-        "a string" => "text",
+        "a string" | "path string" => "text",
         "a sequence" => "a list",
         "a map" => "a table",
         other => other,
     };
     format!("{found}expected {expected}")
+}
+
+/// What a whole number of Rust's type can be.
+fn bounds_of(kind: &str) -> Option<String> {
+    let (kind, first) = match kind.strip_prefix("a nonzero ") {
+        Some(kind) => (kind, "1"),
+        None => (kind, "0"),
+    };
+    Some(match kind {
+        "u8" => format!("from {first} to {}", u8::MAX),
+        "u16" => format!("from {first} to {}", u16::MAX),
+        "u32" => format!("from {first} to {}", u32::MAX),
+        "u64" | "usize" => format!("from {first} on"),
+        "i16" => format!("from {} to {}", i16::MIN, i16::MAX),
+        "i32" => format!("from {} to {}", i32::MIN, i32::MAX),
+        "i64" => "of 64 bits".to_owned(),
+        _ => return None,
+    })
 }
 
 /// Where each key of a stage's table has its value, by dotted path; elements of an array by number.

@@ -106,9 +106,17 @@ mod tests {
 
     #[test]
     fn what_is_no_broker_is_refused_with_an_example() {
-        for url in
-            ["broker", "http://broker", "mqtt://", "mqtt://:1883", "mqtt://a:b", "mqtt://a:70000", "mqtt://a/topic", "mqtt://a:0", "mqtt://a:+1"]
-        {
+        for url in [
+            "broker",
+            "http://broker",
+            "mqtt://",
+            "mqtt://:1883",
+            "mqtt://a:b",
+            "mqtt://a:70000",
+            "mqtt://a/topic",
+            "mqtt://a:0",
+            "mqtt://a:+1",
+        ] {
             let error = parse(url).expect_err(url);
             assert_eq!(error.key, "url");
             assert!(error.hint.unwrap().contains("mqtts://HOST:PORT"), "{url}");
