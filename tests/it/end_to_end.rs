@@ -1,5 +1,7 @@
 //! `pipelines/iot.toml` as it ships, against real Mosquitto, TimescaleDB and S3.
 
+mod corpus;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
@@ -7,7 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
-use crate::process::{Process, root, wait_until};
+use crate::process::{Process, wait_until};
 use crate::services;
 
 /// A database, a bucket and a topic of a test's own, and the pipeline between them.
@@ -308,113 +310,4 @@ fn real_sensor_series_arrive_value_for_value() {
         found.values_mut().for_each(|series| series.sort_unstable());
         assert!(found == expected, "the {place} holds every value of both series and nothing else");
     }
-}
-
-/// `tests/corpus/payloads/EXPECTED.toml`: what becomes of each file.
-#[derive(serde::Deserialize)]
-struct Corpus {
-    payload: Vec<Payload>,
-}
-
-#[derive(serde::Deserialize)]
-struct Payload {
-    file: String,
-    format: String,
-    /// `row`, or the reason of its dead letter.
-    expect: String,
-    #[serde(default = "one")]
-    rows: i64,
-}
-
-fn one() -> i64 {
-    1
-}
-
-/// Sources for the three formats of the corpus, into one table and one lake.
-const CORPUS_PIPELINE: &str = r#"
-[sinks.table]
-type = "timescaledb"
-inputs = ["json", "cbor", "msgpack"]
-url = "${DATABASE_URL}"
-table = "telemetry"
-create = true
-key = []
-
-[sinks.dead_letters]
-type = "timescaledb"
-inputs = ["json.rejected", "cbor.rejected", "msgpack.rejected", "table.rejected"]
-url = "${DATABASE_URL}"
-table = "dead_letters"
-create = true
-key = []
-
-[sinks.dead_letters_lake]
-type = "parquet"
-inputs = ["json.rejected", "cbor.rejected", "msgpack.rejected", "table.rejected", "dead_letters.rejected"]
-url = "${S3_URL}/dead_letters"
-roll_age = "1s"
-"#;
-
-/// The corpus's own schema and a source for each format.
-fn corpus_pipeline(index: &str) -> String {
-    let (schema, _) = index.split_once("[[payload]]").expect("a schema before the payloads");
-    let source = |format: &str| {
-        format!(
-            "[sources.{format}]\ntype = \"mqtt\"\nurl = \"${{MQTT_URL}}\"\ntopics = [\"${{CORPUS_TOPIC}}/{format}/#\"]\n\
-             client_id = \"${{MQTT_CLIENT_ID}}-{format}\"\nschema = \"corpus\"\nformat = \"{format}\"\n"
-        )
-    };
-    ["json", "cbor", "msgpack"].into_iter().fold(schema.to_owned(), |text, format| text + &source(format))
-        + CORPUS_PIPELINE
-}
-
-#[test]
-fn bad_payloads_are_dead_lettered_with_their_reason_and_good_ones_stored() {
-    let folder = root().join("tests/corpus/payloads");
-    let index = std::fs::read_to_string(folder.join("EXPECTED.toml")).expect("the corpus");
-    let corpus: Corpus = toml::from_str(&index).expect("valid TOML");
-    let mut installation = Installation::new("corpus");
-    let topic = installation.topic.clone();
-    installation.variables.push(("CORPUS_TOPIC", topic.clone()));
-    let file = installation.folder.path().join("corpus.toml");
-    std::fs::write(&file, corpus_pipeline(&index)).expect("writable");
-    let mut pipeline = installation.process(&["run", &file.display().to_string()], "pipeline");
-    for format in ["json", "cbor", "msgpack"] {
-        pipeline.wait_for_log(&format!("filter=\"{topic}/{format}/#\""));
-    }
-    let mut sent: Vec<(String, Vec<u8>)> = Vec::new();
-    for (number, payload) in corpus.payload.iter().enumerate() {
-        let good =
-            format!("{{\"device_id\":\"good-{number}\",\"timestamp\":\"2026-01-31T12:00:00Z\",\"temperature\":20.5}}");
-        sent.push((format!("{topic}/json/good"), good.into_bytes()));
-        let bytes = std::fs::read(folder.join(&payload.file)).expect("a file of the corpus");
-        sent.push((format!("{topic}/{}/{}", payload.format, payload.file), bytes));
-    }
-    let messages = sent.iter().map(|(topic, payload)| (topic.clone(), payload.as_slice()));
-    installation.runtime.block_on(services::publish(messages));
-    let refused: Vec<&Payload> = corpus.payload.iter().filter(|payload| payload.expect != "row").collect();
-    let rows: i64 = corpus.payload.iter().filter(|payload| payload.expect == "row").map(|payload| payload.rows).sum();
-    let good = corpus.payload.len() as i64;
-    assert!(refused.len() > 100, "only {} bad payloads", refused.len());
-    installation.wait_for_rows("dead_letters", refused.len() as i64);
-    installation.wait_for_rows("telemetry", good + rows);
-    let (status, log) = pipeline.stop();
-    assert!(status.success(), "{log}");
-
-    assert_eq!(installation.count("select count(*) from telemetry where device_id like 'good-%'"), good);
-    assert_eq!(installation.count("select count(*) from telemetry"), good + rows);
-    let sql = "select topic, reason, payload from dead_letters";
-    let found = installation.runtime.block_on(installation.database.query(sql, &[])).expect("the dead letters");
-    assert_eq!(found.len(), refused.len(), "one dead letter for each bad payload");
-    let letters: BTreeMap<String, (String, Vec<u8>)> =
-        found.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect();
-    for payload in refused {
-        let (reason, kept) = &letters[&format!("{topic}/{}/{}", payload.format, payload.file)];
-        assert_eq!(*reason, payload.expect, "{}", payload.file);
-        let bytes = std::fs::read(folder.join(&payload.file)).expect("a file of the corpus");
-        assert_eq!(*kept, bytes, "{} is kept as it came", payload.file);
-    }
-    let lake = installation.runtime.block_on(services::read_parquet(&installation.bucket, "lake/dead_letters"));
-    let kept: usize = lake.iter().map(|batch| batch.num_rows()).sum();
-    assert_eq!(kept, letters.len(), "dead letters are in the lake too");
 }

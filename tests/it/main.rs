@@ -13,5 +13,6 @@ mod parquet;
 mod pipeline_file;
 mod process;
 mod services;
+mod spools;
 mod timescaledb;
 mod tools;

@@ -41,10 +41,10 @@ impl LetterFilter {
         self.topic.as_ref().is_none_or(|filter| topic.is_some_and(|topic| topic_matches(filter, topic)))
     }
 
-    /// The topic filter as a regular expression of POSIX, for places that have no better.
+    /// The topic filter as a regular expression of PostgreSQL, for places that have no better.
     pub fn topic_pattern(&self) -> Option<String> {
         let filter = self.topic.as_deref()?;
-        let mut pattern = "^".to_owned();
+        let mut pattern = if begins_with_wildcard(filter) { "^(?!\\$)" } else { "^" }.to_owned();
         for (number, level) in filter.split('/').enumerate() {
             match level {
                 // "a/#" is "a" as well, and all below it.
@@ -65,8 +65,16 @@ fn escaped(text: &str) -> String {
     text.chars().flat_map(|c| (c.is_ascii_punctuation() && c != '_').then_some('\\').into_iter().chain([c])).collect()
 }
 
+/// A wildcard in the first place leaves out what is the broker's own: `$SYS` and whatever begins like it.
+fn begins_with_wildcard(filter: &str) -> bool {
+    matches!(filter.split('/').next(), Some("+" | "#"))
+}
+
 /// Whether a topic filter of MQTT, with `+` and `#`, matches a topic.
 pub fn topic_matches(filter: &str, topic: &str) -> bool {
+    if topic.starts_with('$') && begins_with_wildcard(filter) {
+        return false;
+    }
     let mut topic_levels = topic.split('/');
     for level in filter.split('/') {
         match (level, topic_levels.next()) {
@@ -100,6 +108,10 @@ mod tests {
             ("a/#", "a", true),
             ("a/#", "ab", false),
             ("#", "a/b", true),
+            ("#", "$SYS/uptime", false),
+            ("+/uptime", "$SYS/uptime", false),
+            ("$SYS/#", "$SYS/uptime", true),
+            ("a/+", "a/$b", true),
             ("a+/b", "aa/b", false),
         ] {
             assert_eq!(topic_matches(filter, topic), expected, "{filter} {topic}");
@@ -111,7 +123,8 @@ mod tests {
         let pattern =
             |filter: &str| LetterFilter { topic: Some(filter.to_owned()), ..LetterFilter::default() }.topic_pattern();
         assert_eq!(pattern("a/+/c_1/#").as_deref(), Some("^a/[^/]*/c_1(/.*)?$"));
-        assert_eq!(pattern("#").as_deref(), Some("^.*$"));
+        assert_eq!(pattern("#").as_deref(), Some("^(?!\\$).*$"));
+        assert_eq!(pattern("+/b").as_deref(), Some("^(?!\\$)[^/]*/b$"));
         assert_eq!(pattern("a.b/é$").as_deref(), Some("^a\\.b/é\\$$"));
         assert_eq!(LetterFilter::default().topic_pattern(), None);
     }

@@ -32,7 +32,7 @@ impl FileLog {
         };
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
         let entry = |line: &str| {
-            let (id, at_us) = line.split_once(' ')?;
+            let (id, at_us) = line.trim_end().split_once(' ')?;
             Some((LetterId::parse(id)?, at_us.parse().ok()?))
         };
         Ok(whole.lines().filter_map(entry).collect())
@@ -73,6 +73,25 @@ impl ReplayLog for FileLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// `tests/corpus/letters/EXPECTED.toml`.
+    #[derive(serde::Deserialize)]
+    struct Corpus {
+        log: BTreeMap<String, BTreeMap<String, i64>>,
+    }
+
+    #[test]
+    fn every_log_of_the_corpus_knows_its_letters() {
+        let corpus = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/corpus/letters"));
+        let index = fs::read_to_string(corpus.join("EXPECTED.toml")).expect("the corpus");
+        let logs = toml::from_str::<Corpus>(&index).expect("valid TOML").log;
+        assert_eq!(logs.len(), fs::read_dir(corpus.join("logs")).expect("a directory").count());
+        for (name, expected) in logs {
+            let found = FileLog { path: corpus.join("logs").join(&name) }.read().expect("it can be read");
+            let found: BTreeMap<_, _> = found.into_iter().map(|(id, at_us)| (id.to_string(), at_us)).collect();
+            assert_eq!(found, expected, "{name}");
+        }
+    }
 
     #[tokio::test]
     async fn a_line_cut_short_costs_nothing_but_itself() {

@@ -6,6 +6,8 @@ use std::ops::Range;
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
+use super::secrets::masked;
+
 /// One mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
@@ -33,7 +35,7 @@ impl Mistake {
 pub struct Mistakes {
     /// The file as its user named it; empty for a plan that was built in code.
     pub file: String,
-    /// The file's text.
+    /// The file's text, with stars for passwords.
     pub text: String,
     /// At least one.
     pub all: Vec<Mistake>,
@@ -42,7 +44,8 @@ pub struct Mistakes {
 impl Mistakes {
     pub(crate) fn new(file: &str, text: &str, mut all: Vec<Mistake>) -> Self {
         all.sort_by_key(|mistake| mistake.place.as_ref().map_or(usize::MAX, |place| place.start));
-        Self { file: file.to_owned(), text: text.to_owned(), all }
+        all.dedup();
+        Self { file: file.to_owned(), text: masked(text).into_owned(), all }
     }
 
     /// As a terminal shows it; `styled` with colours.

@@ -7,6 +7,7 @@ mod expand;
 mod http;
 mod mistake;
 mod read;
+mod secrets;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -24,7 +25,7 @@ pub use http::HttpSettings;
 use http::HttpText;
 pub use mistake::{Mistake, Mistakes};
 pub(crate) use read::KeyPlaces;
-use read::Reader;
+use read::{Reader, readable};
 
 use crate::plan::{Draft, DraftStage, Settings, Source};
 use crate::registry::{Kind, Registry};
@@ -139,8 +140,8 @@ pub(crate) fn read<T>(
 }
 
 fn read_settings<'i>(reader: &mut Reader<'i>, value: Option<Spanned<DeValue<'i>>>, file: &str) -> Settings {
-    let stem = std::path::Path::new(file).file_stem().map(|stem| stem.to_string_lossy().into_owned());
-    let mut settings = Settings { name: stem.unwrap_or_default(), ..Settings::default() };
+    let mut settings = Settings { name: name_of(file), ..Settings::default() };
+    settings.data_dir = settings.data_dir.join(&settings.name);
     let Some(table) = value.and_then(|value| table_of(reader, value, "pipeline")) else { return settings };
     let places = KeyPlaces::new(table.span(), table.get_ref());
     let name = table.get_ref().get("name").and_then(|name| name.get_ref().as_str());
@@ -211,8 +212,7 @@ fn read_column<'i>(
         match ColumnType::deserialize(toml::de::ValueDeserializer::from(value)) {
             Ok(kind) => (ColumnText::of(kind), None),
             Err(error) => {
-                let message = error.message().replace('`', "\"");
-                reader.report(Mistake::new(Some(place), message));
+                reader.report(Mistake::new(Some(place), readable(error.message())));
                 return None;
             }
         }
@@ -227,11 +227,23 @@ fn read_column<'i>(
     }
 }
 
+/// The name of a pipeline that its file does not give: the file's own, as far as it can be one.
+fn name_of(file: &str) -> String {
+    let stem = std::path::Path::new(file).file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let name: String = stem.unwrap_or_default().chars().take(NAME_CHARS_MAX).collect();
+    name.chars().map(|letter| if is_name_letter(letter) { letter } else { '_' }).collect()
+}
+
 const NAME_RULE: &str = "Letters, digits, \"_\" and \"-\", at most 63.";
 
+const NAME_CHARS_MAX: usize = 63;
+
 fn is_name(name: &str) -> bool {
-    let letters = name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_' || letter == '-');
-    letters && (1..=63).contains(&name.len())
+    name.chars().all(is_name_letter) && (1..=NAME_CHARS_MAX).contains(&name.len())
+}
+
+fn is_name_letter(letter: char) -> bool {
+    letter.is_ascii_alphanumeric() || letter == '_' || letter == '-'
 }
 
 fn read_stage<'i>(
@@ -380,4 +392,32 @@ fn in_order(table: DeTable<'_>) -> Vec<Entry<'_>> {
     let mut entries: Vec<_> = table.into_iter().collect();
     entries.sort_by_key(|(key, _)| key.span().start);
     entries
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(text: &str, file: &str) -> Settings {
+        let variables = Variables { get: &|_| None, read: &|_| Err(std::io::ErrorKind::NotFound.into()) };
+        let settings = read(text, file, &Registry::new(), &variables, |draft, mistakes| {
+            assert_eq!(mistakes, []);
+            Ok(draft.settings)
+        });
+        settings.expect("no mistakes")
+    }
+
+    #[test]
+    fn every_pipeline_keeps_its_data_in_a_folder_of_its_name() {
+        for (text, file, dir) in [
+            ("", "etc/iot.toml", "pipeline-data/iot"),
+            ("[pipeline]", "etc/iot.toml", "pipeline-data/iot"),
+            ("[pipeline]\nname = \"a\"", "etc/iot.toml", "pipeline-data/a"),
+            ("[pipeline]\ndata_dir = \"/var/lib/p\"", "etc/iot.toml", "/var/lib/p/iot"),
+            ("", "etc/my fleet (2).toml", "pipeline-data/my_fleet__2_"),
+            ("", "....toml", "pipeline-data/___"),
+        ] {
+            assert_eq!(settings(text, file).data_dir, PathBuf::from(dir), "{file} {text}");
+        }
+    }
 }

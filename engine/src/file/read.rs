@@ -50,6 +50,7 @@ impl<'i> Reader<'i> {
         let empty = serde_json::Map::new();
         let properties = schema.get("properties").and_then(|value| value.as_object()).unwrap_or(&empty);
         self.take_out_unknown(&mut table, properties, what);
+        self.take_out_too_long(&mut table, schema.as_value());
         self.scalars_from_variables(&mut table, properties);
         self.report_missing(&table, header.clone(), schema, what);
         let mut taken_out = BTreeSet::new();
@@ -64,7 +65,12 @@ impl<'i> Reader<'i> {
                         return None;
                     }
                     let place = error.span().unwrap_or_else(|| header.clone());
-                    self.report(Mistake::new(Some(place), readable(error.message())));
+                    let message = match key.as_deref() {
+                        // The library's text would show it.
+                        Some("password") => "a password is text".to_owned(),
+                        _ => readable(error.message()),
+                    };
+                    self.report(Mistake::new(Some(place), message));
                     match key {
                         Some(key) if taken_out.insert(key.clone()) => drop(table.get_mut().remove(key.as_str())),
                         _ => return None,
@@ -89,6 +95,23 @@ impl<'i> Reader<'i> {
         for (key, place) in unknown {
             let hint = suggest(&key, properties.keys().map(String::as_str), "Its keys", "It has no keys.");
             self.report(Mistake::new(Some(place), format!("{what} has no key \"{key}\"")).hint(hint));
+            table.get_mut().remove(key.as_str());
+        }
+    }
+
+    /// serde reads a list of a known length up to there, and passes over what follows in silence.
+    fn take_out_too_long(&mut self, table: &mut Spanned<DeTable<'i>>, schema: &serde_json::Value) {
+        let found: Vec<_> = table
+            .get_ref()
+            .iter()
+            .filter_map(|(key, value)| {
+                let extra = extra_entry(schema, &schema["properties"][key.get_ref().as_ref()], value)?;
+                Some((key.get_ref().to_string(), extra))
+            })
+            .collect();
+        for (key, (place, count, entries_max)) in found {
+            let message = format!("the list has {count} entries, where {entries_max} are meant");
+            self.report(Mistake::new(Some(place), message));
             table.get_mut().remove(key.as_str());
         }
     }
@@ -127,6 +150,28 @@ impl<'i> Reader<'i> {
     }
 }
 
+/// The first entry too many of the first list that has some, with how many it has and how many are meant.
+fn extra_entry(
+    root: &serde_json::Value,
+    schema: &serde_json::Value,
+    value: &Spanned<DeValue<'_>>,
+) -> Option<(Range<usize>, usize, usize)> {
+    let reference = schema["$ref"].as_str().and_then(|path| path.strip_prefix("#/$defs/"));
+    let schema = reference.map_or(schema, |name| &root["$defs"][name]);
+    match value.get_ref() {
+        DeValue::Array(items) => {
+            let entries_max = schema["maxItems"].as_u64().and_then(|max| usize::try_from(max).ok());
+            let extra = entries_max.and_then(|max| items.get(max).map(|extra| (extra.span(), items.len(), max)));
+            extra.or_else(|| items.iter().find_map(|item| extra_entry(root, &schema["items"], item)))
+        }
+        DeValue::Table(table) => table.iter().find_map(|(key, value)| {
+            let named = schema["properties"].get(key.get_ref().as_ref());
+            extra_entry(root, named.unwrap_or(&schema["additionalProperties"]), value)
+        }),
+        _ => None,
+    }
+}
+
 fn wants_scalar(property: &serde_json::Value) -> bool {
     let is_scalar = |word: &serde_json::Value| matches!(word.as_str(), Some("integer" | "number" | "boolean"));
     match property.get("type") {
@@ -145,21 +190,49 @@ fn key_at(table: &Spanned<DeTable<'_>>, place: Option<Range<usize>>) -> Option<S
 }
 
 /// serde's wording in ours: quotes instead of backticks, and no names of Rust's types.
-fn readable(message: &str) -> String {
-    let message = message.replace('`', "\"");
+pub(super) fn readable(message: &str) -> String {
+    let message = message.replace('`', "\"").replace(" as i128", "");
+    let message = message.replacen("unknown variant", "unknown value", 1).replacen("unknown field", "unknown key", 1);
+    if message == "wanted string or table" {
+        return "expected text".to_owned();
+    }
     let Some((found, expected)) = message.rsplit_once("expected ") else { return message };
+    // A number of the right kind that is too small or too large: then the bounds are what helps.
+    if found.contains(": integer ")
+        && let Some(bounds) = bounds_of(expected)
+    {
+        return format!("{}expected a whole number {bounds}", found.replacen("invalid type", "invalid value", 1));
+    }
     let expected = match expected {
         "u8" | "u16" | "u32" | "u64" | "usize" | "i16" | "i32" | "i64" => "a whole number",
         "a nonzero u8" | "a nonzero u16" | "a nonzero u32" | "a nonzero u64" | "a nonzero usize" => {
             "a whole number above 0"
         }
         "f32" | "f64" => "a number",
-        "a string" => "text",
+        "a string" | "path string" => "text",
         "a sequence" => "a list",
         "a map" => "a table",
         other => other,
     };
     format!("{found}expected {expected}")
+}
+
+/// What a whole number of Rust's type can be.
+fn bounds_of(kind: &str) -> Option<String> {
+    let (kind, first) = match kind.strip_prefix("a nonzero ") {
+        Some(kind) => (kind, "1"),
+        None => (kind, "0"),
+    };
+    Some(match kind {
+        "u8" => format!("from {first} to {}", u8::MAX),
+        "u16" => format!("from {first} to {}", u16::MAX),
+        "u32" => format!("from {first} to {}", u32::MAX),
+        "u64" | "usize" => format!("from {first} on"),
+        "i16" => format!("from {} to {}", i16::MIN, i16::MAX),
+        "i32" => format!("from {} to {}", i32::MIN, i32::MAX),
+        "i64" => "of 64 bits".to_owned(),
+        _ => return None,
+    })
 }
 
 /// Where each key of a stage's table has its value, by dotted path; elements of an array by number.

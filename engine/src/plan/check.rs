@@ -66,7 +66,9 @@ fn find_links(
         let mut links: Vec<Link> = Vec::new();
         for (input, place) in &stage.inputs {
             let (name, port) = input.split_once('.').unwrap_or((input, ""));
-            let Some(&from) = by_name.get(name).filter(|from| readable(&stages[**from], port)) else {
+            // The main port has no name, and so no dot.
+            let named = by_name.get(name).filter(|_| !input.ends_with('.'));
+            let Some(&from) = named.filter(|from| readable(&stages[**from], port)) else {
                 mistakes.push(unknown_input(stages, stage, input, place.clone()));
                 continue;
             };

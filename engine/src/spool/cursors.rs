@@ -12,8 +12,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use super::error::SpoolError;
+use super::frame::LSN_MAX;
 use super::log::{SegmentEntry, Shared};
-use super::segment::{self, segment_name};
+use super::segment::{self, Header, HeaderFound, segment_name};
 use crate::storage::{self, Storage};
 
 const FILE: &str = "cursors";
@@ -251,12 +253,29 @@ impl CursorFile {
         storage::replace(storage, dir, FILE, &[&self.encode()]).map(drop)
     }
 
+    /// A record of this lsn was durable when the file was written, and so were all before it.
+    pub fn highest_lsn(&self) -> u64 {
+        self.cursors.values().copied().fold(self.trimmed_lsn, u64::max)
+    }
+
     pub fn encode(&self) -> Vec<u8> {
         let json = serde_json::to_string(self).expect("numbers and text are JSON");
         format!("{json}\n{:08x}\n", crc32fast::hash(json.as_bytes())).into_bytes()
     }
 
-    pub fn load(storage: &dyn Storage, dir: &Path) -> CursorsFound {
+    /// The cursors of a spool. Those of another life of the directory are damaged: with them, segments that
+    /// nobody has read would count as trimmed.
+    pub fn find(storage: &dyn Storage, dir: &Path) -> Result<CursorsFound, SpoolError> {
+        Ok(match Self::load(storage, dir) {
+            CursorsFound::Good(file) => match newest_epoch(storage, dir)? {
+                Some(epoch) if epoch != file.epoch => CursorsFound::Damaged(file.encode()),
+                _ => CursorsFound::Good(file),
+            },
+            found => found,
+        })
+    }
+
+    fn load(storage: &dyn Storage, dir: &Path) -> CursorsFound {
         let file = match storage.open(&dir.join(FILE)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return CursorsFound::Absent,
@@ -274,6 +293,27 @@ impl CursorFile {
         if crc != format!("{:08x}", crc32fast::hash(json.as_bytes())) {
             return None;
         }
-        serde_json::from_str(json).ok().filter(|file: &Self| file.format == FORMAT)
+        let file: Self = serde_json::from_str(json).ok()?;
+        let possible = file.highest_lsn().max(file.next_lsn) <= LSN_MAX;
+        (file.format == FORMAT && possible).then_some(file)
     }
+}
+
+fn newest_epoch(storage: &dyn Storage, dir: &Path) -> Result<Option<u64>, SpoolError> {
+    let mut names = storage.list(dir).map_err(SpoolError::io("list", dir))?;
+    names.retain(|name| segment::first_lsn_in(name).is_some());
+    names.sort();
+    for name in names.iter().rev() {
+        let path = dir.join(name);
+        let file = match storage.open(&path) {
+            Ok(file) => file,
+            // Trimmed since it was listed, by the pipeline that we look at from beside.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(SpoolError::io("open", path)(error)),
+        };
+        if let HeaderFound::Good(header) = Header::find(&segment::read_header(&*file)) {
+            return Ok(Some(header.epoch));
+        }
+    }
+    Ok(None)
 }

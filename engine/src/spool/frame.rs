@@ -10,6 +10,7 @@
 //! another spool nor one with a damaged length passes. A frame of no records marks a clean end.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -22,6 +23,10 @@ pub(crate) const RECORD_OVERHEAD_BYTES: usize = 64;
 
 /// A group below its bound, plus the one record that takes it over, plus the topic table.
 pub(crate) const FRAME_BYTES_MAX: usize = 40 << 20;
+
+/// No record gets a higher lsn: a million a second come here after 290,000 years. So numbers beyond it in a
+/// file are damage, whatever their checksum says, and no sum of lsns and bytes runs over.
+pub(crate) const LSN_MAX: u64 = u64::MAX >> 1;
 
 /// Bytes of a frame before the first topic.
 pub(crate) const FRAME_HEAD_BYTES: usize = 36;
@@ -157,8 +162,9 @@ pub(crate) fn check(bytes: &[u8], identity: u64) -> Option<FrameHead> {
         count: u32::from_le_bytes(array(frame, 20)?),
         received_at_us: i64::from_le_bytes(array(frame, 24)?),
     };
-    // lsns start at 1, and no writer makes them run over.
-    (head.first_lsn > 0 && head.first_lsn.checked_add(u64::from(head.count)).is_some()).then_some(head)
+    // lsns start at 1. No length is trusted that the content could not have.
+    let has_lsns = (1..=LSN_MAX - u64::from(head.count)).contains(&head.first_lsn);
+    (has_lsns && is_whole(frame, head.count)).then_some(head)
 }
 
 /// Where the next undamaged frame starts, at `from` or later.
@@ -173,13 +179,35 @@ pub(crate) fn find(bytes: &[u8], from: usize, identity: u64) -> Option<(usize, F
     }
 }
 
-/// The records of a frame that has passed [`check`]; `None` is our own mistake in writing it.
+/// Whether the content is what [`decode`] takes, without an allocation. A checksum says only that it is what
+/// was written; a program with a mistake in it may have written anything.
+fn is_whole(frame: &[u8], count: u32) -> bool {
+    let walk = || {
+        let mut rest = Fields { frame, at: FRAME_HEAD_BYTES };
+        let topics = u32::from_le_bytes(array(frame, 32)?);
+        for _ in 0..topics {
+            rest.range()?;
+        }
+        let mut received_at_us = i64::from_le_bytes(array(frame, 24)?);
+        for _ in 0..count {
+            received_at_us = received_at_us.checked_add_unsigned(rest.varint()?)?;
+            rest.byte()?;
+            u16::try_from(rest.varint()?).ok()?;
+            rest.varint().filter(|topic| *topic < u64::from(topics))?;
+            rest.range()?;
+        }
+        (rest.at == frame.len()).then_some(())
+    };
+    walk().is_some()
+}
+
+/// The records of a frame that has passed [`check`]; `None` for no other.
 pub(crate) fn decode(frame: &Bytes, head: FrameHead) -> Option<Frame> {
     let mut rest = Fields { frame, at: FRAME_HEAD_BYTES };
     let topics_len = u32::from_le_bytes(array(frame, 32)?);
     let mut topics = Vec::with_capacity((topics_len as usize).min(frame.len()));
     for _ in 0..topics_len {
-        topics.push(rest.slice()?);
+        topics.push(frame.slice(rest.range()?));
     }
     let mut records = Vec::with_capacity((head.count as usize).min(frame.len()));
     let mut received_at_us = head.received_at_us;
@@ -188,7 +216,7 @@ pub(crate) fn decode(frame: &Bytes, head: FrameHead) -> Option<Frame> {
         let flags = rest.byte()?;
         let mark = u16::try_from(rest.varint()?).ok()?;
         let topic = topics.get(usize::try_from(rest.varint()?).ok()?)?.clone();
-        records.push(Record { received_at_us, flags, mark, topic, payload: rest.slice()? });
+        records.push(Record { received_at_us, flags, mark, topic, payload: frame.slice(rest.range()?) });
     }
     (rest.at == frame.len()).then_some(Frame { first_lsn: head.first_lsn, records })
 }
@@ -220,7 +248,7 @@ pub(crate) fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> 
 
 /// The fields of a frame, in order.
 struct Fields<'a> {
-    frame: &'a Bytes,
+    frame: &'a [u8],
     at: usize,
 }
 
@@ -243,12 +271,13 @@ impl Fields<'_> {
         None
     }
 
-    fn slice(&mut self) -> Option<Bytes> {
+    /// A length and as many bytes.
+    fn range(&mut self) -> Option<Range<usize>> {
         let len = usize::try_from(self.varint()?).ok()?;
         let end = self.at.checked_add(len).filter(|end| *end <= self.frame.len())?;
-        let slice = self.frame.slice(self.at..end);
+        let range = self.at..end;
         self.at = end;
-        Some(slice)
+        Some(range)
     }
 }
 

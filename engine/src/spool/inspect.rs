@@ -126,11 +126,13 @@ pub(super) fn look(
     scan_bytes_max: u64,
     visit: &mut Visitor<'_>,
 ) -> Result<Inspection, SpoolError> {
-    let found = CursorFile::load(storage, dir);
-    let cursors_damaged = matches!(found, CursorsFound::Damaged(_));
+    let found = CursorFile::find(storage, dir)?;
+    let is_damaged = matches!(found, CursorsFound::Damaged(_));
     let file = if let CursorsFound::Good(file) = found { Some(file) } else { None };
-    let trimmed = file.as_ref().map(|file| file.trimmed_lsn);
-    let mut survey = survey(storage, dir, None, trimmed, scan_bytes_max, visit)?;
+    let mut survey = survey(storage, dir, None, file.as_ref(), scan_bytes_max, visit)?;
+    // A spool may be without cursors only before anything was trimmed because of them.
+    let follows_lsn = survey.segments.first().map_or(0, |segment| segment.follows_lsn);
+    let cursors_damaged = is_damaged || file.is_none() && follows_lsn > 0;
     survey.forget_missing_up_to(trimmed_lsn(storage, dir));
     let first_lsn = survey.segments.first().map(|segment| segment.first_lsn);
     let last_lsn = survey.segments.last().map(|segment| segment.last_lsn);

@@ -96,6 +96,8 @@ struct OpenSegment {
     first_lsn: u64,
     file: Box<dyn StorageFile>,
     at: u64,
+    /// Where the last frame that was good has ended: what lies between bounds how many lsns are left out.
+    good_to: u64,
 }
 
 impl Walk {
@@ -139,7 +141,10 @@ impl Walk {
         }
         let path = self.shared.dir.join(segment_name(segment.first_lsn));
         match self.shared.storage.open(&path) {
-            Ok(file) => Ok(Some(OpenSegment { first_lsn: segment.first_lsn, file, at: HEADER_BYTES as u64 })),
+            Ok(file) => {
+                let start = HEADER_BYTES as u64;
+                Ok(Some(OpenSegment { first_lsn: segment.first_lsn, file, at: start, good_to: start }))
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let still_listed = self.shared.segment_of(self.next_lsn).map(|entry| entry.first_lsn);
                 if still_listed == Some(segment.first_lsn) {
@@ -158,6 +163,7 @@ impl Walk {
         if head.last_lsn() < self.next_lsn {
             // Before the start, or the mark of an end.
             open.at += frame.len() as u64;
+            open.good_to = open.at;
             return Ok(Step::Skipped);
         }
         if head.first_lsn > segment.last_lsn {
@@ -165,12 +171,20 @@ impl Walk {
             open.at = segment.readable_bytes;
             return self.pass_over(segment, open);
         }
+        if head.first_lsn - head.first_lsn.min(self.next_lsn) > open.at - open.good_to {
+            // A frame where none can have been written, as when the spool is opened.
+            let bad = open.at..open.at + frame.len() as u64;
+            open.at = bad.end;
+            self.report(segment, bad);
+            return Ok(Step::Skipped);
+        }
         if head.first_lsn > self.next_lsn {
             let lost = self.next_lsn..=head.first_lsn - 1;
             self.next_lsn = head.first_lsn;
             return Ok(Step::Found(Replay::Lost(lost)));
         }
         open.at += frame.len() as u64;
+        open.good_to = open.at;
         match frame::decode(&frame, head) {
             Some(frame) => {
                 self.next_lsn = head.last_lsn() + 1;

@@ -20,7 +20,7 @@ use super::frame::EncodedFrame;
 use super::log::{Log, SegmentEntry, Shared, SpoolCounters, SpoolStatus};
 use super::options::SpoolOptions;
 use super::quarantine;
-use super::segment::{self, Header, HeaderFound};
+use super::segment;
 use super::survey::{Damage, DamageKind, Survey, TornTail, survey};
 use super::writer::Intake;
 use crate::storage::Storage;
@@ -94,11 +94,10 @@ pub(crate) fn recover(
     storage.sync_dir(dir).map_err(SpoolError::io("sync", dir))?;
     let found = find_cursors(&*storage, dir)?;
     let known = if let CursorsFound::Good(file) = &found { Some(file.clone()) } else { None };
-    let trimmed_lsn = known.as_ref().map(|file| file.trimmed_lsn);
-    let leftovers_removed = remove_leftovers(&*storage, dir, trimmed_lsn.unwrap_or(0))?;
+    let leftovers_removed = remove_leftovers(&*storage, dir, known.as_ref().map_or(0, |file| file.trimmed_lsn))?;
     let identity = segment::identity(&options.pipeline, &options.source);
     let nobody = &mut |_, _| ControlFlow::Continue(());
-    let mut survey = survey(&*storage, dir, Some(identity), trimmed_lsn, options.scan_bytes_max, nobody)?;
+    let mut survey = survey(&*storage, dir, Some(identity), known.as_ref(), options.scan_bytes_max, nobody)?;
     refuse_foreign(&survey, dir, &options, identity)?;
     quarantine_all(&*storage, dir, &mut survey.damage);
 
@@ -111,13 +110,12 @@ pub(crate) fn recover(
     };
     let cursors_read = known.is_some();
     let cursors = known.unwrap_or(CursorFile { trimmed_lsn: before_first_lsn, ..CursorFile::default() });
-    let last_lsn = survey.segments.last().map_or(0, |segment| segment.last_lsn).max(cursors.trimmed_lsn);
+    let last_lsn = survey.segments.last().map_or(0, |segment| segment.last_lsn).max(cursors.highest_lsn());
     let durable_lsn = survey.unproven.as_ref().map_or(last_lsn, |unproven| unproven.head.first_lsn - 1);
-    let highest_cursor = cursors.cursors.values().copied().max().unwrap_or(0);
     // Torn bytes hold fewer records than bytes. If they were durable once, a sink may know their
     // lsns: none of them is given to another record.
     let torn_bytes = survey.torn.as_ref().map_or(0, |torn| torn.bytes);
-    let next_lsn = (last_lsn.max(highest_cursor) + 1 + torn_bytes).max(cursors.next_lsn);
+    let next_lsn = (last_lsn + 1 + torn_bytes).max(cursors.next_lsn);
     let shared = Arc::new(Shared {
         identity,
         epoch: epoch(&survey, &cursors, now_us),
@@ -154,34 +152,13 @@ pub(crate) fn recover(
     Ok((Log::new(shared, unproven), report))
 }
 
-/// The cursors; those of another life of the directory are none, since they would have segments
-/// deleted that nobody has read.
+/// The cursors; a copy of a file that says nothing is kept.
 fn find_cursors(storage: &dyn Storage, dir: &Path) -> Result<CursorsFound, SpoolError> {
-    let found = match CursorFile::load(storage, dir) {
-        CursorsFound::Good(file) => match newest_epoch(storage, dir)? {
-            Some(epoch) if epoch != file.epoch => CursorsFound::Damaged(file.encode()),
-            _ => CursorsFound::Good(file),
-        },
-        found => found,
-    };
+    let found = CursorFile::find(storage, dir)?;
     if let CursorsFound::Damaged(bytes) = &found {
         quarantine::keep_file(storage, dir, "cursors", bytes);
     }
     Ok(found)
-}
-
-fn newest_epoch(storage: &dyn Storage, dir: &Path) -> Result<Option<u64>, SpoolError> {
-    let mut names = storage.list(dir).map_err(SpoolError::io("list", dir))?;
-    names.retain(|name| segment::first_lsn_in(name).is_some());
-    names.sort();
-    for name in names.iter().rev() {
-        let path = dir.join(name);
-        let file = storage.open(&path).map_err(SpoolError::io("open", &path))?;
-        if let HeaderFound::Good(header) = Header::find(&segment::read_header(&*file)) {
-            return Ok(Some(header.epoch));
-        }
-    }
-    Ok(None)
 }
 
 /// Files that never got their name, and segments that were being trimmed.

@@ -12,7 +12,7 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 
-use super::frame::{self, FrameHead, array};
+use super::frame::{self, FrameHead, LSN_MAX, array};
 use crate::storage::StorageFile;
 
 pub(crate) const HEADER_BYTES: usize = 64;
@@ -69,13 +69,15 @@ impl Header {
         if version != FORMAT_VERSION {
             return Some(HeaderFound::Version(version));
         }
-        Some(HeaderFound::Good(Header {
+        let header = Header {
             identity: u64::from_le_bytes(array(whole, 12)?),
             epoch: u64::from_le_bytes(array(whole, 20)?),
             first_lsn: u64::from_le_bytes(array(whole, 28)?),
             follows_lsn: u64::from_le_bytes(array(whole, 36)?),
             opened_at_us: i64::from_le_bytes(array(whole, 44)?),
-        }))
+        };
+        // What a segment follows was there before it.
+        (header.follows_lsn < header.first_lsn).then_some(HeaderFound::Good(header))
     }
 }
 
@@ -100,7 +102,7 @@ pub(crate) fn segment_name(first_lsn: u64) -> String {
 /// The lsn in a segment's name; `None` for any other file.
 pub(crate) fn first_lsn_in(name: &str) -> Option<u64> {
     let first_lsn = name.strip_suffix(".seg")?.parse().ok()?;
-    (first_lsn > 0 && segment_name(first_lsn) == name).then_some(first_lsn)
+    ((1..=LSN_MAX).contains(&first_lsn) && segment_name(first_lsn) == name).then_some(first_lsn)
 }
 
 /// A stretch of a segment.

@@ -125,16 +125,18 @@ struct Entry {
 /// # Errors
 /// Another format version, or a filesystem that refuses everything; damage is none.
 ///
-/// `trimmed_lsn` is the last lsn ever trimmed away, if known; `identity` the one to expect, else
-/// that of the first intact header is taken, or what the path says where there is none.
+/// `cursors` are those of the spool, if they are known; `identity` the one to expect, else that of the
+/// first intact header is taken, or what the path says where there is none.
 pub(crate) fn survey(
     storage: &dyn Storage,
     dir: &Path,
     identity: Option<u64>,
-    trimmed_lsn: Option<u64>,
+    cursors: Option<&CursorFile>,
     scan_bytes_max: u64,
     visit: &mut Visitor<'_>,
 ) -> Result<Survey, SpoolError> {
+    let trimmed_lsn = cursors.map(|file| file.trimmed_lsn);
+    let durable_lsn = cursors.map_or(0, CursorFile::highest_lsn);
     let entries = read_entries(storage, dir, trimmed_lsn.unwrap_or(0))?;
     let identity = identity
         .or_else(|| entries.iter().find_map(|entry| entry.good_header()).map(|header| header.identity))
@@ -152,13 +154,18 @@ pub(crate) fn survey(
         }
         let next = entries.get(index + 1);
         if index >= scan_from {
-            let read = SegmentRead { storage, dir, entry, next, identity: identity.unwrap_or_default() };
+            let identity = identity.unwrap_or_default();
+            let read = SegmentRead { storage, dir, entry, next, identity, durable_lsn };
             if survey.scan(&read, visit)?.is_break() {
                 break;
             }
         } else {
             survey.believe(entry, next);
         }
+    }
+    if entries.is_empty() && durable_lsn > trimmed_lsn.unwrap_or(0) {
+        let lost = trimmed_lsn.unwrap_or(0) + 1..=durable_lsn;
+        survey.note(DamageKind::Missing, "the spool", 0..0, Some(lost));
     }
     match survey.unreadable.take() {
         // Not damage but a disk that is away: to call all of it lost would make it so.
@@ -206,9 +213,9 @@ fn open_unless_trimmed(
 
 /// How far the spool is trimmed by now; 0 if that is not known.
 pub(crate) fn trimmed_lsn(storage: &dyn Storage, dir: &Path) -> u64 {
-    match CursorFile::load(storage, dir) {
-        CursorsFound::Good(file) => file.trimmed_lsn,
-        CursorsFound::Absent | CursorsFound::Damaged(_) => 0,
+    match CursorFile::find(storage, dir) {
+        Ok(CursorsFound::Good(file)) => file.trimmed_lsn,
+        Ok(CursorsFound::Absent | CursorsFound::Damaged(_)) | Err(_) => 0,
     }
 }
 
@@ -247,6 +254,8 @@ struct SegmentRead<'a> {
     entry: &'a Entry,
     next: Option<&'a Entry>,
     identity: u64,
+    /// The highest lsn that a cursor has passed.
+    durable_lsn: u64,
 }
 
 impl Surveyed {
@@ -290,7 +299,7 @@ impl Survey {
     }
 
     fn scan(&mut self, read: &SegmentRead<'_>, visit: &mut Visitor<'_>) -> Result<ControlFlow<()>, SpoolError> {
-        let SegmentRead { storage, dir, entry, next, identity } = *read;
+        let SegmentRead { storage, dir, entry, next, identity, durable_lsn } = *read;
         let path = dir.join(&entry.name);
         let Some(file) = open_unless_trimmed(storage, dir, &path, entry.first_lsn)? else {
             return Ok(ControlFlow::Continue(()));
@@ -359,9 +368,16 @@ impl Survey {
                 let record = frame.and_then(|frame| frame.records.last().cloned());
                 self.last_received_at_us = record.map_or(head.received_at_us, |record| record.received_at_us);
             }
-            if let (Some((at, head)), false) = (unproven, closed) {
+            if let (Some((at, head)), false) = (unproven, closed)
+                && head.last_lsn() > durable_lsn
+            {
                 self.unproven =
                     Some(UnprovenFrame { bytes: bytes[at..at + head.bytes].to_vec(), offset: at as u64, head });
+            }
+            if found.last_lsn < durable_lsn {
+                // A sink has stored them, so they were here: the segment was cut short, or the next one is gone.
+                self.note_gap(&entry.name, None, bytes.len(), found.last_lsn + 1..durable_lsn + 1);
+                found.last_lsn = durable_lsn;
             }
         }
         self.segments.push(found);

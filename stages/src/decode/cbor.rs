@@ -54,7 +54,8 @@ impl<'de> Read<'de> for Reader<'de> {
 #[derive(Debug, Default)]
 pub(super) struct Plain {
     bytes: Vec<u8>,
-    /// A payload needed it, so the next ones will too: they don't try without it first.
+    /// A payload needed it, so the next ones will too: they don't try without it first. What becomes of
+    /// them must be the same.
     pub(super) expected: bool,
 }
 
@@ -64,12 +65,29 @@ impl Plain {
         matches!(head, 0xc0..=0xdb | HALF)
     }
 
-    /// The same values. `None` if the payload breaks off or has a head that CBOR does not know.
+    /// The same values. `None` if the payload breaks off, has a head that CBOR does not know, or a tag that
+    /// marks no value: without its tags it would pass for CBOR.
     pub(super) fn rewrite(&mut self, payload: &[u8]) -> Option<&[u8]> {
         self.bytes.clear();
         let mut rest = payload;
+        let mut takes_out = false;
+        // The value before was a tag, and this one must be what it marks.
+        let mut is_marked = false;
+        // Text or bytes of unknown length have begun: the pieces have this kind, until a break.
+        let mut pieces: Option<u8> = None;
         // Values lie one behind the other, so that no nesting has to be followed.
         while let Some(&head) = rest.first() {
+            let is_piece = |kind: u8| head >> 5 == kind && head & 0x1f != 31;
+            if head == BREAK && is_marked || head != BREAK && pieces.is_some_and(|kind| !is_piece(kind)) {
+                return None;
+            }
+            pieces = match head {
+                BREAK => None,
+                0x5f | 0x7f => Some(head >> 5),
+                _ => pieces,
+            };
+            is_marked = matches!(head, 0xc0..=0xdb);
+            takes_out |= Self::takes(head);
             let argument = match head & 0x1f {
                 0..=23 | 31 => 0,
                 24 => 1,
@@ -103,13 +121,15 @@ impl Plain {
                 _ => self.bytes.extend_from_slice(value),
             }
         }
-        self.expected = true;
-        Some(&self.bytes)
+        self.expected |= takes_out;
+        (!is_marked).then_some(&self.bytes)
     }
 }
 
 /// The head of a float of 16 bits.
 const HALF: u8 = 0xf9;
+/// Ends what has no length.
+const BREAK: u8 = 0xff;
 
 fn float_of_half(half: u16) -> f32 {
     let fraction = f32::from(half & 0x3ff);
@@ -152,5 +172,21 @@ mod tests {
         let plain = [0x84, 0xfa, 0x3f, 0xc0, 0, 0, 0x61, b'x', 0x42, 1, 2, 0xc2, 0x41, 1];
         assert_eq!(Plain::default().rewrite(&payload), Some(plain.as_slice()));
         assert_eq!(Plain::default().rewrite(&payload[..9]), None, "broken off");
+    }
+
+    #[test]
+    fn what_is_no_cbor_does_not_become_some_without_its_tags() {
+        for (payload, what) in [
+            ([0xc1].as_slice(), "a tag at the end"),
+            (&[0x9f, 0xc1, 0xff], "a tag before a break"),
+            (&[0xbf, 0x61, b'x', 0xc1, 0xff], "a tag before the break of a map"),
+            (&[0x7f, 0xc1, 0x61, b'x', 0xff], "a tag among the pieces of a text"),
+            (&[0x5f, 0x61, b'x', 0xff], "text among the pieces of bytes"),
+            (&[0x7f, 0x7f, 0xff, 0xff], "pieces inside pieces"),
+        ] {
+            assert_eq!(Plain::default().rewrite(payload), None, "{what}");
+        }
+        let pieces = [0x7f, 0x61, b'x', 0x60, 0xff, 0xc1, 0x5f, 0x41, 1, 0xff];
+        assert_eq!(Plain::default().rewrite(&pieces).map(<[u8]>::len), Some(9));
     }
 }

@@ -20,8 +20,8 @@ use super::fault::{Fault, Verdict, reason};
 use super::timestamp::{self, Mistake};
 use super::{TEXT_BYTES_MAX, VALUE_BYTES_MAX};
 
-/// The largest number up to which every whole number has a 64-bit float of its own.
-const FLOAT_EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+/// The largest float that only one whole number becomes: 2^53 may have been 2^53 + 1.
+const FLOAT_EXACT_MAX: f64 = 9_007_199_254_740_991.0;
 
 /// The values of one column since the last take.
 #[derive(Debug)]
@@ -118,6 +118,7 @@ impl Column {
         match self.values {
             Values::Float32(_) | Values::Float64(_) => self.put_float(value as f64),
             Values::Bool(_) | Values::Bytes { .. } => Err(self.wrong_type(value)),
+            Values::Timestamp(_) if self.format == TimestampFormat::Rfc3339 => Err(self.wrong_type(value)),
             _ => Err(self.out_of_range(value)),
         }
     }
@@ -174,9 +175,9 @@ impl Column {
         }
     }
 
-    /// The checked text of a JSON value.
+    /// The checked text of a JSON value. Null is the absence of a value, as for every other type.
     pub(super) fn put_json(&mut self, text: &[u8]) -> Verdict {
-        self.put_bytes_unchecked(text, VALUE_BYTES_MAX)
+        if text == b"null" { Ok(()) } else { self.put_bytes_unchecked(text, VALUE_BYTES_MAX) }
     }
 
     /// Microseconds since 1970.

@@ -12,19 +12,23 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 
 use super::column::Column;
 use super::fault::{Fault, Verdict, reason};
+use super::msgpack::Doubtful;
+use super::read::check_depth;
 
 /// Writes one value to the end of `out`.
 pub(super) struct JsonText<'a> {
     pub(super) out: &'a mut Vec<u8>,
     /// Why the value can't be JSON, if it can't.
     pub(super) fault: &'a mut Option<Box<Fault>>,
+    /// Bytes that may be text.
+    pub(super) doubtful: &'a mut Doubtful,
     /// The column's name, for the fault.
     pub(super) name: &'a str,
 }
 
 impl JsonText<'_> {
     fn again(&mut self) -> JsonText<'_> {
-        JsonText { out: self.out, fault: self.fault, name: self.name }
+        JsonText { out: self.out, fault: self.fault, doubtful: self.doubtful, name: self.name }
     }
 
     #[cold]
@@ -114,6 +118,11 @@ impl<'de> Visitor<'de> for JsonText<'_> {
         self.put_text(&STANDARD.encode(bytes))
     }
 
+    fn visit_borrowed_bytes<E: Error>(self, bytes: &'de [u8]) -> Result<(), E> {
+        self.doubtful.note(bytes);
+        self.visit_bytes(bytes)
+    }
+
     fn visit_newtype_struct<D: Deserializer<'de>>(self, _: D) -> Result<(), D::Error> {
         Err(self.refuse(reason::WRONG_TYPE, "must be json, found a MessagePack extension"))
     }
@@ -153,8 +162,15 @@ impl<'de> Visitor<'de> for JsonText<'_> {
     }
 }
 
-/// A key of an object: text, or a whole number as text.
+/// A key of an object: text, or a whole number as text. JSON has no other keys.
 struct Key<'a>(JsonText<'a>);
+
+impl Key<'_> {
+    #[cold]
+    fn refuse<E: Error>(self, found: &str) -> Result<(), E> {
+        Err(self.0.refuse(reason::WRONG_TYPE, format_args!("must be json, found {found} for a key")))
+    }
+}
 
 impl<'de> DeserializeSeed<'de> for Key<'_> {
     type Value = ();
@@ -182,14 +198,55 @@ impl<'de> Visitor<'de> for Key<'_> {
     fn visit_i64<E: Error>(self, key: i64) -> Result<(), E> {
         self.0.put_text(&key.to_string())
     }
+
+    fn visit_u128<E: Error>(self, key: u128) -> Result<(), E> {
+        self.0.put_text(&key.to_string())
+    }
+
+    fn visit_i128<E: Error>(self, key: i128) -> Result<(), E> {
+        self.0.put_text(&key.to_string())
+    }
+
+    fn visit_bool<E: Error>(self, key: bool) -> Result<(), E> {
+        self.refuse(if key { "true" } else { "false" })
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<(), E> {
+        self.refuse("a fraction")
+    }
+
+    fn visit_bytes<E: Error>(self, _: &[u8]) -> Result<(), E> {
+        self.refuse("bytes")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<(), E> {
+        self.refuse("null")
+    }
+
+    fn visit_none<E: Error>(self) -> Result<(), E> {
+        self.refuse("null")
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, _: D) -> Result<(), D::Error> {
+        self.refuse("a MessagePack extension")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<(), A::Error> {
+        self.refuse("an array")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<(), A::Error> {
+        self.refuse("an object")
+    }
 }
 
 /// Puts JSON that came as text into a JSON column.
 pub(super) fn reformat(column: &mut Column, text: &str) -> Verdict {
+    check_depth(text)?;
     let mut out = Vec::with_capacity(text.len());
     let mut fault = None;
     let mut parser = serde_json::Deserializer::from_str(text);
-    let seed = JsonText { out: &mut out, fault: &mut fault, name: &column.name };
+    let seed = JsonText { out: &mut out, fault: &mut fault, doubtful: &mut Doubtful::default(), name: &column.name };
     let read = seed.deserialize(&mut parser).and_then(|()| parser.end());
     match (read, fault) {
         (_, Some(fault)) => Err(fault),

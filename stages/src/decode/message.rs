@@ -131,6 +131,10 @@ fn put(message: &mut Map<String, Value>, path: &[String], value: Value) -> Resul
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits = text.as_bytes();
+    // The numbers' own parser would take a sign as well.
+    if !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
     let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
     digits.len().is_multiple_of(2).then(|| digits.chunks(2).map(pair).collect()).flatten()
 }

@@ -9,7 +9,7 @@
 //!
 //! | column | takes | refuses |
 //! |---|---|---|
-//! | int16, int32, int64 | whole numbers, also as `5.0` (up to 2^53) | fractions, what the type can't hold |
+//! | int16, int32, int64 | whole numbers, also as `5.0` (below 2^53) | fractions, what the type can't hold |
 //! | float32, float64 | any number; whole numbers become the nearest float | NaN, infinities, `1e400` |
 //! | bool | `true` and `false` | 0 and 1 |
 //! | text | text up to 64 KiB | U+0000, numbers |
@@ -28,6 +28,7 @@ mod fault;
 mod json_text;
 #[cfg(feature = "mqtt")]
 mod message;
+mod msgpack;
 mod read;
 mod table;
 #[cfg(test)]

@@ -30,9 +30,7 @@ fn read_json(table: &mut Table, message: &Message<'_>) -> Verdict {
     let text = std::str::from_utf8(message.payload).map_err(|error| {
         Fault::new(reason::INVALID_UTF8, format!("the payload is no UTF-8 from byte {} on", error.valid_up_to()))
     })?;
-    if nests_beyond(text.as_bytes(), DEPTH_MAX) {
-        return Err(too_deep());
-    }
+    check_depth(text)?;
     let mut parser = serde_json::Deserializer::from_str(text);
     table.base64 = true;
     if let Err(error) = (PayloadSeed { table, message }).deserialize(&mut parser) {
@@ -49,6 +47,11 @@ fn json_mistake(error: &serde_json::Error) -> Box<Fault> {
         return Fault::new(reason::NOT_FINITE, format!("a 64-bit float can't hold it: {text}"));
     }
     Fault::new(reason::INVALID_JSON, text)
+}
+
+/// Refuses JSON that nests too deep, before anything of it is read.
+pub(super) fn check_depth(json: &str) -> Verdict {
+    if nests_beyond(json.as_bytes(), DEPTH_MAX) { Err(too_deep()) } else { Ok(()) }
 }
 
 /// Whether arrays and objects nest deeper than `depth_max`. Almost no payload has so many brackets
@@ -86,11 +89,11 @@ fn read_cbor(table: &mut Table, plain: &mut Plain, message: &Message<'_>) -> Ver
     }
     let rows = table.rows();
     match read_plain_cbor(table, message, message.payload) {
-        Err(CborMistake::Unsupported(head)) if Plain::takes(head) => {
+        Err(mistake) if mistake.may_be_of_tags() => {
             table.take_back(rows);
             match plain.rewrite(message.payload) {
                 Some(rewritten) => read_plain_cbor(table, message, rewritten).map_err(CborMistake::into_fault),
-                None => Err(CborMistake::Unsupported(head).into_fault()),
+                None => Err(mistake.into_fault()),
             }
         }
         other => other.map_err(CborMistake::into_fault),
@@ -104,9 +107,20 @@ enum CborMistake {
 }
 
 impl CborMistake {
+    /// Whether the same payload may be fine without its tags and small floats: tags nest too.
+    fn may_be_of_tags(&self) -> bool {
+        match self {
+            Self::Fault(fault) => fault.reason == reason::TOO_DEEP,
+            Self::Unsupported(head) => Plain::takes(*head),
+        }
+    }
+
     fn into_fault(self) -> Box<Fault> {
         match self {
             Self::Fault(fault) => fault,
+            Self::Unsupported(head) if Plain::takes(head) => {
+                Fault::new(reason::INVALID_CBOR, "the payload breaks off, or a tag in it marks no value")
+            }
             Self::Unsupported(head) => {
                 Fault::new(reason::INVALID_CBOR, format!("no value begins with the byte {head:#04x}"))
             }
@@ -117,6 +131,7 @@ impl CborMistake {
 fn read_plain_cbor(table: &mut Table, message: &Message<'_>, payload: &[u8]) -> Result<(), CborMistake> {
     let mut parser = cbor4ii::serde::Deserializer::new(Reader::new(payload, DEPTH_MAX));
     table.base64 = false;
+    table.doubtful.is_watching = false;
     let read = (PayloadSeed { table, message }).deserialize(&mut parser);
     let fault = match (read, table.fault.take()) {
         (Ok(()), _) if parser.into_inner().rest().is_empty() => return Ok(()),
@@ -126,9 +141,15 @@ fn read_plain_cbor(table: &mut Table, message: &Message<'_>, payload: &[u8]) -> 
             return Err(CborMistake::Unsupported(found));
         }
         (Err(CborOrSerde::Core(CborError::DepthOverflow { .. })), None) => too_deep(),
-        (Err(CborOrSerde::Core(CborError::RequireUtf8 { .. })), None) => {
-            Fault::new(reason::INVALID_UTF8, "a text in the payload is no UTF-8")
-        }
+        (Err(CborOrSerde::Core(CborError::RequireUtf8 { .. })), None) => broken_text(),
+        (
+            Err(CborOrSerde::Core(
+                CborError::LengthOverflow { .. }
+                | CborError::CastOverflow { .. }
+                | CborError::ArithmeticOverflow { .. },
+            )),
+            None,
+        ) => Fault::new(reason::OUT_OF_RANGE, "a whole number in the payload is beyond 128 bits"),
         (Err(CborOrSerde::Core(CborError::Eof { .. })), None) => {
             Fault::new(reason::INVALID_CBOR, "the payload breaks off inside a value")
         }
@@ -144,15 +165,18 @@ fn read_msgpack(table: &mut Table, message: &Message<'_>) -> Verdict {
     // It refuses at zero and not below it.
     parser.set_max_depth(DEPTH_MAX + 1);
     table.base64 = false;
+    table.doubtful.is_watching = true;
     let read = (PayloadSeed { table, message }).deserialize(&mut parser);
+    let has_broken_text = table.doubtful.any_text_in(message.payload);
     match (read, table.fault.take()) {
+        (Ok(()), _) if has_broken_text => Err(broken_text()),
         (Ok(()), _) => match IgnoredAny::deserialize(&mut parser) {
             // The parser doesn't say how far it has come, but it does say when there is no more.
             Err(Error::InvalidMarkerRead(_)) => Ok(()),
             _ => Err(trailing("MessagePack value")),
         },
         // Text that is no UTF-8 is offered as bytes first, so there may be a fault of that.
-        (Err(Error::Utf8Error(_)), _) => Err(Fault::new(reason::INVALID_UTF8, "a text in the payload is no UTF-8")),
+        (Err(Error::Utf8Error(_)), _) => Err(broken_text()),
         (Err(Error::DepthLimitExceeded), _) => Err(too_deep()),
         (Err(_), Some(fault)) => Err(fault),
         (Err(Error::InvalidMarkerRead(_) | Error::InvalidDataRead(_)), None) => {
@@ -165,6 +189,11 @@ fn read_msgpack(table: &mut Table, message: &Message<'_>) -> Verdict {
 #[cold]
 fn too_deep() -> Box<Fault> {
     Fault::new(reason::TOO_DEEP, format!("arrays and objects may nest {DEPTH_MAX} deep"))
+}
+
+#[cold]
+fn broken_text() -> Box<Fault> {
+    Fault::new(reason::INVALID_UTF8, "a text in the payload is no UTF-8")
 }
 
 #[cold]

@@ -9,6 +9,7 @@ use pipeline_engine::schema::{DeclaredSchema, Origin};
 use super::Message;
 use super::column::Column;
 use super::fault::{Fault, Verdict, reason};
+use super::msgpack::Doubtful;
 
 /// An index into [`Table::nodes`].
 pub(super) type NodeId = usize;
@@ -28,6 +29,8 @@ pub(super) struct Table {
     pub(super) fault: Option<Box<Fault>>,
     /// Whether text may stand for bytes: the payload's format has none of its own.
     pub(super) base64: bool,
+    /// Bytes of the message that is being read which may be text.
+    pub(super) doubtful: Doubtful,
 }
 
 /// A place in the payload that a path of keys leads to or through.
@@ -76,6 +79,7 @@ impl Table {
             row_stamp: 1,
             fault: None,
             base64: false,
+            doubtful: Doubtful::default(),
         };
         for (index, column) in schema.columns.iter().enumerate() {
             if let Origin::Field(path) = &column.origin {

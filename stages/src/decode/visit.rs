@@ -243,7 +243,45 @@ impl<'de> Visitor<'de> for KeySeed<'_> {
         self.visit_str(&key.to_string())
     }
 
+    fn visit_u128<E: Error>(self, key: u128) -> Result<Self::Value, E> {
+        self.visit_str(&key.to_string())
+    }
+
+    fn visit_i128<E: Error>(self, key: i128) -> Result<Self::Value, E> {
+        self.visit_str(&key.to_string())
+    }
+
     fn visit_bytes<E: Error>(self, _: &[u8]) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_none<E: Error>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, extension: D) -> Result<Self::Value, D::Error> {
+        IgnoredAny::deserialize(extension).map(|_| None)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(None)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+        while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
         Ok(None)
     }
 }
@@ -273,18 +311,14 @@ impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
 
 fn json_of<'de, D: Deserializer<'de>>(table: &mut Table, column: usize, deserializer: D) -> Result<Vec<u8>, D::Error> {
     let mut out = Vec::new();
-    JsonText { out: &mut out, fault: &mut table.fault, name: &table.columns[column].name }.deserialize(deserializer)?;
+    let Table { fault, doubtful, columns, .. } = table;
+    JsonText { out: &mut out, fault, doubtful, name: &columns[column].name }.deserialize(deserializer)?;
     Ok(out)
-}
-
-fn put_json(table: &mut Table, column: usize, text: &[u8]) -> Verdict {
-    // Null is the absence of a value, as for every other type.
-    if text == b"null" { Ok(()) } else { table.columns[column].put_json(text) }
 }
 
 fn read_json<'de, D: Deserializer<'de>>(table: &mut Table, column: usize, deserializer: D) -> Result<(), D::Error> {
     let text = json_of(table, column, deserializer)?;
-    put_json(table, column, &text).or_refuse(table)
+    table.columns[column].put_json(&text).or_refuse(table)
 }
 
 /// Several columns want the value: it is kept as JSON text and read once for each. Rare, so it may
@@ -302,7 +336,7 @@ fn read_shared_text(table: &mut Table, node: NodeId, columns: &[usize], text: &[
     for &column in columns {
         let mut parser = serde_json::Deserializer::from_slice(text);
         if table.columns[column].kind == ColumnType::Json {
-            put_json(table, column, text).or_refuse(table)?;
+            table.columns[column].put_json(text).or_refuse(table)?;
         } else {
             Deserializer::deserialize_any(&mut parser, ColumnVisitor { table, column })?;
         }
@@ -364,8 +398,12 @@ impl<'de> Visitor<'de> for ColumnVisitor<'_> {
         }
     }
 
+    /// CBOR may write any whole number in the form for large ones.
     fn visit_i128<E: Error>(self, value: i128) -> Result<(), E> {
-        self.table.columns[self.column].put_large_int(value).or_refuse(self.table)
+        match i64::try_from(value) {
+            Ok(value) => self.visit_i64(value),
+            Err(_) => self.table.columns[self.column].put_large_int(value).or_refuse(self.table),
+        }
     }
 
     fn visit_u128<E: Error>(self, value: u128) -> Result<(), E> {
@@ -384,6 +422,11 @@ impl<'de> Visitor<'de> for ColumnVisitor<'_> {
 
     fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<(), E> {
         self.table.columns[self.column].put_bytes(bytes).or_refuse(self.table)
+    }
+
+    fn visit_borrowed_bytes<E: Error>(self, bytes: &'de [u8]) -> Result<(), E> {
+        self.table.doubtful.note(bytes);
+        self.visit_bytes(bytes)
     }
 
     /// A MessagePack extension: only the timestamp of its specification has a meaning here.

@@ -42,7 +42,11 @@ impl Address {
                     1883
                 }
             }
-            Some(digits) => digits.parse().map_err(|_| invalid(format!("\"{digits}\" is not a port")))?,
+            // Not `parse` alone, which would also take a sign.
+            Some(digits) => match digits.parse() {
+                Ok(port) if port > 0 && !digits.starts_with('+') => port,
+                _ => return Err(invalid(format!("\"{digits}\" is not a port"))),
+            },
         };
         Ok(Self { tls, host: host.to_owned(), port })
     }
@@ -102,9 +106,17 @@ mod tests {
 
     #[test]
     fn what_is_no_broker_is_refused_with_an_example() {
-        for url in
-            ["broker", "http://broker", "mqtt://", "mqtt://:1883", "mqtt://a:b", "mqtt://a:70000", "mqtt://a/topic"]
-        {
+        for url in [
+            "broker",
+            "http://broker",
+            "mqtt://",
+            "mqtt://:1883",
+            "mqtt://a:b",
+            "mqtt://a:70000",
+            "mqtt://a/topic",
+            "mqtt://a:0",
+            "mqtt://a:+1",
+        ] {
             let error = parse(url).expect_err(url);
             assert_eq!(error.key, "url");
             assert!(error.hint.unwrap().contains("mqtts://HOST:PORT"), "{url}");

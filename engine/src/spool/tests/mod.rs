@@ -1,5 +1,6 @@
 //! Tests of the spool as a whole. Those of one file's own rules are in that file.
 
+mod corpus;
 mod every_place;
 mod live;
 mod model;

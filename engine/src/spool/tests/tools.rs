@@ -110,6 +110,7 @@ async fn cursors_say_which_segments_are_still_needed() {
 struct TrimsMeanwhile {
     first: String,
     last_lsn: u64,
+    epoch: u64,
     before_listing: bool,
     done: AtomicBool,
 }
@@ -119,7 +120,7 @@ impl TrimsMeanwhile {
         if dir.ends_with("quarantine") || self.done.swap(true, Ordering::Relaxed) {
             return;
         }
-        let cursors = CursorFile { trimmed_lsn: self.last_lsn, ..CursorFile::default() };
+        let cursors = CursorFile { epoch: self.epoch, trimmed_lsn: self.last_lsn, ..CursorFile::default() };
         std::fs::write(dir.join("cursors"), cursors.encode()).expect("it can be written");
         std::fs::remove_file(dir.join(&self.first)).expect("it is there");
     }
@@ -166,11 +167,13 @@ async fn what_a_running_pipeline_trims_meanwhile_is_no_damage() {
         let home = tempfile::tempdir().expect("a directory");
         let whole = filled(home.path(), 40).await;
         // A cursors' file that has trimmed nothing: from it the first segment seems to be missing.
-        std::fs::write(home.path().join("cursors"), CursorFile::default().encode()).expect("it can be written");
         let first = &whole.segments[0];
+        let epoch = first.epoch.expect("an undamaged header");
+        let cursors = CursorFile { epoch, ..CursorFile::default() };
+        std::fs::write(home.path().join("cursors"), cursors.encode()).expect("it can be written");
         let last_lsn = *first.lsns.clone().expect("records").end();
         let done = AtomicBool::new(false);
-        let storage = TrimsMeanwhile { first: first.name.clone(), last_lsn, before_listing, done };
+        let storage = TrimsMeanwhile { first: first.name.clone(), last_lsn, epoch, before_listing, done };
         let found = verify(home.path(), &storage).expect("it can be read");
         assert!(found.is_sound(), "{:?}", found.damage);
         assert_eq!((found.records_lost, found.lsns), (0, Some(last_lsn + 1..=40)));

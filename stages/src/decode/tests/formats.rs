@@ -70,6 +70,51 @@ fn cbor_tags_and_small_floats_are_read_through() {
 }
 
 #[test]
+fn what_becomes_of_cbor_does_not_depend_on_what_came_before() {
+    let tagged = b"\xa1\x62at\xc1\x01".as_slice();
+    let tag_behind = [tagged, b"\xc1"].concat();
+    let tags_in_a_stranger = [b"\xa1\x61x".as_slice(), &[0xc1; 200], b"\x01"].concat();
+    for (payload, reason) in [
+        (b"\xa1\x61x\x01\xc1".as_slice(), Some("trailing_data")),
+        (&tag_behind, Some("invalid_cbor")),
+        (b"\xa1\x61j\x9f\x01\xc1\xff", Some("invalid_cbor")),
+        (b"\xa1\x61t\x7f\xc1\x61x\xff", Some("invalid_cbor")),
+        (&tags_in_a_stranger, None),
+    ] {
+        let columns = "at = \"timestamp\"\nj = \"json\"\nt = \"text\"";
+        for before in [b"\xa0".as_slice(), tagged] {
+            let decoded = decode(columns, Format::Cbor, &[before, payload]);
+            let found = refusals(&decoded.rejected).concat();
+            assert_eq!(found.split(':').next().filter(|found| !found.is_empty()), reason, "{payload:x?} {found}");
+        }
+    }
+}
+
+#[test]
+fn cbor_large_integers_are_what_they_hold() {
+    let value = |columns: &str, bignum: &[u8]| {
+        let payload = [b"\xa1\x61v", bignum].concat();
+        lines(&decode(columns, Format::Cbor, &[payload]).rows)
+    };
+    // 2(h'07'), 3(h'07'), 2(h''), and both ends of 64 bits.
+    assert_eq!(value("v = \"int16\"", b"\xc2\x41\x07"), "{\"v\":7}\n");
+    assert_eq!(value("v = \"int16\"", b"\xc3\x41\x07"), "{\"v\":-8}\n");
+    assert_eq!(value("v = \"int16\"", b"\xc2\x40"), "{\"v\":0}\n");
+    assert_eq!(
+        value("v = \"int64\"", b"\xc2\x48\x7f\xff\xff\xff\xff\xff\xff\xff"),
+        format!("{{\"v\":{}}}\n", i64::MAX)
+    );
+    assert_eq!(
+        value("v = \"int64\"", b"\xc3\x48\x7f\xff\xff\xff\xff\xff\xff\xff"),
+        format!("{{\"v\":{}}}\n", i64::MIN)
+    );
+    let seventeen_bytes = [b"\xa1\x61v\xc2\x51".as_slice(), &[1; 17]].concat();
+    assert_eq!(reason_of("v = \"int64\"", Format::Cbor, &seventeen_bytes), "out_of_range");
+    let rfc3339 = "v = { type = \"timestamp\", format = \"rfc3339\" }";
+    assert_eq!(reason_of(rfc3339, Format::Cbor, b"\xa1\x61v\x1b\xff\xff\xff\xff\xff\xff\xff\xff"), "wrong_type");
+}
+
+#[test]
 fn msgpack_timestamps_are_timestamps() {
     let at = |extension: &[u8]| [b"\x81\xa2at".as_slice(), extension].concat();
     let payloads = [
@@ -105,6 +150,44 @@ fn whole_numbers_may_be_keys() {
     let columns = "v = { type = \"int64\", path = \"-2\" }";
     assert_eq!(lines(&decode(columns, Format::Cbor, &[b"\xa2\x21\x07\x42ab\x08"]).rows), "{\"v\":7}\n");
     assert_eq!(lines(&decode(columns, Format::MessagePack, &[b"\x82\xfe\x07\x05\x08"]).rows), "{\"v\":7}\n");
+}
+
+#[test]
+fn text_that_is_no_utf_8_is_not_stored_as_bytes() {
+    for columns in ["v = \"json\"", "v = \"binary\"", "v = \"text\"", "v = \"int16\""] {
+        for text in
+            [b"\x81\xa1v\xa2\xff\xfe".as_slice(), b"\x81\xa1v\xd9\x02\xff\xfe", b"\x81\xa1v\xda\x00\x02\xff\xfe"]
+        {
+            assert_eq!(reason_of(columns, Format::MessagePack, text), "invalid_utf8", "{columns} {text:x?}");
+        }
+    }
+    let bytes_beside_text = b"\x81\xa1v\x92\xc4\x02\xff\xfe\xa2\xff\xfe";
+    assert_eq!(reason_of("v = \"json\"", Format::MessagePack, bytes_beside_text), "invalid_utf8");
+    let bytes = decode("v = \"json\"", Format::MessagePack, &[b"\x81\xa1v\x92\xc4\x02\xff\xfe\xc5\x00\x01\xff"]);
+    assert_eq!(lines(&bytes.rows), "{\"v\":\"[\\\"//4=\\\",\\\"/w==\\\"]\"}\n");
+    // What nobody reads may hold anything.
+    assert_eq!(decode("v = \"json\"", Format::MessagePack, &[b"\x81\xa1x\xa1\xff"]).rows.num_rows(), 1);
+}
+
+#[test]
+fn a_key_that_is_neither_text_nor_a_number_leads_nowhere() {
+    // true, null, 1.5, [1], {1: 2}, h'01', and what only one of the formats has.
+    let cbor = ["f5", "f6", "fa3fc00000", "8101", "a10102", "4101", "c249010000000000000000", "3bffffffffffffffff"];
+    let msgpack = ["c3", "c0", "ca3fc00000", "9101", "810102", "c40101", "d40501", "d6ff00000000"];
+    for (format, keys, map, text) in [(Format::Cbor, cbor, 0xa0, 0x61), (Format::MessagePack, msgpack, 0x80, 0xa1)] {
+        for key in keys {
+            let key = (0..key.len()).step_by(2).map(|at| u8::from_str_radix(&key[at..at + 2], 16).unwrap());
+            let key: Vec<u8> = key.collect();
+            // {KEY: 0, "v": 7} and {"j": {KEY: 0}}
+            let stranger = [[map | 2].as_slice(), &key, &[0, text, b'v', 7]].concat();
+            assert_eq!(lines(&decode("v = \"int16\"", format, &[stranger]).rows), "{\"v\":7}\n", "{format:?} {key:x?}");
+            let in_json = [[map | 1, text, b'j', map | 1].as_slice(), &key, &[0]].concat();
+            let whole_number = matches!(key[0], 0xc2 | 0x3b);
+            if !whole_number {
+                assert_eq!(reason_of("j = \"json\"", format, &in_json), "wrong_type", "{format:?} {key:x?}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 mod corpus;
 mod formats;
+#[cfg(feature = "mqtt")]
+mod letters;
 mod rules;
 
 use arrow::array::{AsArray, RecordBatch};

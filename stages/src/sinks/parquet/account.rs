@@ -45,9 +45,11 @@ pub(super) struct Objects {
 
 impl Objects {
     /// Takes in one object. What can't be read is a contradiction, not an error.
-    pub(super) fn add(&mut self, key: &str, content: &Bytes) {
+    pub(super) async fn add(&mut self, key: &str, content: Bytes) {
         self.objects += 1;
-        match rows_and_group(content) {
+        // On a damaged object the library may panic.
+        let read = tokio::task::spawn_blocking(move || rows_and_group(&content)).await;
+        match read.unwrap_or_else(|panic| Err(panic.to_string())) {
             Ok((rows, group)) => {
                 self.rows += rows;
                 match group {

@@ -1,14 +1,16 @@
 //! The dead letters in the objects of the sink, read back. Objects are never changed or deleted.
 
+use std::error::Error;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::NaiveDate;
 use futures::{StreamExt, TryStreamExt, stream};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::errors::ParquetError;
 use pipeline_engine::dlq::{Letter, LetterFilter, LetterStore, LetterStream, ReplayLog};
 use pipeline_engine::stage::StageError;
 
-use super::disk::off_the_runtime;
 use super::store::Reader;
 use crate::dead_letters::letters_in;
 
@@ -102,22 +104,29 @@ impl LetterStore for LakeLetters {
 }
 
 async fn letters_of(key: String, content: Bytes) -> Result<Vec<Letter>, StageError> {
-    off_the_runtime(move || {
-        let broken = |error: parquet::errors::ParquetError| {
-            StageError::permanent(format!("\"{key}\" can't be read as Parquet")).because(error)
-        };
-        let reader = ParquetRecordBatchReaderBuilder::try_new(content).and_then(|builder| builder.build());
+    let broken = |error: Box<dyn Error + Send + Sync>| {
+        StageError::permanent(format!("\"{key}\" can't be read as Parquet"))
+            .because(error)
+            .hint("Fetch it from a copy, or move it away: the other objects can be read.")
+    };
+    let read = tokio::task::spawn_blocking(move || {
         let mut letters = Vec::new();
-        for rows in reader.map_err(broken)? {
-            letters.extend(letters_in(&rows?)?);
+        for rows in ParquetRecordBatchReaderBuilder::try_new(content)?.build()? {
+            letters.push(letters_in(&rows?));
         }
-        Ok(letters)
-    })
-    .await
+        Ok::<_, ParquetError>(letters)
+    });
+    // On a damaged object the library may panic: that is no more our mistake than an error is.
+    let letters = read.await.map_err(|panic| broken(panic.into()))?.map_err(|error| broken(error.into()))?;
+    Ok(letters.into_iter().collect::<Result<Vec<_>, _>>()?.concat())
 }
 
 #[cfg(test)]
 mod tests {
+    use parquet::arrow::ArrowWriter;
+    use pipeline_engine::dead_letter::{DeadLetter, DeadLetters};
+    use pipeline_engine::stage::Fault;
+
     use super::*;
 
     #[test]
@@ -140,5 +149,44 @@ mod tests {
         assert!(!may("29", filter(Some(noon), None)));
         assert!(may("31", filter(None, Some(noon))) && !may("31", filter(None, Some(noon - DAY_US / 2))));
         assert!(may("__HIVE_DEFAULT_PARTITION__", filter(Some(noon), None)), "rows without a day may be of any");
+    }
+
+    fn letter(number: u8) -> DeadLetter<'static> {
+        let payloads = [b"{\"n\":1}".as_slice(), b"\xff\x00", b""];
+        DeadLetter {
+            received_at_us: 1_769_860_800_000_000,
+            stage: "telemetry",
+            reason: "invalid_json",
+            detail: None,
+            topic: Some("iot/d1"),
+            position: Some("17"),
+            payload: payloads[usize::from(number % 3)],
+        }
+    }
+
+    /// What the reader of objects makes of damage is the library's matter; that it makes no panic is ours.
+    #[tokio::test]
+    async fn a_damaged_object_is_read_or_refused_by_its_name() {
+        let mut letters = DeadLetters::default();
+        (0..9).for_each(|number| letters.push(letter(number)));
+        let rows = letters.take();
+        let mut object = Vec::new();
+        let mut writer = ArrowWriter::try_new(&mut object, rows.schema(), None).unwrap();
+        writer.write(&rows).unwrap();
+        writer.close().unwrap();
+        let read = async |bytes: Vec<u8>| letters_of("the object".to_owned(), bytes.into()).await;
+        assert_eq!(read(object.clone()).await.unwrap().len(), 9);
+        let mut refused = 0;
+        for at in 0..object.len() {
+            let mut flipped = object.clone();
+            flipped[at] ^= 1 << (at % 8);
+            for damaged in [flipped, object[..at].to_vec()] {
+                if let Err(error) = read(damaged).await {
+                    assert_eq!(error.fault(), Fault::Permanent, "byte {at}: {}", error.chain());
+                    refused += 1;
+                }
+            }
+        }
+        assert!(refused > object.len(), "cut off it is never read, and rarely with another byte");
     }
 }

@@ -121,7 +121,7 @@ impl Sink for Parquet {
         for key in keys {
             // One that is gone has expired since it was listed.
             if let Some(content) = reader.get(&key).await? {
-                objects.add(&key, &content);
+                objects.add(&key, content).await;
             }
         }
         objects.account().map(Some)

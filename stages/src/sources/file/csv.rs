@@ -42,7 +42,11 @@ pub(super) struct CsvRecords {
 enum Ended {
     Whole,
     TooLong,
+    /// More than [`FIELDS_MAX`].
+    TooManyFields,
 }
+
+const OPEN_QUOTE: &str = "a quote that is not closed where its field ends";
 
 impl CsvRecords {
     pub(super) fn new(input: Input, bytes_max: usize) -> Self {
@@ -61,13 +65,18 @@ impl CsvRecords {
         }
     }
 
-    /// The names in the first record; none if the file is empty.
-    pub(super) fn read_header(&mut self) -> io::Result<Vec<String>> {
-        if self.next()?.is_none() {
-            return Ok(Vec::new());
+    /// The names in the first record; none if the file is empty. Inside: what is wrong with the record, as the
+    /// rest of a sentence that begins with the header.
+    pub(super) fn read_header(&mut self) -> io::Result<Result<Vec<String>, String>> {
+        match self.next()? {
+            None => return Ok(Ok(Vec::new())),
+            Some(Ended::TooLong) => return Ok(Err(format!("is longer than {} bytes", self.bytes_max))),
+            Some(Ended::TooManyFields) => return Ok(Err(format!("has more than {FIELDS_MAX} fields"))),
+            Some(Ended::Whole) if !is_well_quoted(&self.raw) => return Ok(Err(format!("has {OPEN_QUOTE}"))),
+            Some(Ended::Whole) => {}
         }
         self.line += count_lines(&self.raw);
-        Ok(self.fields().map(|name| String::from_utf8_lossy(name.trim_ascii()).into_owned()).collect())
+        Ok(Ok(self.fields().map(|name| String::from_utf8_lossy(name.trim_ascii()).into_owned()).collect()))
     }
 
     /// Decodes the next record, and answers with the number of its first line; `None` at the end.
@@ -82,13 +91,18 @@ impl CsvRecords {
         let record = self.raw.as_slice();
         let first_line_end = record.iter().position(|byte| *byte == b'\n').filter(|end| {
             // The end of the record itself makes no second line, unless it is inside a quote.
-            ended == Ended::TooLong || end + 1 < record.len()
+            ended != Ended::Whole || end + 1 < record.len()
         });
         let message = Message { topic, payload: trim_line_ends(record), received_at_us, position: line.into() };
         let verdict = match ended {
             Ended::TooLong => Err(too_long("record", self.bytes_max)),
-            Ended::Whole if first_line_end.is_some() && !is_well_quoted(record) => {
-                Err(Fault::new(reason::INVALID_CSV, "a quote is not closed where its field ends"))
+            Ended::TooManyFields => {
+                let detail = format!("the record has more than {FIELDS_MAX} fields; the payload is its beginning");
+                Err(Fault::new(reason::LINE_TOO_LONG, detail))
+            }
+            // The parser takes them, and drops a quote that was meant.
+            Ended::Whole if record.contains(&b'"') && !is_well_quoted(record) => {
+                Err(Fault::new(reason::INVALID_CSV, format!("the record has {OPEN_QUOTE}")))
             }
             Ended::Whole => decoder.push_record(&message, &self.header, self.fields()),
         };
@@ -100,7 +114,7 @@ impl CsvRecords {
             fault.detail.push_str("; the record goes on over the next lines, which are read again on their own");
             decoder.reject(&Message { payload: trim_line_ends(&record[..end]), ..message }, &fault);
             self.read_again_from(end + 1);
-        } else if ended == Ended::TooLong {
+        } else if ended != Ended::Whole {
             decoder.reject(&Message { payload: &record[..record.len().min(BEGINNING_BYTES)], ..message }, &fault);
             self.skip_line()?;
         } else {
@@ -132,7 +146,7 @@ impl CsvRecords {
             match result {
                 ReadRecordResult::InputEmpty => {}
                 ReadRecordResult::OutputFull => self.fields.resize(self.fields.len() * 2, 0),
-                ReadRecordResult::OutputEndsFull if ended >= FIELDS_MAX => return Ok(Some(Ended::TooLong)),
+                ReadRecordResult::OutputEndsFull if ended >= FIELDS_MAX => return Ok(Some(Ended::TooManyFields)),
                 ReadRecordResult::OutputEndsFull => self.ends.resize(self.ends.len() * 2, 0),
                 ReadRecordResult::Record => {
                     self.fields_count = ended;

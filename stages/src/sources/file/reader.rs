@@ -104,14 +104,16 @@ impl FileReader {
             FileFormat::Jsonl => Records::Lines(Lines::new(input, bytes_max)),
             FileFormat::Csv => {
                 let mut csv = CsvRecords::new(input, bytes_max);
-                let names = csv.read_header().map_err(|error| broken(path, 0, error))?;
+                let header_mistake =
+                    |mistake: String| StageError::permanent(format!("the header of \"{}\" {mistake}", path.display()));
+                let names = csv.read_header().map_err(|error| broken(path, 0, error))?.map_err(header_mistake)?;
                 let header = decoder.bind_header(names.iter().map(String::as_str)).map_err(|mistake| {
                     let found = if names.is_empty() {
                         "It has none.".to_owned()
                     } else {
                         format!("It has {}.", names.join(", "))
                     };
-                    StageError::permanent(format!("the header of \"{}\" {mistake}", path.display())).hint(found)
+                    header_mistake(mistake).hint(found)
                 })?;
                 csv.header = header;
                 Records::Csv(Box::new(csv))

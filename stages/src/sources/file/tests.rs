@@ -1,5 +1,7 @@
 //! The file source as the engine runs it: files in, batches and dead letters out.
 
+mod corpus;
+
 use std::io::Write;
 use std::path::Path;
 
@@ -34,7 +36,11 @@ fn mistake(text: &str) -> BuildError {
 }
 
 async fn run(text: &str) -> Outcome {
-    let built = config(text).build(&build_context("files", SCHEMAS)).unwrap();
+    run_with(SCHEMAS, text).await
+}
+
+async fn run_with(schemas: &str, text: &str) -> Outcome {
+    let built = config(text).build(&build_context("files", schemas)).unwrap();
     let (cx, outlet) = testing::source(20_000);
     let source = tokio::spawn(built.source.run(cx));
     let mut outcome = collect(outlet).await;

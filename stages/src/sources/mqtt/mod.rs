@@ -157,8 +157,9 @@ impl SourceConfig for MqttSourceConfig {
         if self.topics.0.is_empty() {
             return Err(BuildError::invalid("topics", "nothing to subscribe to").hint("`#` is everything."));
         }
-        for filter in &self.topics.0 {
-            mqtt_client::check_filter(filter).map_err(|mistake| BuildError::invalid("topics", mistake))?;
+        for (place, filter) in self.topics.0.iter().enumerate() {
+            mqtt_client::check_filter(filter)
+                .map_err(|mistake| BuildError::invalid(format!("topics.{place}"), mistake))?;
         }
         if self.batch_rows == 0 {
             return Err(BuildError::invalid("batch_rows", "a batch has at least one row"));

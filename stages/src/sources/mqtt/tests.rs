@@ -489,7 +489,7 @@ fn mistakes_are_found_while_the_plan_is_built() {
         Err(mistake) => mistake,
     };
     for (more, key) in [
-        (r#""topics": "a/#/b""#, "topics"),
+        (r#""topics": "a/#/b""#, "topics.0"),
         (r#""topics": []"#, "topics"),
         (r#""topics": "a", "qos": 3"#, "qos"),
         (r#""topics": "a", "client_id": """#, "client_id"),

@@ -32,7 +32,7 @@ impl EnrichConfig {
             };
         };
         let Some(name) = &self.key else {
-            return Err(BuildError::invalid("key", "missing")
+            return Err(BuildError::invalid("key", "a table needs the key \"key\"")
                 .hint("Name the column of the input whose values are looked up in the table."));
         };
         let wanted = "text or a whole number";
@@ -81,7 +81,7 @@ impl EnrichConfig {
         let named: Vec<&String> =
             if self.columns.is_empty() { self.types.keys().collect() } else { self.columns.iter().collect() };
         if named.is_empty() {
-            return Err(BuildError::invalid("columns", "missing")
+            return Err(BuildError::invalid("columns", "a table needs the key \"columns\"")
                 .hint("Name the table's columns to add: the plan is checked before the table is read."));
         }
         if let Some((other, _)) = self.types.iter().find(|(name, _)| !named.contains(name)) {
