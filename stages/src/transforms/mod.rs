@@ -1,8 +1,11 @@
 //! What happens to rows on their way: `[transforms.NAME]`.
 
 pub mod anomaly;
+pub mod dedupe;
 pub mod enrich;
+mod keys;
 mod refusal;
+mod snapshot;
 #[cfg(test)]
 mod testing;
 pub mod validate;
