@@ -24,6 +24,7 @@ pub fn registry() -> Registry {
         .with_transform::<transforms::anomaly::AnomalyConfig>()
         .with_transform::<transforms::dedupe::DedupeConfig>()
         .with_transform::<transforms::enrich::EnrichConfig>()
+        .with_transform::<transforms::gaps::GapsConfig>()
         .with_transform::<transforms::validate::ValidateConfig>()
         .with_sink::<sinks::console::ConsoleConfig>();
     #[cfg(feature = "mqtt")]

@@ -74,11 +74,6 @@ impl KeyColumns {
         }
     }
 
-    /// Whether a column of that name is part of the key.
-    pub(super) fn contains(&self, name: &str) -> bool {
-        self.columns.iter().any(|(_, other, _)| other == name)
-    }
-
     /// The columns of a schema that holds keys alone; none is null.
     pub(super) fn fields(&self) -> impl Iterator<Item = Field> + '_ {
         self.columns.iter().map(|(_, name, kind)| Field::new(name, kind.clone(), false))

@@ -3,6 +3,7 @@
 pub mod anomaly;
 pub mod dedupe;
 pub mod enrich;
+pub mod gaps;
 mod keys;
 mod refusal;
 mod snapshot;
