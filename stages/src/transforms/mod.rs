@@ -1,9 +1,12 @@
 //! What happens to rows on their way: `[transforms.NAME]`.
 
 pub mod anomaly;
+pub mod dedupe;
 pub mod enrich;
+pub mod gaps;
+mod keys;
 mod refusal;
-mod state;
+mod snapshot;
 #[cfg(test)]
 mod testing;
 pub mod validate;

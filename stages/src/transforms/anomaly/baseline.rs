@@ -8,7 +8,7 @@
 
 use pipeline_engine::stage::StageError;
 
-use crate::transforms::state::{StateReader, StateWriter};
+use crate::transforms::snapshot::{Reader, Writer, damaged};
 
 /// When a reading is flagged and what is learned from it.
 #[derive(Debug, Clone, Copy)]
@@ -97,11 +97,8 @@ impl Baseline {
         strikes: 0,
     };
 
-    /// What a window takes in a snapshot, without its readings.
-    pub(super) const STATE_BYTES: usize = 4 * 4 + 5 * 8;
-
     /// The window as it is, its sums included: they were rounded in their own order.
-    pub(super) fn write(&self, ring: &[f64], state: &mut StateWriter) {
+    pub(super) fn write(&self, ring: &[f64], state: &mut Writer) {
         for count in [self.count, self.next, self.late, self.strikes] {
             state.u32(count);
         }
@@ -116,12 +113,12 @@ impl Baseline {
     ///
     /// # Errors
     /// There can't be such a window.
-    pub(super) fn read(ring: &mut [f64], state: &mut StateReader<'_>) -> Result<Self, StageError> {
+    pub(super) fn read(ring: &mut [f64], state: &mut Reader<'_>) -> Result<Self, StageError> {
         let [count, next, late, strikes] = [state.u32()?, state.u32()?, state.u32()?, state.u32()?];
         let [anchor, sum, squares, squares_peak] = [state.f64()?, state.f64()?, state.f64()?, state.f64()?];
         let newest_us = state.i64()?;
         if count as usize > ring.len() || next as usize >= ring.len() {
-            return Err(StateReader::damaged());
+            return Err(damaged());
         }
         for value in &mut ring[..count as usize] {
             *value = state.f64()?;

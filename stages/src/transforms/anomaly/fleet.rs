@@ -11,7 +11,7 @@ use pipeline_engine::Counter;
 use pipeline_engine::stage::StageError;
 
 use super::baseline::Baseline;
-use crate::transforms::state::{StateReader, StateWriter};
+use crate::transforms::snapshot::{Reader, Writer, damaged};
 
 /// All windows.
 pub(super) struct Fleet {
@@ -89,11 +89,11 @@ impl Fleet {
     }
 
     /// All windows, device by device. Not the hash table and the queue, which can be made again.
-    pub(super) fn write(&self, state: &mut StateWriter) {
+    pub(super) fn write(&self, state: &mut Writer) {
         state.u64(self.sightings);
-        state.count(self.devices.len());
+        state.u64(self.devices.len() as u64);
         for (slot, device) in self.devices.iter().enumerate() {
-            state.text(&device.key);
+            state.bytes(device.key.as_bytes());
             state.u64(device.last_sighting);
             for index in slot * self.metrics..(slot + 1) * self.metrics {
                 self.baselines[index].write(&self.rings[index * self.window..][..self.window], state);
@@ -106,7 +106,7 @@ impl Fleet {
     ///
     /// # Errors
     /// There can't be such windows.
-    pub(super) fn read(&self, state: &mut StateReader<'_>) -> Result<Self, StageError> {
+    pub(super) fn read(&self, state: &mut Reader<'_>) -> Result<Self, StageError> {
         let mut fleet = Self {
             slots: HashMap::default(),
             devices: Vec::new(),
@@ -116,12 +116,12 @@ impl Fleet {
             oldest: VecDeque::new(),
             ..*self
         };
-        let devices = state.count(16 + self.metrics * Baseline::STATE_BYTES)?;
+        let devices = usize::try_from(state.u64()?).map_err(|_| damaged())?;
         for slot in 0..devices {
-            let key: Arc<str> = state.text()?.into();
+            let key: Arc<str> = std::str::from_utf8(state.bytes()?).map_err(|_| damaged())?.into();
             let last_sighting = state.u64()?;
             if last_sighting > fleet.sightings || fleet.slots.insert(key.clone(), slot).is_some() {
-                return Err(StateReader::damaged());
+                return Err(damaged());
             }
             fleet.devices.push(Device { key, last_sighting });
             for _ in 0..self.metrics {

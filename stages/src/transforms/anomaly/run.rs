@@ -15,7 +15,7 @@ use pipeline_engine::stage::{Batch, Emitter, StageError, Transform};
 use super::ANOMALIES;
 use super::baseline::{Floor, Rules, Standing};
 use super::fleet::Fleet;
-use crate::transforms::state::{StateReader, StateWriter};
+use crate::transforms::snapshot::{Fingerprint, Format, Reader, Writer};
 
 /// Rules by column, and the windows.
 pub(super) struct Anomaly {
@@ -59,40 +59,30 @@ impl Transform for Anomaly {
     }
 
     fn snapshot(&self) -> Option<Vec<u8>> {
-        let mut state = StateWriter::new(LAYOUT);
-        state.text(&self.what_is_kept());
+        let mut state = Writer::new(FORMAT, self.fingerprint());
         self.fleet.write(&mut state);
-        Some(state.finish())
+        Some(state.seal())
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), StageError> {
-        let mut state = StateReader::new(snapshot, LAYOUT)?;
-        let (kept, wanted) = (state.text()?, self.what_is_kept());
-        if kept != wanted {
-            return Err(StageError::permanent(format!("the state is of {kept}, and the pipeline file wants {wanted}")));
-        }
+        let mut state = Reader::open(snapshot, FORMAT, self.fingerprint())?;
         let fleet = self.fleet.read(&mut state)?;
-        state.finish()?;
+        state.end()?;
         self.fleet = fleet;
         Ok(())
     }
 }
 
-/// The version of what a snapshot holds.
-const LAYOUT: u8 = 1;
+const FORMAT: Format = Format { name: 3, version: 1 };
 
 impl Anomaly {
     /// What the windows are of. With other thresholds they mean the same; with another of these they don't.
-    fn what_is_kept(&self) -> String {
-        let input = self.schema.fields();
-        let metrics: Vec<&str> = self.metrics.iter().map(|(_, name)| name.as_str()).collect();
-        format!(
-            "{} readings of {} by {} and {}",
-            self.fleet.window(),
-            metrics.join(", "),
-            input[self.key].name(),
-            input[self.time].name()
-        )
+    fn fingerprint(&self) -> u128 {
+        let mut fingerprint = Fingerprint::default();
+        fingerprint.number(self.fleet.window() as u64);
+        let columns = [self.key, self.time].into_iter().chain(self.metrics.iter().map(|(column, _)| *column));
+        columns.for_each(|column| fingerprint.text(self.schema.field(column).name()));
+        fingerprint.finish()
     }
 
     /// All rows with their scores; flagged readings are put into `found`, in the order of the rows.

@@ -429,9 +429,7 @@ fn a_state_of_other_windows_or_a_damaged_one_is_refused_and_changes_nothing() {
 
     let mut other = stage(&SHORT.replace("window = 8", "window = 9"));
     let error = other.transform.restore(&snapshot).unwrap_err().chain();
-    let expected = "the state is of 8 readings of temperature, humidity by device_id and timestamp, and the pipeline \
-                    file wants 9 readings of temperature, humidity by device_id and timestamp";
-    assert_eq!(error, expected);
+    assert!(error.contains("another configuration"), "{error}");
 
     let mut cut = stage(SHORT);
     let empty = cut.transform.snapshot();
