@@ -1,0 +1,153 @@
+//! The services around the pipeline die, hang and break off in the middle of a word.
+
+use std::time::Duration;
+
+use super::chance::{Chance, rounds};
+use super::daemons::{BrokerSettings, Service};
+use super::fleet::now_us;
+use super::proxy::{Moment, Point, Proxy};
+use super::site::Site;
+use super::table::Table;
+
+const PER_SECOND: u32 = 1_000;
+/// How long a frozen service stands still.
+const FREEZE: Duration = Duration::from_secs(20);
+/// For the next COPY, COMMIT or PUT to come; a sink may wait half a minute before it tries again.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+#[test]
+fn services_killed_frozen_and_cut_off_cost_no_row_and_double_none() {
+    let mut chance = Chance::new();
+    let mut site = Site::new("faults", BrokerSettings::Shipped);
+    let pipeline = site.start_and_subscribe();
+    let fleet = site.fleet(PER_SECOND);
+    site.wait_for_row_after(now_us());
+    let mut table = Table::default();
+    cut_connections(&site, &mut chance, &mut table);
+    freeze_services(&site, &mut table);
+    kill_services(&mut site, &mut chance, &mut table);
+    let log = site.settle(fleet, pipeline);
+    let verdict = site.verdict();
+    table.row("verdict", verdict.to_string().trim_end());
+    table.print(&format!("faults of the services at {PER_SECOND} messages a second"));
+    assert!(verdict.is_clean(), "{verdict}");
+    assert!(!log.contains("NOT accounted for"), "{log}");
+}
+
+/// Where a connection breaks, and how.
+struct Cut {
+    name: &'static str,
+    moment: Moment,
+    place: Place,
+    times: u32,
+}
+
+#[derive(Clone, Copy)]
+enum Place {
+    /// At any byte.
+    Inside,
+    /// Nothing of it has gone through; all of it; or any.
+    Around,
+}
+
+fn cuts(times: u32) -> [Cut; 8] {
+    let cut = |name, moment, place, times| Cut { name, moment, place, times };
+    let few = times.div_ceil(10);
+    [
+        cut("cut inside COPY", Moment::CopyData, Place::Inside, times),
+        cut("cut around COMMIT", Moment::Commit, Place::Around, times.div_ceil(2)),
+        cut("cut before COMMIT's answer", Moment::Ended, Place::Around, times / 2),
+        cut("cut inside PUT", Moment::PutBody, Place::Inside, few),
+        cut("cut around PUT's answer", Moment::PutReply, Place::Around, few),
+        cut("cut around a PUBLISH", Moment::Publish, Place::Around, few),
+        cut("cut around a PUBACK", Moment::PubAck, Place::Around, few),
+        cut("cut around a SUBACK", Moment::SubAck, Place::Around, few),
+    ]
+}
+
+fn cut_connections(site: &Site, chance: &mut Chance, table: &mut Table) {
+    for cut in cuts(rounds(100)) {
+        let proxy = match cut.moment {
+            Moment::SubAck | Moment::Publish | Moment::PubAck => &site.mqtt,
+            Moment::Begin | Moment::CopyData | Moment::Commit | Moment::Ended => &site.postgres,
+            Moment::PutBody | Moment::PutReply => &site.s3,
+        };
+        for _ in 0..cut.times {
+            let inside = match cut.place {
+                Place::Inside => chance.fraction(),
+                Place::Around => chance.one_of(&[0.0, 0.5, 1.0]),
+            };
+            let point = Point { moment: cut.moment, after: chance.below(3), inside };
+            if cut.moment == Moment::SubAck {
+                resubscribe(proxy);
+            }
+            let struck = site.runtime.block_on(proxy.cut_at(Point { after: after(&point), ..point }, PATIENCE));
+            assert!(struck, "no {:?} came within {PATIENCE:?}", cut.moment);
+        }
+        table.row(cut.name, cut.times);
+        site.wait_for_row_after(now_us());
+    }
+}
+
+/// Subscriptions come one by one, each after a connection.
+fn after(point: &Point) -> u32 {
+    if point.moment == Moment::SubAck { 0 } else { point.after }
+}
+
+/// Has the pipeline subscribe soon.
+fn resubscribe(mqtt: &Proxy) {
+    mqtt.cut_all();
+}
+
+fn freeze_services(site: &Site, table: &mut Table) {
+    for service in [Service::Database, Service::ObjectStore] {
+        site.daemons.freeze(service);
+        std::thread::sleep(FREEZE);
+        site.daemons.thaw(service);
+        wait_for_progress(site, service);
+        table.row(&format!("{service:?} frozen for"), humantime(FREEZE));
+    }
+    site.broker.freeze();
+    std::thread::sleep(FREEZE);
+    site.broker.thaw();
+    site.wait_for_row_after(now_us());
+    table.row("Broker frozen for", humantime(FREEZE));
+}
+
+fn kill_services(site: &mut Site, chance: &mut Chance, table: &mut Table) {
+    let times = rounds(100).div_ceil(20);
+    for _ in 0..times {
+        std::thread::sleep(chance.millis(1_000));
+        site.broker.kill();
+        std::thread::sleep(chance.millis(1_500));
+        site.broker.start_again();
+        site.wait_for_row_after(now_us());
+    }
+    table.row("Broker killed", times);
+    // An object store takes long to come back.
+    for (service, times) in [(Service::Database, times), (Service::ObjectStore, times.div_ceil(3))] {
+        for _ in 0..times {
+            std::thread::sleep(chance.millis(1_000));
+            site.daemons.kill(service);
+            std::thread::sleep(chance.millis(1_500));
+            site.daemons.start(service);
+            wait_for_progress(site, service);
+        }
+        table.row(&format!("{service:?} killed"), times);
+    }
+}
+
+/// Waits until the service takes in again what is sent now.
+fn wait_for_progress(site: &Site, service: Service) {
+    match service {
+        Service::Database => site.wait_for_row_after(now_us()),
+        Service::ObjectStore => {
+            let before = site.s3.passed(Moment::PutReply);
+            crate::process::wait_until("a new object", || (site.s3.passed(Moment::PutReply) > before).then_some(()));
+        }
+    }
+}
+
+fn humantime(duration: Duration) -> String {
+    format!("{} s", duration.as_secs())
+}
