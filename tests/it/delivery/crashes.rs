@@ -4,7 +4,7 @@
 //! of the protocols where a crash is said to hurt, such as between COMMIT and its answer.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::chance::{Chance, rounds};
 use super::daemons::BrokerSettings;
@@ -26,6 +26,7 @@ fn a_pipeline_killed_at_any_moment_loses_nothing_and_stores_nothing_twice() {
     let mut site = Site::new("crashes", BrokerSettings::Shipped);
     let mut pipeline = site.start_and_subscribe();
     let fleet = site.fleet(PER_SECOND);
+    let began = Instant::now();
     let mut phases: BTreeMap<String, u32> = BTreeMap::new();
     for round in 0..rounds {
         if round % CAUGHT_UP_EVERY == CAUGHT_UP_EVERY - 1 {
@@ -35,6 +36,7 @@ fn a_pipeline_killed_at_any_moment_loses_nothing_and_stores_nothing_twice() {
         *phases.entry(phase).or_default() += 1;
         pipeline = site.start();
     }
+    let acknowledged_per_second = site.record.acknowledged() as f64 / began.elapsed().as_secs_f64();
     let log = site.settle(fleet, pipeline);
     let verdict = site.verdict();
     let mut table = Table::default();
@@ -42,6 +44,7 @@ fn a_pipeline_killed_at_any_moment_loses_nothing_and_stores_nothing_twice() {
     for (phase, kills) in &phases {
         table.row(&format!("  {phase}"), kills);
     }
+    table.row("acknowledged per second", format!("{acknowledged_per_second:.0}"));
     table.row("verdict", verdict.to_string().trim_end());
     table.print(&format!("kill -9 of the pipeline at {PER_SECOND} messages a second"));
     assert!(verdict.is_clean(), "{verdict}");

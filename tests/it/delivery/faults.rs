@@ -12,6 +12,8 @@ use super::table::Table;
 const PER_SECOND: u32 = 1_000;
 /// How long a frozen service stands still.
 const FREEZE: Duration = Duration::from_secs(20);
+/// How long connections carry nothing: longer than `write_timeout` of the tables in `pipeline.toml`.
+const STALL: Duration = Duration::from_secs(7);
 /// For the next COPY, COMMIT or PUT to come; a sink may wait half a minute before it tries again.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -24,6 +26,7 @@ fn services_killed_frozen_and_cut_off_cost_no_row_and_double_none() {
     site.wait_for_row_after(now_us());
     let mut table = Table::default();
     cut_connections(&site, &mut chance, &mut table);
+    stall_connections(&site, &mut chance, &mut table);
     freeze_services(&site, &mut table);
     kill_services(&mut site, &mut chance, &mut table);
     let log = site.settle(fleet, pipeline);
@@ -99,19 +102,43 @@ fn resubscribe(mqtt: &Proxy) {
     mqtt.cut_all();
 }
 
+/// Connections that live on and carry nothing: from a point inside COPY or PUT for longer than a sink
+/// waits for an answer, then all of one service for a while.
+fn stall_connections(site: &Site, chance: &mut Chance, table: &mut Table) {
+    for (name, proxy, moment) in [
+        ("held inside COPY", &site.postgres, Moment::CopyData),
+        ("held before COMMIT's answer", &site.postgres, Moment::Ended),
+        ("held inside PUT", &site.s3, Moment::PutBody),
+    ] {
+        let inside = if moment == Moment::Ended { 0.0 } else { chance.fraction() };
+        let held = site.runtime.block_on(proxy.hold_at(Point { moment, after: 0, inside }, PATIENCE));
+        std::thread::sleep(STALL);
+        held.unwrap_or_else(|| panic!("no {moment:?} came within {PATIENCE:?}")).release();
+        site.wait_for_row_after(now_us());
+        table.row(name, seconds(STALL));
+    }
+    for (name, proxy) in [("MQTT", &site.mqtt), ("PostgreSQL", &site.postgres), ("S3", &site.s3)] {
+        proxy.stall(true);
+        std::thread::sleep(STALL);
+        proxy.stall(false);
+        site.wait_for_row_after(now_us());
+        table.row(&format!("all connections dead: {name}"), seconds(STALL));
+    }
+}
+
 fn freeze_services(site: &Site, table: &mut Table) {
     for service in [Service::Database, Service::ObjectStore] {
         site.daemons.freeze(service);
         std::thread::sleep(FREEZE);
         site.daemons.thaw(service);
         wait_for_progress(site, service);
-        table.row(&format!("{service:?} frozen for"), humantime(FREEZE));
+        table.row(&format!("{service:?} frozen for"), seconds(FREEZE));
     }
     site.broker.freeze();
     std::thread::sleep(FREEZE);
     site.broker.thaw();
     site.wait_for_row_after(now_us());
-    table.row("Broker frozen for", humantime(FREEZE));
+    table.row("Broker frozen for", seconds(FREEZE));
 }
 
 fn kill_services(site: &mut Site, chance: &mut Chance, table: &mut Table) {
@@ -148,6 +175,6 @@ fn wait_for_progress(site: &Site, service: Service) {
     }
 }
 
-fn humantime(duration: Duration) -> String {
+fn seconds(duration: Duration) -> String {
     format!("{} s", duration.as_secs())
 }

@@ -129,7 +129,12 @@ impl Site {
 
     /// Where the pipeline keeps what must survive.
     pub fn data_dir(&self) -> PathBuf {
-        self.folder.path().join("data")
+        self.path("data")
+    }
+
+    /// A name in the test's own folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     pub fn fleet(&self, per_second: u32) -> Fleet {

@@ -13,16 +13,17 @@ pub struct SmallDisk {
 const FILLER: &str = "filler";
 
 impl SmallDisk {
-    /// Of so many MiB, with its content in a file beside. `None`, and why, where this machine lets nobody
-    /// mount anything, as in most containers.
-    pub fn mount(at: &Path, mebibytes: u64) -> Result<Self, String> {
-        let image = at.with_extension("image");
+    /// Of so many MiB, with its content in the file `image`.
+    ///
+    /// # Errors
+    /// This machine lets nobody mount anything, as in most containers.
+    pub fn mount(image: &Path, at: &Path, mebibytes: u64) -> Result<Self, String> {
         fs::create_dir_all(at).map_err(|error| error.to_string())?;
-        let file = File::create(&image).map_err(|error| error.to_string())?;
+        let file = File::create(image).map_err(|error| error.to_string())?;
         file.set_len(mebibytes << 20).map_err(|error| error.to_string())?;
         // -m 0: none of it is set aside for root, who runs these tests.
-        run(Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(&image))?;
-        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(at))?;
+        run(Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(image))?;
+        run(Command::new("mount").args(["-o", "loop"]).arg(image).arg(at))?;
         Ok(Self { at: at.to_owned() })
     }
 
