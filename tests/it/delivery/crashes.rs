@@ -75,7 +75,7 @@ fn kill_somewhere(site: &Site, pipeline: Process, chance: &mut Chance) -> String
 /// Where a crash is said to hurt.
 fn points(site: &Site) -> [(&'static str, &Proxy, Point); 8] {
     [
-        ("before the subscription", &site.mqtt, Point::before(Moment::SubAck)),
+        ("before CONNACK", &site.mqtt, Point::before(Moment::ConnAck)),
         ("before a PUBACK", &site.mqtt, Point::before(Moment::PubAck)),
         ("behind a PUBACK", &site.mqtt, Point::behind(Moment::PubAck)),
         ("inside COPY", &site.postgres, Point { moment: Moment::CopyData, after: 0, inside: 0.5 }),
@@ -89,9 +89,9 @@ fn points(site: &Site) -> [(&'static str, &Proxy, Point); 8] {
 /// In the middle of what the pipeline is.
 fn phase(site: &Site) -> String {
     let has = |proxy: &Proxy, moment| proxy.now().contains(&Some(moment));
-    let subscribed = site.mqtt.now().iter().any(Option::is_some);
+    let connected = site.mqtt.now().iter().any(Option::is_some);
     let phases = [
-        ("starting", !subscribed),
+        ("starting", !connected),
         ("COPY", has(&site.postgres, Moment::CopyData)),
         ("COMMIT", has(&site.postgres, Moment::Commit)),
         ("BEGIN", has(&site.postgres, Moment::Begin)),

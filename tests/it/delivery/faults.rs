@@ -64,14 +64,14 @@ fn cuts(times: u32) -> [Cut; 8] {
         cut("cut around PUT's answer", Moment::PutReply, Place::Around, few),
         cut("cut around a PUBLISH", Moment::Publish, Place::Around, few),
         cut("cut around a PUBACK", Moment::PubAck, Place::Around, few),
-        cut("cut around a SUBACK", Moment::SubAck, Place::Around, few),
+        cut("cut around a CONNACK", Moment::ConnAck, Place::Around, few.div_ceil(4)),
     ]
 }
 
 fn cut_connections(site: &Site, chance: &mut Chance, table: &mut Table) {
     for cut in cuts(rounds(100)) {
         let proxy = match cut.moment {
-            Moment::SubAck | Moment::Publish | Moment::PubAck => &site.mqtt,
+            Moment::ConnAck | Moment::Publish | Moment::PubAck => &site.mqtt,
             Moment::Begin | Moment::CopyData | Moment::Commit | Moment::Ended => &site.postgres,
             Moment::PutBody | Moment::PutReply => &site.s3,
         };
@@ -81,25 +81,19 @@ fn cut_connections(site: &Site, chance: &mut Chance, table: &mut Table) {
                 Place::Around => chance.one_of(&[0.0, 0.5, 1.0]),
             };
             let point = Point { moment: cut.moment, after: chance.below(3), inside };
-            if cut.moment == Moment::SubAck {
-                resubscribe(proxy);
-            }
-            let struck = site.runtime.block_on(proxy.cut_at(Point { after: after(&point), ..point }, PATIENCE));
+            let struck = if cut.moment == Moment::ConnAck {
+                // One comes with each connection, and another connection only after this one.
+                proxy.cut_all();
+                proxy.cut_at(Point { after: 0, ..point }, PATIENCE)
+            } else {
+                proxy.cut_at(point, PATIENCE)
+            };
+            let struck = site.runtime.block_on(struck);
             assert!(struck, "no {:?} came within {PATIENCE:?}", cut.moment);
         }
         table.row(cut.name, cut.times);
         site.wait_for_row_after(now_us());
     }
-}
-
-/// Subscriptions come one by one, each after a connection.
-fn after(point: &Point) -> u32 {
-    if point.moment == Moment::SubAck { 0 } else { point.after }
-}
-
-/// Has the pipeline subscribe soon.
-fn resubscribe(mqtt: &Proxy) {
-    mqtt.cut_all();
 }
 
 /// Connections that live on and carry nothing: from a point inside COPY or PUT for longer than a sink

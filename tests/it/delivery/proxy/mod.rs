@@ -30,8 +30,8 @@ pub enum Protocol {
 /// A message, or a part of one, that passes by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Moment {
-    /// MQTT: the broker grants a subscription.
-    SubAck,
+    /// MQTT: the broker lets the pipeline in.
+    ConnAck,
     /// MQTT: the broker sends a message.
     Publish,
     /// MQTT: the pipeline acknowledges one.

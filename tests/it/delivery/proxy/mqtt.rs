@@ -32,9 +32,9 @@ impl Watch for Packets {
             let digits = self.head[1..].iter().rev();
             self.left = digits.fold(0, |length, digit| (length << 7) | u64::from(digit & 127));
             let moment = match self.head[0] >> 4 {
+                2 => Some(Moment::ConnAck),
                 3 => Some(Moment::Publish),
                 4 => Some(Moment::PubAck),
-                9 => Some(Moment::SubAck),
                 _ => None,
             };
             let head = self.head.len() as u64;
