@@ -28,6 +28,7 @@ pub struct Verdict {
     pub unacknowledged: usize,
     pub rows: usize,
     pub letters: usize,
+    /// Acknowledged readings that are missing somewhere.
     pub lost: Vec<String>,
     pub duplicate: Vec<String>,
     pub unexpected: Vec<String>,
@@ -77,17 +78,21 @@ impl Verdict {
 
     fn judge_reading(&mut self, id: Id, reading: &Reading, sightings: [&[Message]; 4]) {
         let is_good = id.kind() == Kind::Good;
+        let mut missing = Vec::new();
         for (place, seen) in PLACES.iter().zip(sightings) {
             let belongs = is_good == (*place != "dead_letters");
             if !belongs && !seen.is_empty() {
                 self.unexpected.push(format!("{place}: {seen:?}, a reading that is {:?}", id.kind()));
             }
             if belongs && seen.is_empty() && reading.acknowledged {
-                self.lost.push(format!("{place}: {id:?}, {reading:?}"));
+                missing.push(*place);
             }
             for twice in seen.windows(2).filter(|pair| pair[0] == pair[1]) {
                 self.duplicate.push(format!("{place}: {:?}, {reading:?}", twice[0]));
             }
+        }
+        if !missing.is_empty() {
+            self.lost.push(format!("{}: {id:?}, {reading:?}", missing.join(", ")));
         }
         let [keyed, keyless, lake, _] = sightings;
         if distinct(keyless) != distinct(lake) {
