@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 #[test]
 fn services_killed_frozen_and_cut_off_cost_no_row_and_double_none() {
     let mut chance = Chance::new();
-    let mut site = Site::new("faults", BrokerSettings::Shipped);
+    let mut site = Site::new("faults", BrokerSettings::SavedEachSecond);
     let pipeline = site.start_and_subscribe();
     let fleet = site.fleet(PER_SECOND);
     site.wait_for_row_after(now_us());

@@ -1,7 +1,7 @@
 //! Devices that publish with QoS 1, remember what the broker has acknowledged, and send the rest again.
 //!
-//! One connection for all of them. When it breaks, what was not acknowledged is sent again on the next
-//! one, with the same number: as a device would that waits for its PUBACK.
+//! Each has a connection of its own. When it breaks, what was not acknowledged is sent again on the next
+//! one, with the same number.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -10,23 +10,24 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use rumqttc_v5::{AsyncClient, Event, EventLoop, Incoming, MqttOptions, PublishOptions};
+use rumqttc_v5::{AsyncClient, ClientError, Event, EventLoop, Incoming, MqttOptions, PublishOptions};
 use tokio::task::JoinHandle;
 
 use super::record::{Id, Record};
 use crate::services;
 
+/// A broker takes one message a connection in each turn, and may sync its store after each turn.
 const DEVICES: u16 = 50;
-/// Readings that wait for their PUBACK. Beyond it the devices make none.
-const OUTSTANDING_MAX: usize = 400;
-const TICK: Duration = Duration::from_millis(5);
+/// A device's readings that wait for their PUBACK. Beyond it the device makes none.
+const OUTSTANDING_MAX: usize = 10;
+const TICK: Duration = Duration::from_millis(20);
 /// Between two connections.
 const RECONNECT_AFTER: Duration = Duration::from_millis(100);
 
 /// Publishing devices. Dropped: they stop at once.
 pub struct Fleet {
     orders: Arc<Orders>,
-    task: JoinHandle<()>,
+    devices: Vec<JoinHandle<()>>,
 }
 
 struct Orders {
@@ -48,33 +49,37 @@ impl Fleet {
             per_second: per_second.into(),
             stop: AtomicBool::new(false),
         });
-        let task = tokio::spawn(publish(orders.clone()));
-        Self { orders, task }
+        let devices = (0..DEVICES).map(|device| tokio::spawn(publish(device, orders.clone()))).collect();
+        Self { orders, devices }
     }
 
     /// Makes no more readings, and returns once the broker has acknowledged each that was made.
     pub async fn finish(mut self) {
         self.orders.stop.store(true, SeqCst);
-        (&mut self.task).await.expect("the fleet does not panic");
+        for device in &mut self.devices {
+            device.await.expect("a device does not panic");
+        }
     }
 }
 
 impl Drop for Fleet {
     fn drop(&mut self) {
-        self.task.abort();
+        self.devices.iter().for_each(JoinHandle::abort);
     }
 }
 
-async fn publish(orders: Arc<Orders>) {
+async fn publish(device: u16, orders: Arc<Orders>) {
+    // Not all at once.
+    tokio::time::sleep(TICK * u32::from(device) / u32::from(DEVICES)).await;
     let mut again = VecDeque::new();
     loop {
-        let mut connection = Connection::open(&orders);
+        let mut connection = Connection::open(device, &orders);
         if connection.serve(&orders, &mut again).await {
             return;
         }
-        again.extend(connection.outstanding());
+        again.extend(connection.waiting.drain());
         // In the order they were made.
-        again.make_contiguous().sort_unstable_by_key(|id| (id.seq, id.device));
+        again.make_contiguous().sort_unstable();
         tokio::time::sleep(RECONNECT_AFTER).await;
     }
 }
@@ -89,11 +94,11 @@ struct Connection {
     connected: Arc<AtomicBool>,
     answers: FuturesUnordered<Answer>,
     waiting: HashSet<Id>,
-    next_device: u16,
+    device: u16,
 }
 
 impl Connection {
-    fn open(orders: &Orders) -> Self {
+    fn open(device: u16, orders: &Orders) -> Self {
         let (host, port) = orders.broker.split_once(':').expect("host and port");
         let address = (host.to_owned(), port.parse::<u16>().expect("a port"));
         let mut options = MqttOptions::new(services::unique("fleet"), address);
@@ -102,7 +107,7 @@ impl Connection {
         let connected = Arc::new(AtomicBool::new(false));
         let polling = tokio::spawn(poll(events, connected.clone()));
         let (answers, waiting) = (FuturesUnordered::new(), HashSet::new());
-        Self { client, polling, connected, answers, waiting, next_device: 0 }
+        Self { client, polling, connected, answers, waiting, device }
     }
 
     /// Publishes until the fleet has ended, with nothing left to say (`true`), or the connection has.
@@ -113,9 +118,11 @@ impl Connection {
             tokio::select! {
                 _ = &mut self.polling => return false,
                 Some((id, acknowledged)) = self.answers.next(), if !self.answers.is_empty() => {
+                    self.waiting.remove(&id);
                     if acknowledged {
-                        self.waiting.remove(&id);
                         orders.record.acknowledge(id);
+                    } else {
+                        again.push_back(id);
                     }
                 }
                 _ = ticks.tick() => {
@@ -123,9 +130,9 @@ impl Connection {
                     if stopping && self.waiting.is_empty() && again.is_empty() {
                         return true;
                     }
-                    let rate = f64::from(orders.per_second.load(SeqCst));
+                    let rate = f64::from(orders.per_second.load(SeqCst)) / f64::from(DEVICES);
                     // What the broker was too slow for is not made up for beyond half a second.
-                    owed = (owed + rate * last.elapsed().as_secs_f64()).min(rate / 2.0);
+                    owed = (owed + rate * last.elapsed().as_secs_f64()).min(rate / 2.0 + 1.0);
                     last = Instant::now();
                     if !self.connected.load(SeqCst) {
                         continue;
@@ -136,35 +143,31 @@ impl Connection {
                             None if stopping || owed < 1.0 => break,
                             None => {
                                 owed -= 1.0;
-                                self.next_reading(&orders.record)
+                                orders.record.make(self.device, now_us())
                             }
                         };
-                        self.send(orders, id);
+                        self.waiting.insert(id);
+                        if !self.send(orders, id) {
+                            return false;
+                        }
                     }
                 }
             }
         }
     }
 
-    fn next_reading(&mut self, record: &Record) -> Id {
-        self.next_device = (self.next_device + 1) % DEVICES;
-        record.make(self.next_device, now_us())
-    }
-
-    fn send(&mut self, orders: &Orders, id: Id) {
+    /// Whether it is on its way: not where the connection has ended just now.
+    fn send(&mut self, orders: &Orders, id: Id) -> bool {
         let (message, at_us) = orders.record.send(id);
         let topic = format!("{}/{}", orders.topic, id.device_name());
-        let notice = self
-            .client
-            .try_publish_tracked(topic, message.payload(at_us), PublishOptions::at_least_once())
-            .expect("the queue is longer than what may be outstanding");
-        self.waiting.insert(id);
-        self.answers.push(Box::pin(async move { (id, notice.wait_completion_async().await.is_ok()) }));
-    }
-
-    /// What was never acknowledged.
-    fn outstanding(&mut self) -> impl Iterator<Item = Id> {
-        std::mem::take(&mut self.waiting).into_iter()
+        match self.client.try_publish_tracked(topic, message.payload(at_us), PublishOptions::at_least_once()) {
+            Ok(notice) => {
+                self.answers.push(Box::pin(async move { (id, notice.wait_completion_async().await.is_ok()) }));
+                true
+            }
+            Err(ClientError::RequestChannelDisconnected(_)) => false,
+            Err(error) => panic!("the queue is longer than what may be outstanding: {error}"),
+        }
     }
 }
 

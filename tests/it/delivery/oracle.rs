@@ -4,6 +4,7 @@
 //! one row in the table without a key and in the lake, the same in both; or, where it is bad, a dead
 //! letter. One that was never acknowledged may have arrived or not, but as wholly as the others.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use super::record::{Id, Kind, Message, Reading};
@@ -28,7 +29,7 @@ pub struct Verdict {
     pub unacknowledged: usize,
     pub rows: usize,
     pub letters: usize,
-    /// Acknowledged readings that are missing somewhere.
+    /// Acknowledged readings that are missing somewhere. Each of these begins with the place.
     pub lost: Vec<String>,
     pub duplicate: Vec<String>,
     pub unexpected: Vec<String>,
@@ -96,10 +97,10 @@ impl Verdict {
         }
         let [keyed, keyless, lake, _] = sightings;
         if distinct(keyless) != distinct(lake) {
-            self.unexpected.push(format!("{id:?}: keyless has {keyless:?}, the lake {lake:?}"));
+            self.unexpected.push(format!("keyless against lake: {id:?}, {keyless:?} against {lake:?}"));
         }
         if keyed.is_empty() != keyless.is_empty() {
-            self.unexpected.push(format!("{id:?}: keyed has {keyed:?}, keyless {keyless:?}"));
+            self.unexpected.push(format!("keyed against keyless: {id:?}, {keyed:?} against {keyless:?}"));
         }
     }
 }
@@ -122,8 +123,18 @@ impl fmt::Display for Verdict {
             unexpected.len()
         )?;
         for (word, examples) in [("lost", lost), ("duplicate", duplicate), ("unexpected", unexpected)] {
-            for example in examples.iter().take(5) {
-                writeln!(f, "  {word} from {example}")?;
+            let mut by_place: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+            for example in examples {
+                let (place, what) = example.split_once(": ").unwrap_or(("", example));
+                by_place.entry(place).or_default().push(what);
+            }
+            for (place, examples) in by_place {
+                writeln!(
+                    f,
+                    "  {} {word} in {place}: {}",
+                    examples.len(),
+                    examples[..examples.len().min(3)].join("; ")
+                )?;
             }
         }
         Ok(())

@@ -120,10 +120,13 @@ impl Site {
         Process::start(&["run", "tests/it/delivery/pipeline.toml"], &all, self.folder.path(), name)
     }
 
-    /// Starts the pipeline for the first time: from then on the broker keeps what comes for it.
+    /// Starts the pipeline for the first time: from then on the broker keeps what comes for it, and there
+    /// are tables to look into.
     pub fn start_and_subscribe(&mut self) -> Process {
         let mut pipeline = self.start();
         pipeline.wait_for_log("subscribed");
+        let tables = "select count(*) from pg_tables where tablename in ('keyed', 'keyless', 'dead_letters')";
+        wait_until("the tables", || (self.number(tables) == 3).then_some(()));
         pipeline
     }
 
