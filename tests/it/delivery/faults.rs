@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::chance::{Chance, rounds};
 use super::daemons::{BrokerSettings, Service};
 use super::fleet::now_us;
-use super::proxy::{Moment, Point, Proxy};
+use super::proxy::{Moment, Point};
 use super::site::Site;
 use super::table::Table;
 
@@ -14,13 +14,15 @@ const PER_SECOND: u32 = 1_000;
 const FREEZE: Duration = Duration::from_secs(20);
 /// How long connections carry nothing: longer than `write_timeout` of the tables in `pipeline.toml`.
 const STALL: Duration = Duration::from_secs(7);
+/// `autosave_interval`, and a turn of the broker.
+const BROKER_SAVES_EVERY: Duration = Duration::from_millis(1_500);
 /// For the next COPY, COMMIT or PUT to come; a sink may wait half a minute before it tries again.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 #[test]
 fn services_killed_frozen_and_cut_off_cost_no_row_and_double_none() {
     let mut chance = Chance::new();
-    let mut site = Site::new("faults", BrokerSettings::SavedEachSecond);
+    let mut site = Site::new("faults", BrokerSettings::Shipped);
     let pipeline = site.start_and_subscribe();
     let fleet = site.fleet(PER_SECOND);
     site.wait_for_row_after(now_us());
@@ -55,16 +57,17 @@ enum Place {
 
 fn cuts(times: u32) -> [Cut; 8] {
     let cut = |name, moment, place, times| Cut { name, moment, place, times };
-    let few = times.div_ceil(10);
+    // The source waits longer each time for a broker that breaks off again soon: up to half a minute.
+    let (few, fewer) = (times.div_ceil(10), times.div_ceil(50));
     [
         cut("cut inside COPY", Moment::CopyData, Place::Inside, times),
         cut("cut around COMMIT", Moment::Commit, Place::Around, times.div_ceil(2)),
         cut("cut before COMMIT's answer", Moment::Ended, Place::Around, times / 2),
         cut("cut inside PUT", Moment::PutBody, Place::Inside, few),
         cut("cut around PUT's answer", Moment::PutReply, Place::Around, few),
-        cut("cut around a PUBLISH", Moment::Publish, Place::Around, few),
-        cut("cut around a PUBACK", Moment::PubAck, Place::Around, few),
-        cut("cut around a CONNACK", Moment::ConnAck, Place::Around, few.div_ceil(4)),
+        cut("cut around a PUBLISH", Moment::Publish, Place::Around, fewer),
+        cut("cut around a PUBACK", Moment::PubAck, Place::Around, fewer),
+        cut("cut around a CONNACK", Moment::ConnAck, Place::Around, fewer),
     ]
 }
 
@@ -138,6 +141,7 @@ fn freeze_services(site: &Site, table: &mut Table) {
 fn kill_services(site: &mut Site, chance: &mut Chance, table: &mut Table) {
     let times = rounds(100).div_ceil(20);
     for _ in 0..times {
+        wait_for_saved_broker(site);
         std::thread::sleep(chance.millis(1_000));
         site.broker.kill();
         std::thread::sleep(chance.millis(1_500));
@@ -156,6 +160,15 @@ fn kill_services(site: &mut Site, chance: &mut Chance, table: &mut Table) {
         }
         table.row(&format!("{service:?} killed"), times);
     }
+}
+
+/// Waits until the broker has nothing waiting for the pipeline, and has saved that: what waits in the
+/// broker is the broker's to keep, and it keeps what it has saved last.
+fn wait_for_saved_broker(site: &Site) {
+    // The first new row may be the first of what has waited; the second one is behind all of that.
+    site.wait_for_row_after(now_us());
+    site.wait_for_row_after(now_us());
+    std::thread::sleep(BROKER_SAVES_EVERY);
 }
 
 /// Waits until the service takes in again what is sent now.

@@ -40,7 +40,7 @@ impl Disks {
 #[test]
 fn a_pipeline_whose_disk_is_full_waits_and_goes_on_when_there_is_room() {
     let chance = Chance::new();
-    let mut site = Site::new("disk", BrokerSettings::SavedEachSecond);
+    let mut site = Site::new("disk", BrokerSettings::Shipped);
     let disks = match Disks::mount(&site) {
         Ok(disks) => disks,
         Err(why) => {

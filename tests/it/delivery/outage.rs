@@ -18,7 +18,7 @@ const MEMORY_BYTES_MAX: u64 = 1 << 30;
 fn a_database_away_for_minutes_loses_nothing_and_does_not_disturb_the_lake() {
     let chance = Chance::new();
     let outage = Duration::from_secs(number_of("DELIVERY_OUTAGE_SECONDS").unwrap_or(60).into());
-    let mut site = Site::new("outage", BrokerSettings::SavedEachSecond);
+    let mut site = Site::new("outage", BrokerSettings::Shipped);
     let pipeline = site.start_and_subscribe();
     let fleet = site.fleet(PER_SECOND);
     site.wait_for_row_after(now_us() + 3_000_000);

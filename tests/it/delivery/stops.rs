@@ -13,7 +13,7 @@ const PER_SECOND: u32 = 2_000;
 #[test]
 fn a_stop_under_load_is_clean_and_a_second_pipeline_is_refused() {
     let mut chance = Chance::new();
-    let mut site = Site::new("stops", BrokerSettings::SavedEachSecond);
+    let mut site = Site::new("stops", BrokerSettings::Shipped);
     let mut pipeline = site.start_and_subscribe();
     let fleet = site.fleet(PER_SECOND);
     let (mut stops, mut starts) = (Vec::new(), Vec::new());

@@ -24,20 +24,36 @@ pub(super) async fn serve(shared: Arc<Shared>, mut client: TcpStream) {
     locked(&shared.connections).insert(connection, None);
     let mut cuts = shared.cuts.subscribe();
     let (upward, downward) = shared.watchers();
-    let relayed = {
+    let end = {
         let (from_client, to_client) = client.split();
         let (from_service, to_service) = service.split();
         let up = Way { shared: &shared, connection, watch: upward, position: 0, goal: None };
         let down = Way { shared: &shared, connection, watch: downward, position: 0, goal: None };
         tokio::select! {
-            ended = async { tokio::try_join!(up.relay(from_client, to_service), down.relay(from_service, to_client)) } => ended.map(drop),
-            _ = cuts.changed() => Err(io::ErrorKind::ConnectionReset.into()),
+            ended = async { tokio::try_join!(up.relay(from_client, to_service), down.relay(from_service, to_client)) } => {
+                ended.map_or_else(|end| end, |_| End::Closed)
+            }
+            _ = cuts.changed() => End::Cut,
         }
     };
     locked(&shared.connections).remove(&connection);
-    if relayed.is_err() {
+    if let End::Cut = end {
         client.set_zero_linger().ok();
         service.set_zero_linger().ok();
+    }
+}
+
+/// How a connection ends.
+enum End {
+    /// By one of its two sides; the other one hears of it in the same way.
+    Closed,
+    /// By the proxy: with a reset, both ways.
+    Cut,
+}
+
+impl From<io::Error> for End {
+    fn from(_: io::Error) -> Self {
+        Self::Closed
     }
 }
 
@@ -53,18 +69,18 @@ struct Way<'a> {
 }
 
 impl Way<'_> {
-    /// Until the sender has closed (`Ok`) or the connection has to break (`Err`).
-    async fn relay(mut self, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> io::Result<()> {
+    /// Until the sender has nothing more to say (`Ok`), or nobody has (`Err`).
+    async fn relay(mut self, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> Result<(), End> {
         let mut stalled = self.shared.stalled.subscribe();
         let mut buffer = vec![0; 64 << 10];
         loop {
             let read = from.read(&mut buffer).await?;
             if read == 0 {
-                return to.shutdown().await;
+                return Ok(to.shutdown().await?);
             }
             // What was read while the link died is not forwarded either.
             if stalled.wait_for(|stalled| !stalled).await.is_err() {
-                return Err(io::ErrorKind::ConnectionReset.into());
+                return Err(End::Closed);
             }
             let bytes = &buffer[..read];
             for seen in self.watch.read(bytes) {
@@ -79,7 +95,7 @@ impl Way<'_> {
         }
     }
 
-    async fn forward(&mut self, bytes: &[u8], to: &mut WriteHalf<'_>) -> io::Result<()> {
+    async fn forward(&mut self, bytes: &[u8], to: &mut WriteHalf<'_>) -> Result<(), End> {
         let end = self.position + bytes.len() as u64;
         let mut bytes = bytes;
         if let Some((goal, fault)) = self.goal.take_if(|(goal, _)| *goal <= end) {
@@ -91,7 +107,7 @@ impl Way<'_> {
             if fault.reached.send(then).is_ok() {
                 match decided.await {
                     Ok(Then::Pass) => {}
-                    Err(_) => return Err(io::ErrorKind::ConnectionReset.into()),
+                    Err(_) => return Err(End::Cut),
                 }
             }
         }
