@@ -48,6 +48,8 @@ fn a_pipeline_whose_disk_is_full_waits_and_goes_on_when_there_is_room() {
             return;
         }
     };
+    // The spool writes until there is not a byte left.
+    site.set("SPOOL_MIN_FREE", "0B");
     let pipeline = site.start_and_subscribe();
     let fleet = site.fleet(PER_SECOND);
     site.wait_for_row_after(now_us());
@@ -69,12 +71,12 @@ fn a_pipeline_whose_disk_is_full_waits_and_goes_on_when_there_is_room() {
     table.row("staging of objects", "makes no object while full, the table goes on; goes on by itself");
 
     site.daemons.kill(Service::Database);
-    full(&disks.overflow, || std::thread::sleep(FULL));
+    full(&disks.overflow, || wait_for_log(&pipeline, "waiting for the sink instead"));
     site.daemons.start(Service::Database);
     site.wait_for_row_after(now_us());
     table.row("overflow, database away", "goes on by itself");
 
-    full(&disks.checkpoints, || wait_for_failed_checkpoint(&pipeline));
+    full(&disks.checkpoints, || wait_for_log(&pipeline, "a checkpoint could not be kept"));
     site.wait_for_row_after(now_us());
     table.row("checkpoints", "goes on by itself");
 
@@ -114,6 +116,6 @@ fn wait_for_standstill(site: &Site, count: impl Fn(&Site) -> u64) {
     });
 }
 
-fn wait_for_failed_checkpoint(pipeline: &Process) {
-    wait_until("a checkpoint that fails", || pipeline.log().contains("a checkpoint could not be kept").then_some(()));
+fn wait_for_log(pipeline: &Process, text: &str) {
+    wait_until(&format!("the log to say \"{text}\""), || pipeline.log().contains(text).then_some(()));
 }

@@ -41,7 +41,8 @@ pub struct Site {
     _turn: MutexGuard<'static, ()>,
 }
 
-/// Everything on this machine's disk; kept for a look at it where the test fails.
+/// Everything on this machine's disk; kept for a look at it where the test fails, or where
+/// `DELIVERY_KEEP` is set.
 struct Folder(Option<TempDir>);
 
 impl Folder {
@@ -52,7 +53,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        if std::thread::panicking()
+        if (std::thread::panicking() || std::env::var_os("DELIVERY_KEEP").is_some())
             && let Some(folder) = self.0.take()
         {
             eprintln!("logs and data: {}", folder.keep().display());
