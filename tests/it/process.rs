@@ -55,7 +55,7 @@ impl Process {
     }
 
     /// `kill -9`. It has ended on return.
-    pub fn kill(mut self) {
+    pub fn kill(&mut self) {
         self.child.kill().expect("a child of ours");
         self.child.wait().expect("a child of ours");
     }

@@ -53,7 +53,7 @@ fn a_pipeline_killed_at_any_moment_loses_nothing_and_stores_nothing_twice() {
 }
 
 /// Kills the pipeline; says in the middle of what.
-fn kill_somewhere(site: &Site, pipeline: Process, chance: &mut Chance) -> String {
+fn kill_somewhere(site: &Site, mut pipeline: Process, chance: &mut Chance) -> String {
     if chance.below(2) == 0 {
         std::thread::sleep(chance.millis(3_000));
         // Stopped first, so that what is seen is what is killed.

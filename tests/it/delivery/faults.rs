@@ -99,8 +99,7 @@ fn cut_connections(site: &Site, chance: &mut Chance, table: &mut Table) {
     }
 }
 
-/// Connections that live on and carry nothing: from a point inside COPY or PUT for longer than a sink
-/// waits for an answer, then all of one service for a while.
+/// Connections that live on and carry nothing, for longer than a sink waits for an answer.
 fn stall_connections(site: &Site, chance: &mut Chance, table: &mut Table) {
     for (name, proxy, moment) in [
         ("held inside COPY", &site.postgres, Moment::CopyData),
@@ -113,13 +112,6 @@ fn stall_connections(site: &Site, chance: &mut Chance, table: &mut Table) {
         held.unwrap_or_else(|| panic!("no {moment:?} came within {PATIENCE:?}")).release();
         site.wait_for_row_after(now_us());
         table.row(name, seconds(STALL));
-    }
-    for (name, proxy) in [("MQTT", &site.mqtt), ("PostgreSQL", &site.postgres), ("S3", &site.s3)] {
-        proxy.stall(true);
-        std::thread::sleep(STALL);
-        proxy.stall(false);
-        site.wait_for_row_after(now_us());
-        table.row(&format!("all connections dead: {name}"), seconds(STALL));
     }
 }
 

@@ -50,7 +50,7 @@ fn a_pipeline_whose_disk_is_full_waits_and_goes_on_when_there_is_room() {
     };
     // The spool writes until there is not a byte left.
     site.set("SPOOL_MIN_FREE", "0B");
-    let pipeline = site.start_and_subscribe();
+    let mut pipeline = site.start_and_subscribe();
     let fleet = site.fleet(PER_SECOND);
     site.wait_for_row_after(now_us());
     let mut table = Table::default();
@@ -59,6 +59,15 @@ fn a_pipeline_whose_disk_is_full_waits_and_goes_on_when_there_is_room() {
     full(&disks.spool, || wait_for_standstill(&site, pubacks));
     site.wait_for_row_after(now_us());
     table.row("spool", "acknowledges nothing while full, goes on by itself");
+
+    full(&disks.spool, || {
+        wait_for_standstill(&site, pubacks);
+        pipeline.kill();
+        pipeline = site.start();
+        wait_for_standstill(&site, pubacks);
+    });
+    site.wait_for_row_after(now_us());
+    table.row("spool, killed while full", "the next run acknowledges nothing either, goes on by itself");
 
     let puts = |site: &Site| site.s3.passed(Moment::PutReply);
     full(&disks.staging, || {

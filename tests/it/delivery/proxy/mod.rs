@@ -113,7 +113,6 @@ struct Shared {
     next: AtomicU64,
     /// How often each moment has passed.
     passed: Mutex<BTreeMap<Moment, u64>>,
-    stalled: watch::Sender<bool>,
     /// Grows with each order to cut everything.
     cuts: watch::Sender<u64>,
 }
@@ -130,7 +129,6 @@ impl Proxy {
             connections: Mutex::default(),
             next: AtomicU64::new(0),
             passed: Mutex::default(),
-            stalled: watch::Sender::new(false),
             cuts: watch::Sender::new(0),
         });
         let serving = shared.clone();
@@ -171,11 +169,6 @@ impl Proxy {
     /// Breaks all connections now.
     pub fn cut_all(&self) {
         self.shared.cuts.send_modify(|cuts| *cuts += 1);
-    }
-
-    /// Forwards nothing any more, as a dead link; or goes on.
-    pub fn stall(&self, stalled: bool) {
-        self.shared.stalled.send_replace(stalled);
     }
 
     /// The last moment of each open connection; `None` where there was none yet.

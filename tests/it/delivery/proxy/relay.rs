@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -9,6 +10,9 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::oneshot;
 
 use super::{Fault, Shared, Then, Watch, locked};
+
+/// How long a client that nobody answers any more may talk on.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Relays until one side has closed, or the connection is broken.
 pub(super) async fn serve(shared: Arc<Shared>, mut client: TcpStream) {
@@ -24,36 +28,48 @@ pub(super) async fn serve(shared: Arc<Shared>, mut client: TcpStream) {
     locked(&shared.connections).insert(connection, None);
     let mut cuts = shared.cuts.subscribe();
     let (upward, downward) = shared.watchers();
-    let end = {
+    let cut = {
         let (from_client, to_client) = client.split();
         let (from_service, to_service) = service.split();
         let up = Way { shared: &shared, connection, watch: upward, position: 0, goal: None };
         let down = Way { shared: &shared, connection, watch: downward, position: 0, goal: None };
-        tokio::select! {
-            ended = async { tokio::try_join!(up.relay(from_client, to_service), down.relay(from_service, to_client)) } => {
-                ended.map_or_else(|end| end, |_| End::Closed)
+        let up = async {
+            match up.relay(from_client, to_service).await {
+                // The service's last words may still be on their way: it ends when they have been said.
+                Err(Broken::Unread) => std::future::pending().await,
+                ended => ended,
             }
-            _ = cuts.changed() => End::Cut,
-        }
+        };
+        let ended = tokio::select! {
+            ended = up => ended,
+            ended = down.relay(from_service, to_client) => ended,
+            _ = cuts.changed() => Err(Broken::Cut),
+        };
+        matches!(ended, Err(Broken::Cut))
     };
     locked(&shared.connections).remove(&connection);
-    if let End::Cut = end {
+    if cut {
         client.set_zero_linger().ok();
         service.set_zero_linger().ok();
+        return;
     }
+    // To close while the client still talks would reset the connection, and what it has not read yet would
+    // be lost to it.
+    client.shutdown().await.ok();
+    tokio::time::timeout(LAST_WORDS, tokio::io::copy(&mut client, &mut tokio::io::sink())).await.ok();
 }
 
-/// How a connection ends.
-enum End {
-    /// By one of its two sides; the other one hears of it in the same way.
-    Closed,
-    /// By the proxy: with a reset, both ways.
+/// Why one direction carries nothing more.
+enum Broken {
+    /// Nobody reads it any more.
+    Unread,
+    /// The test breaks the connection: with a reset, both ways.
     Cut,
 }
 
-impl From<io::Error> for End {
+impl From<io::Error> for Broken {
     fn from(_: io::Error) -> Self {
-        Self::Closed
+        Self::Unread
     }
 }
 
@@ -69,19 +85,10 @@ struct Way<'a> {
 }
 
 impl Way<'_> {
-    /// Until the sender has nothing more to say (`Ok`), or nobody has (`Err`).
-    async fn relay(mut self, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> Result<(), End> {
-        let mut stalled = self.shared.stalled.subscribe();
+    /// Until the sender has closed.
+    async fn relay(mut self, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> Result<(), Broken> {
         let mut buffer = vec![0; 64 << 10];
-        loop {
-            let read = from.read(&mut buffer).await?;
-            if read == 0 {
-                return Ok(to.shutdown().await?);
-            }
-            // What was read while the link died is not forwarded either.
-            if stalled.wait_for(|stalled| !stalled).await.is_err() {
-                return Err(End::Closed);
-            }
+        while let Ok(read @ 1..) = from.read(&mut buffer).await {
             let bytes = &buffer[..read];
             for seen in self.watch.read(bytes) {
                 if let Some(fault) = self.shared.note(self.connection, seen.moment)
@@ -93,9 +100,10 @@ impl Way<'_> {
             }
             self.forward(bytes, &mut to).await?;
         }
+        Ok(())
     }
 
-    async fn forward(&mut self, bytes: &[u8], to: &mut WriteHalf<'_>) -> Result<(), End> {
+    async fn forward(&mut self, bytes: &[u8], to: &mut WriteHalf<'_>) -> Result<(), Broken> {
         let end = self.position + bytes.len() as u64;
         let mut bytes = bytes;
         if let Some((goal, fault)) = self.goal.take_if(|(goal, _)| *goal <= end) {
@@ -107,12 +115,11 @@ impl Way<'_> {
             if fault.reached.send(then).is_ok() {
                 match decided.await {
                     Ok(Then::Pass) => {}
-                    Err(_) => return Err(End::Cut),
+                    Err(_) => return Err(Broken::Cut),
                 }
             }
         }
-        to.write_all(bytes).await?;
         self.position = end;
-        Ok(())
+        Ok(to.write_all(bytes).await?)
     }
 }
