@@ -38,7 +38,11 @@ pub struct Daemons {
 impl Daemons {
     pub fn up() -> Self {
         let set = OwnSet::named("delivery", FIRST_PORT, &[("SERVICES_S3_DURABLE", "true")]);
-        set.run(&["up", Service::Database.name(), Service::ObjectStore.name()]);
+        for service in [Service::Database, Service::ObjectStore] {
+            // A test that failed midway may have left it frozen.
+            signal("CONT", &processes(&set, service));
+            set.run(&["up", service.name()]);
+        }
         let variables = set.variables();
         let variable =
             |name: &str| variables.get(name).unwrap_or_else(|| panic!("`services env` prints {name}")).clone();
@@ -47,7 +51,7 @@ impl Daemons {
 
     /// Returns when its processes are gone.
     pub fn kill(&self, service: Service) {
-        kill_all(&self.processes(service));
+        kill_all(&processes(&self.set, service));
     }
 
     /// Returns when it is ready.
@@ -56,20 +60,25 @@ impl Daemons {
     }
 
     pub fn freeze(&self, service: Service) {
-        signal("STOP", &self.processes(service));
+        signal("STOP", &processes(&self.set, service));
     }
 
     pub fn thaw(&self, service: Service) {
-        signal("CONT", &self.processes(service));
+        signal("CONT", &processes(&self.set, service));
     }
+}
 
-    /// The daemons and all that they have started.
-    fn processes(&self, service: Service) -> Vec<u32> {
-        let file = self.set.state.join(service.name()).join("pids");
-        let text = std::fs::read_to_string(&file).unwrap_or_default();
-        let daemons = text.lines().filter_map(|line| line.split_once(' ')?.0.parse().ok());
-        daemons.flat_map(family).collect()
-    }
+/// The daemons of a service and all that they have started.
+fn processes(set: &OwnSet, service: Service) -> Vec<u32> {
+    let file = set.state.join(service.name()).join("pids");
+    let text = std::fs::read_to_string(&file).unwrap_or_default();
+    // With the time of its start, since the system may have given the number to somebody else.
+    let daemons = text.lines().filter_map(|line| {
+        let (pid, start) = line.split_once(' ')?;
+        let pid = pid.parse().ok()?;
+        (stat(pid)?.start == start).then_some(pid)
+    });
+    daemons.flat_map(family).collect()
 }
 
 /// Ports of this set, and of brokers; see `tests/services/services`.
@@ -178,17 +187,28 @@ fn family(pid: u32) -> Vec<u32> {
 /// Every process of this machine with its parent.
 fn parents() -> Vec<(u32, u32)> {
     let entries = std::fs::read_dir("/proc").expect("Linux").flatten();
-    let stats = entries.filter_map(|entry| {
-        let pid = entry.file_name().to_str()?.parse().ok()?;
-        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-        // The name, in parentheses, may hold anything; the state and the parent follow it.
-        let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
-        Some((pid, parent))
-    });
-    stats.collect()
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter_map(|pid| Some((pid, stat(pid)?.parent))).collect()
+}
+
+/// What the system says of a process; `None` if there is none.
+struct Stat {
+    parent: u32,
+    /// In ticks since the system's start.
+    start: String,
+}
+
+fn stat(pid: u32) -> Option<Stat> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold anything; the state is the first after it.
+    let mut words = text.rsplit_once(')')?.1.split_whitespace();
+    Some(Stat { parent: words.nth(1)?.parse().ok()?, start: words.nth(17)?.to_owned() })
 }
 
 fn signal(name: &str, processes: &[u32]) {
+    if processes.is_empty() {
+        return;
+    }
     let pids = processes.iter().map(u32::to_string);
     // Some may have ended by themselves meanwhile, such as the server's process of a connection.
     let sent = Command::new("kill").args(["-s", name]).args(pids).stderr(Stdio::null()).status();
@@ -198,7 +218,7 @@ fn signal(name: &str, processes: &[u32]) {
 fn kill_all(processes: &[u32]) {
     signal("KILL", processes);
     wait_until("killed processes to be gone", || {
-        let gone = processes.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists());
+        let gone = processes.iter().all(|pid| stat(*pid).is_none());
         std::thread::sleep(Duration::from_millis(20));
         gone.then_some(())
     });

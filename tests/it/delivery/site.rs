@@ -13,6 +13,7 @@ use super::oracle::{Verdict, judge};
 use super::places;
 use super::proxy::{Protocol, Proxy};
 use super::record::Record;
+use super::table::Table;
 use crate::process::{Process, wait_until};
 use crate::services;
 
@@ -184,13 +185,20 @@ impl Site {
     }
 
     /// Ends the fleet, waits until everything has arrived or nothing more does, and stops the pipeline.
-    /// Gives its log.
-    pub fn settle(&self, fleet: Fleet, pipeline: Process) -> String {
+    pub fn settle(&self, fleet: Fleet, pipeline: Process) {
         self.runtime.block_on(fleet.finish());
         self.wait_for_all();
         let (status, log) = pipeline.stop();
         assert!(status.success(), "{log}");
-        log
+    }
+
+    /// What the runs of the pipeline have said that none should ever say.
+    pub fn alarms(&self) -> Vec<String> {
+        let files = std::fs::read_dir(self.folder.path()).expect("the test's own folder").flatten();
+        let logs = files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|ending| ending == "log"));
+        let texts = logs.map(|log| std::fs::read_to_string(log).expect("a log of ours"));
+        let alarming = |line: &&str| ["panicked", "accounted for"].iter().any(|word| line.contains(word));
+        texts.flat_map(|text| text.lines().filter(alarming).map(str::to_owned).collect::<Vec<_>>()).collect()
     }
 
     /// Waits until the tables hold what is owed, or hold nothing new for a long while.
@@ -214,7 +222,17 @@ impl Site {
         }
     }
 
-    /// Compares all that was sent with all that is stored.
+    /// Compares all that was sent with all that is stored; prints the table with the verdict, and fails
+    /// the test unless that is clean.
+    pub fn conclude(&self, title: &str, mut table: Table) {
+        let verdict = self.verdict();
+        table.row("verdict", verdict.to_string().trim_end());
+        table.print(title);
+        assert!(verdict.is_clean(), "{verdict}");
+        let alarms = self.alarms();
+        assert!(alarms.is_empty(), "{alarms:#?}");
+    }
+
     pub fn verdict(&self) -> Verdict {
         let readings = self.record.each();
         let reading = places::read_all(&self.database_url, &self.daemons.s3, &self.bucket, &readings);
