@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
 mod command_line;
+mod delivery;
 mod end_to_end;
 mod examples;
 mod http;

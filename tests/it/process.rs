@@ -42,25 +42,45 @@ impl Process {
     /// Waits until the log holds a text.
     pub fn wait_for_log(&mut self, text: &str) {
         wait_until(&format!("the log to say \"{text}\""), || {
-            if let Some(status) = self.child.try_wait().expect("a child of ours") {
+            if let Some(status) = self.status() {
                 panic!("it ended with {status} before it said \"{text}\":\n{}", self.log());
             }
             self.log().contains(text).then_some(())
         });
     }
 
+    /// The process's id, for what a test wants to know or do from outside.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// `kill -9`. It has ended on return.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("a child of ours");
+        self.child.wait().expect("a child of ours");
+    }
+
     /// Sends the first signal, as an operator or systemd does, and waits for the end.
     pub fn stop(mut self) -> (ExitStatus, String) {
-        let pid = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-TERM", &pid]).status().expect("kill is there");
-        assert!(sent.success());
+        self.signal("TERM");
         let status = self.wait();
         (status, self.log())
     }
 
+    /// Sends a signal by its name.
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args(["-s", signal, &self.child.id().to_string()]).status();
+        assert!(sent.expect("kill is there").success());
+    }
+
+    /// How it has ended, if it has.
+    pub fn status(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child of ours")
+    }
+
     /// Waits for the end.
     pub fn wait(&mut self) -> ExitStatus {
-        wait_until("the process to end", || self.child.try_wait().expect("a child of ours"))
+        wait_until("the process to end", || self.status())
     }
 }
 

@@ -4,11 +4,18 @@
 //! and buckets of its own, named by [`unique`].
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::net::TcpStream;
-use std::process::Command;
+use std::path::PathBuf;
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
+
+use arrow::record_batch::RecordBatch;
+use futures::TryStreamExt;
+use object_store::{ObjectStore, ObjectStoreExt};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 static VARIABLES: OnceLock<Mutex<BTreeMap<String, BTreeMap<String, String>>>> = OnceLock::new();
 
@@ -25,16 +32,56 @@ pub fn variable(service: &str, name: &str) -> String {
 }
 
 fn up(service: &str) -> BTreeMap<String, String> {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/services/services");
-    let up = Command::new(script).args(["up", service]).output().expect("bash runs the services script");
-    assert!(up.status.success(), "{service} did not come up: {}", String::from_utf8_lossy(&up.stderr));
-    let env = Command::new(script).arg("env").output().expect("bash runs the services script");
-    let text = String::from_utf8(env.stdout).expect("variables are text");
+    run(script().args(["up", service]));
+    variables_of(&run(script().arg("env")))
+}
+
+fn script() -> Command {
+    Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/services/services"))
+}
+
+/// What `services env` prints, by name.
+fn variables_of(env: &Output) -> BTreeMap<String, String> {
+    let text = String::from_utf8_lossy(&env.stdout);
     let words = text.lines().flat_map(|line| line.trim_start_matches("export ").split(' '));
     words
         .filter_map(|word| word.split_once('='))
         .map(|(name, value)| (name.to_owned(), value.trim_matches('\'').to_owned()))
         .collect()
+}
+
+/// A set of services of some test's own, for what the shared ones can't take. Left up at the end, as
+/// they are.
+pub struct OwnSet {
+    /// Data, logs and pids, one folder a service.
+    pub state: PathBuf,
+    pub first_port: u16,
+    variables: &'static [(&'static str, &'static str)],
+    /// Other runs of these tests on this machine wait for it.
+    pub lock: File,
+}
+
+impl OwnSet {
+    /// Ports of its services start at `first_port`. Locked; the variables are for the script.
+    pub fn named(name: &str, first_port: u16, variables: &'static [(&'static str, &'static str)]) -> Self {
+        let state = std::env::temp_dir().join(format!("pipeline-services-{name}"));
+        std::fs::create_dir_all(&state).expect("the folder for temporary files can be written");
+        let lock = File::create(state.join("lock")).expect("a folder of ours");
+        lock.lock().expect("a lock");
+        Self { state, first_port, variables, lock }
+    }
+
+    /// Runs the services script on this set.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = script();
+        command.args(arguments).env("SERVICES_STATE", &self.state).env("SERVICES_PORT", self.first_port.to_string());
+        run(command.envs(self.variables.iter().copied()))
+    }
+
+    /// What `services env` prints of the services that are up.
+    pub fn variables(&self) -> BTreeMap<String, String> {
+        variables_of(&self.run(&["env"]))
+    }
 }
 
 /// A name that no other test and no earlier run has used: lower-case letters, digits, underscores.
@@ -55,6 +102,7 @@ pub fn database_url() -> String {
 }
 
 /// A real S3 API: endpoint, access key, secret key, region.
+#[derive(Clone)]
 pub struct S3 {
     pub endpoint: String,
     pub access_key: String,
@@ -64,16 +112,20 @@ pub struct S3 {
 
 /// A real S3 API.
 pub fn s3() -> S3 {
-    let get = |name| variable("s3", name);
-    S3 {
-        endpoint: get("TEST_S3_ENDPOINT"),
-        access_key: get("TEST_S3_ACCESS_KEY"),
-        secret_key: get("TEST_S3_SECRET_KEY"),
-        region: get("TEST_S3_REGION"),
-    }
+    S3::of(|name| variable("s3", name))
 }
 
 impl S3 {
+    /// By the variables that `services env` prints.
+    pub fn of(variable: impl Fn(&str) -> String) -> Self {
+        Self {
+            endpoint: variable("TEST_S3_ENDPOINT"),
+            access_key: variable("TEST_S3_ACCESS_KEY"),
+            secret_key: variable("TEST_S3_SECRET_KEY"),
+            region: variable("TEST_S3_REGION"),
+        }
+    }
+
     /// AWS's variables for a program that uses it.
     pub fn environment(&self) -> [(String, String); 4] {
         [
@@ -97,40 +149,63 @@ impl S3 {
             .build()
             .expect("a valid configuration")
     }
+
+    /// A new bucket. `object_store` makes none, but signs the request that does.
+    pub fn new_bucket(&self) -> String {
+        use object_store::signer::Signer;
+        use std::io::{Read, Write};
+        let name = unique("test").replace('_', "-");
+        let client = self.client(&name);
+        let put = "PUT".parse().expect("a method");
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let path = Default::default();
+        let url = runtime.block_on(client.signed_url(put, &path, Duration::from_secs(60))).expect("a URL");
+        let authority = format!("{}:{}", url.host_str().expect("a host"), url.port_or_known_default().expect("a port"));
+        let query = url.query().expect("a signature");
+        let request = format!(
+            "PUT {}?{query} HTTP/1.1\r\nHost: {authority}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            url.path()
+        );
+        let mut connection = TcpStream::connect(&authority).expect("the S3 store");
+        connection.write_all(request.as_bytes()).expect("the S3 store reads");
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).expect("the S3 store answers");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        name
+    }
+
+    /// Every row of every Parquet object of a bucket under a prefix.
+    pub async fn read_parquet(&self, bucket: &str, prefix: &str) -> Vec<RecordBatch> {
+        let store = self.client(bucket);
+        let objects: Vec<_> = store.list(Some(&prefix.into())).try_collect().await.expect("a listing");
+        let mut batches = Vec::new();
+        for object in objects.iter().filter(|object| object.location.as_ref().ends_with(".parquet")) {
+            let bytes = store.get(&object.location).await.expect("the object").bytes().await.expect("its bytes");
+            let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).expect("Parquet");
+            batches.extend(reader.build().expect("Parquet").map(|batch| batch.expect("rows")));
+        }
+        batches
+    }
 }
 
-/// A new bucket. `object_store` makes none, but signs the request that does.
+/// A new bucket of the shared store.
 pub fn bucket() -> String {
-    use object_store::signer::Signer;
-    use std::io::{Read, Write};
-    let (s3, name) = (s3(), unique("test").replace('_', "-"));
-    let client = s3.client(&name);
-    let put = "PUT".parse().expect("a method");
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let url = runtime.block_on(client.signed_url(put, &Default::default(), Duration::from_secs(60))).expect("a URL");
-    let authority = format!("{}:{}", url.host_str().expect("a host"), url.port_or_known_default().expect("a port"));
-    let query = url.query().expect("a signature");
-    let request = format!(
-        "PUT {}?{query} HTTP/1.1\r\nHost: {authority}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-        url.path()
-    );
-    let mut connection = TcpStream::connect(&authority).expect("the S3 store");
-    connection.write_all(request.as_bytes()).expect("the S3 store reads");
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).expect("the S3 store answers");
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    name
+    s3().new_bucket()
 }
 
-/// A new database with the TimescaleDB extension, dropped by nobody: the set of services is thrown away
-/// as a whole. Gives its URL.
+/// A new database with the TimescaleDB extension in the shared server, dropped by nobody: the set of
+/// services is thrown away as a whole. Gives its URL.
 pub fn database(prefix: &str) -> String {
-    let url = database_url();
+    database_beside(&database_url(), prefix)
+}
+
+/// A new database in the server of another one.
+pub fn database_beside(url: &str, prefix: &str) -> String {
     let name = unique(prefix);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let own = format!("{}/{name}", url.rsplit_once('/').expect("a URL with a database").0);
     runtime.block_on(async {
-        execute(&url, &format!("create database {name}")).await;
+        execute(url, &format!("create database {name}")).await;
         execute(&own, "create extension if not exists timescaledb").await;
     });
     own
@@ -180,19 +255,9 @@ pub async fn copy_an_object(bucket: &str, prefix: &str) {
     store.copy(&from, &format!("{stem}{turned}.parquet").into()).await.expect("a copy");
 }
 
-/// Every row of every Parquet object of a bucket under a prefix.
-pub async fn read_parquet(bucket: &str, prefix: &str) -> Vec<arrow::record_batch::RecordBatch> {
-    use futures::TryStreamExt;
-    use object_store::{ObjectStore, ObjectStoreExt};
-    let store = s3().client(bucket);
-    let objects: Vec<_> = store.list(Some(&prefix.into())).try_collect().await.expect("a listing");
-    let mut batches = Vec::new();
-    for object in objects.iter().filter(|object| object.location.as_ref().ends_with(".parquet")) {
-        let bytes = store.get(&object.location).await.expect("the object").bytes().await.expect("its bytes");
-        let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(bytes).expect("Parquet");
-        batches.extend(reader.build().expect("Parquet").map(|batch| batch.expect("rows")));
-    }
-    batches
+/// Every row of every Parquet object of a bucket of the shared store under a prefix.
+pub async fn read_parquet(bucket: &str, prefix: &str) -> Vec<RecordBatch> {
+    s3().read_parquet(bucket, prefix).await
 }
 
 /// A Python that has pyarrow and DuckDB, the readers that most people bring. Installed on first use,
@@ -224,7 +289,8 @@ pub fn python() -> std::path::PathBuf {
     python
 }
 
-fn run(command: &mut Command) {
+fn run(command: &mut Command) -> Output {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
 }

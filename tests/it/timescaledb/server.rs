@@ -1,46 +1,32 @@
 //! A TimescaleDB of these tests' own, beside the shared one: with TLS and passwords, and to be killed.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 use std::sync::OnceLock;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
-/// A set of services with its own state and ports.
-pub struct OwnServer {
-    state: PathBuf,
-    port: u16,
-    /// Other runs of these tests on this machine wait for it.
-    lock: File,
-}
+use crate::services::OwnSet;
+
+/// A server with its own state and port.
+pub struct OwnServer(OwnSet);
 
 /// The password of the role `keeper`, the only one of [`secured`] that needs one.
 pub const KEEPER_PASSWORD: &str = "correct horse";
 
 impl OwnServer {
-    /// Left up at the end, as the shared ones are. Service ports start at `first_port`. Locked.
+    /// Service ports start at `first_port`. Locked.
     fn named(name: &str, first_port: u16) -> Self {
-        let state = std::env::temp_dir().join(format!("pipeline-services-{name}"));
-        std::fs::create_dir_all(&state).unwrap();
-        let lock = File::create(state.join("lock")).unwrap();
-        lock.lock().unwrap();
-        Self { state, port: first_port, lock }
+        Self(OwnSet::named(name, first_port, &[]))
     }
 
     pub fn run(&self, arguments: &[&str]) -> Output {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/services/services");
-        let mut command = Command::new(script);
-        command.args(arguments).env("SERVICES_STATE", &self.state).env("SERVICES_PORT", self.port.to_string());
-        let output = command.output().expect("bash runs the services script");
-        let text = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "services {arguments:?}: {text}");
-        output
+        self.0.run(arguments)
     }
 
     /// `host:port` and database, to put a user in front and parameters behind.
     pub fn place(&self) -> String {
-        format!("127.0.0.1:{}/iot", self.port + 32)
+        format!("127.0.0.1:{}/iot", self.0.first_port + 32)
     }
 
     pub fn superuser_url(&self) -> String {
@@ -48,12 +34,12 @@ impl OwnServer {
     }
 
     fn data(&self) -> PathBuf {
-        self.state.join("timescaledb/data/pg")
+        self.0.state.join("timescaledb/data/pg")
     }
 
     /// A file of the test's own, such as the authority's certificate.
     pub fn file(&self, name: &str) -> PathBuf {
-        self.state.join(name)
+        self.0.state.join(name)
     }
 }
 
@@ -80,7 +66,7 @@ pub fn secured() -> &'static OwnServer {
         }
         server.run(&["up", "timescaledb"]);
         std::fs::write(server.file("ready"), "").unwrap();
-        server.lock.unlock().unwrap();
+        server.0.lock.unlock().unwrap();
         server
     })
 }
