@@ -125,7 +125,7 @@ mod tests {
         let provenance = Provenance::of(&Group::advancing(batches(), advances));
         let expected = json!({ "rows": 10, "advances": [
             { "input": "valid", "partition": "shard \"1\"", "from": null, "to": "9" },
-            { "input": "late.rejected", "partition": "shard \"1\"", "from": "1-0000000000000002", "to": "12" },
+            { "input": "late.rejected", "partition": "shard \"1\"", "from": "18446744073709551618", "to": "12" },
         ]});
         assert_eq!(entry(&provenance, "pipeline.group"), Some(expected));
     }
