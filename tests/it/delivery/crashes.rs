@@ -22,7 +22,7 @@ const CAUGHT_UP_EVERY: u32 = 10;
 
 #[test]
 fn a_pipeline_killed_at_any_moment_loses_nothing_and_stores_nothing_twice() {
-    let (mut chance, rounds) = (Chance::new(), rounds(100));
+    let (mut chance, rounds) = (Chance::new(), rounds(40));
     let mut site = Site::new("crashes", BrokerSettings::Shipped);
     let mut pipeline = site.start_and_subscribe();
     let fleet = site.fleet(PER_SECOND);

@@ -68,7 +68,7 @@ fn cuts(times: u32) -> [Cut; 8] {
 }
 
 fn cut_connections(site: &Site, chance: &mut Chance, table: &mut Table) {
-    for cut in cuts(rounds(100)) {
+    for cut in cuts(rounds(20)) {
         let proxy = match cut.moment {
             Moment::ConnAck | Moment::Publish | Moment::PubAck => &site.mqtt,
             Moment::Begin | Moment::CopyData | Moment::Commit | Moment::Ended => &site.postgres,
@@ -127,7 +127,7 @@ fn freeze_services(site: &Site, table: &mut Table) {
 }
 
 fn kill_services(site: &mut Site, chance: &mut Chance, table: &mut Table) {
-    let times = rounds(100).div_ceil(20);
+    let times = rounds(20).div_ceil(20);
     for _ in 0..times {
         wait_for_saved_broker(site);
         std::thread::sleep(chance.millis(1_000));

@@ -17,7 +17,7 @@ fn a_stop_under_load_is_clean_and_a_second_pipeline_is_refused() {
     let mut pipeline = site.start_and_subscribe();
     let fleet = site.fleet(PER_SECOND);
     let (mut stops, mut starts) = (Vec::new(), Vec::new());
-    let times = rounds(100).div_ceil(20);
+    let times = rounds(40).div_ceil(20);
     for _ in 0..times {
         site.wait_for_row_after(now_us());
         std::thread::sleep(chance.millis(1_000));
