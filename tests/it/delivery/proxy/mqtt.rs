@@ -49,8 +49,11 @@ impl Watch for Packets {
 fn packets_are_found_however_the_bytes_are_cut() {
     let publish = [&[0x32, 0xC8, 0x01][..], &[9; 200]].concat();
     let stream = [&[0x20, 2, 0, 0][..], &publish, &[0x40, 2, 0, 1]].concat();
-    let expected =
-        [Seen { moment: Moment::Publish, at: 4, bytes: 203 }, Seen { moment: Moment::PubAck, at: 207, bytes: 4 }];
+    let expected = [
+        Seen { moment: Moment::ConnAck, at: 0, bytes: 4 },
+        Seen { moment: Moment::Publish, at: 4, bytes: 203 },
+        Seen { moment: Moment::PubAck, at: 207, bytes: 4 },
+    ];
     for cut in [1, 2, 5, stream.len()] {
         let mut packets = Packets::default();
         let seen: Vec<Seen> = stream.chunks(cut).flat_map(|chunk| packets.read(chunk)).collect();
