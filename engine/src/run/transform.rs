@@ -31,10 +31,12 @@ impl TransformTask {
                 Arrival::Batch(_, batch) => {
                     let given = batch.rows.num_rows();
                     self.stats.entered(given);
+                    self.stats.taken_in_hand(given);
                     let started = Instant::now();
                     self.transform.apply(batch, &mut emitter)?;
                     self.stats.busy_for(started.elapsed());
                     self.send_all(given, &mut emitter).await?;
+                    self.stats.out_of_hand(given);
                 }
                 Arrival::Barrier(id) => {
                     self.report(Some(id));
