@@ -10,12 +10,15 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::position::{Position, Span};
+#[cfg(test)]
+use crate::simulated::{self, PlantedBug};
 
 /// One share of the promise owed to the source that read some rows.
 #[must_use = "an ack dropped without a verdict counts as failed"]
@@ -39,6 +42,33 @@ enum Owed {
     Partition { ordinal: u64 },
     /// A share of another promise for the same rows, and the stage that waits for them.
     Share { of: Ack, waiting: oneshot::Sender<bool> },
+    /// A share that may have been given back already, and the stage that waits for it.
+    Loan { of: LentShare, waiting: oneshot::Sender<()> },
+}
+
+type LentShare = Arc<Mutex<Option<Ack>>>;
+
+/// A share that somebody has on loan: see [`Ack::lent`].
+pub(crate) struct Loan {
+    share: LentShare,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Loan {
+    /// Resolves once the lent promise has its verdict. Cancel safe.
+    pub(crate) async fn ended(&mut self) {
+        // The other end is dropped with the promise at the latest.
+        (&mut self.ended).await.ok();
+    }
+
+    /// Ends the loan as delivered; false if it had ended. Called by the engine alone.
+    pub(crate) fn deliver(self) -> bool {
+        take(&self.share).map(Ack::deliver).is_some()
+    }
+}
+
+fn take(share: &LentShare) -> Option<Ack> {
+    share.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 impl Ack {
@@ -77,21 +107,38 @@ impl Ack {
 
     /// A promise of its own for the rows behind this share, which is kept or broken with it; and a
     /// channel that tells whether. For a stage that must know when rows it has sent on are stored.
-    pub(crate) fn followed(self) -> (Self, oneshot::Receiver<bool>) {
+    ///
+    /// `with_position`: what is at its position is in this batch or one before. Otherwise no sink takes it
+    /// for stored, or records it as such.
+    pub(crate) fn followed(self, with_position: bool) -> (Self, oneshot::Receiver<bool>) {
         let (waiting, verdict) = oneshot::channel();
         let Some(promise) = &self.promise else {
             // Nobody waits for a detached ack, so nobody is asked to.
             waiting.send(true).ok();
             return (self, verdict);
         };
+        let partition = &promise.partition;
         let followed = Promise {
-            partition: promise.partition.clone(),
+            partition: if with_position { partition.clone() } else { Partition::new(partition.name()) },
             span: promise.span,
             received_at_us: promise.received_at_us,
             failed: AtomicBool::new(false),
             owed: Some(Owed::Share { of: self, waiting }),
         };
         (Self { promise: Some(Arc::new(followed)) }, verdict)
+    }
+
+    /// A promise of its own for the rows behind this share, and the share itself, on loan: whichever comes
+    /// first ends it, the verdict of the one or [`Loan::deliver`]. For rows that need not be waited for
+    /// whatever happens. `None` if nobody waits for them anyway.
+    pub(crate) fn lent(self) -> (Self, Option<Loan>) {
+        let Some(promise) = &self.promise else { return (self, None) };
+        let (partition, span, received_at_us) = (promise.partition.clone(), promise.span, promise.received_at_us);
+        let (waiting, ended) = oneshot::channel();
+        let share = Arc::new(Mutex::new(Some(self)));
+        let owed = Some(Owed::Loan { of: share.clone(), waiting });
+        let lent = Promise { partition, span, received_at_us, failed: AtomicBool::new(false), owed };
+        (Self { promise: Some(Arc::new(lent)) }, Some(Loan { share, ended }))
     }
 
     /// The rows behind this share are where they belong. Called by the engine alone.
@@ -103,6 +150,10 @@ impl Ack {
 
 impl Drop for Ack {
     fn drop(&mut self) {
+        #[cfg(test)]
+        if simulated::has_planted(PlantedBug::DroppedIsDelivered) {
+            return;
+        }
         if let Some(promise) = self.promise.take() {
             promise.failed.store(true, Ordering::Relaxed);
         }
@@ -130,6 +181,14 @@ impl Drop for Promise {
                 }
                 // The stage may have ended: then there is nobody to tell.
                 waiting.send(kept).ok();
+            }
+            Some(Owed::Loan { of, waiting }) => {
+                match take(&of) {
+                    Some(share) if kept => share.deliver(),
+                    // Dropped, it counts as failed.
+                    _ => {}
+                }
+                waiting.send(()).ok();
             }
             None => {}
         }
@@ -169,6 +228,8 @@ struct PartitionShared {
     checkpointed: watch::Sender<Option<Position>>,
     window: Mutex<Window>,
     progress: watch::Sender<Progress>,
+    /// For those who wait within the engine, in order: a `watch` wakes its receivers in any.
+    moved: Notify,
 }
 
 /// Promises between the oldest open one and the newest, in order of reading.
@@ -202,6 +263,7 @@ impl Partition {
             checkpointed: watch::Sender::new(None),
             window: Mutex::default(),
             progress: watch::Sender::new(Progress::default()),
+            moved: Notify::new(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -248,9 +310,23 @@ impl Partition {
         self.shared.progress.subscribe()
     }
 
+    /// Waits until the partition has come so far. Cancel safe.
+    pub(crate) async fn wait_for(&self, reached: impl Fn(&Progress) -> bool) -> Progress {
+        loop {
+            let mut moved = pin!(self.shared.moved.notified());
+            // Before the look, so that no move between the two is missed.
+            moved.as_mut().enable();
+            let progress = *self.shared.progress.borrow();
+            if reached(&progress) {
+                return progress;
+            }
+            moved.await;
+        }
+    }
+
     fn settle(&self, ordinal: u64, delivered: bool) {
         let mut window = self.lock();
-        self.shared.progress.send_if_modified(|progress| {
+        let moved = self.shared.progress.send_if_modified(|progress| {
             // Promises before `kept` have left the window, so this is the index of ours.
             let index = usize::try_from(ordinal - progress.kept).expect("the window fits in memory");
             let verdict = if delivered { Verdict::Delivered } else { Verdict::Failed };
@@ -265,6 +341,10 @@ impl Partition {
             }
             moved
         });
+        drop(window);
+        if moved {
+            self.shared.moved.notify_waiters();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Window> {
@@ -320,7 +400,7 @@ mod tests {
     fn a_followed_share_is_kept_or_broken_with_its_promise() {
         for kept in [true, false] {
             let partition = Partition::new("p");
-            let (followed, mut verdict) = open(&partition, 1).followed();
+            let (followed, mut verdict) = open(&partition, 1).followed(true);
             let other = followed.share();
             followed.deliver();
             assert!(verdict.try_recv().is_err(), "one share is still open");
@@ -332,6 +412,26 @@ mod tests {
             assert_eq!(verdict.try_recv(), Ok(kept));
             assert_eq!(partition.progress().borrow().failed, !kept);
             assert_eq!(partition.progress().borrow().is_complete(), kept);
+        }
+    }
+
+    #[test]
+    fn a_loan_ends_with_its_verdict_or_when_nobody_waits_any_more() {
+        for (kept, in_time) in [(true, true), (false, true), (true, false), (false, false)] {
+            let partition = Partition::new("p");
+            let (lent, loan) = open(&partition, 1).lent();
+            let loan = loan.expect("somebody waits");
+            assert_eq!(lent.span(), Some(("p", Span::new(1, 1))));
+            let verdict = || if kept { lent.deliver() } else { drop(lent) };
+            if in_time {
+                verdict();
+                assert!(!loan.deliver(), "it has ended");
+            } else {
+                assert!(loan.deliver());
+                verdict();
+            }
+            assert_eq!(partition.progress().borrow().is_complete(), kept || !in_time);
+            assert_eq!(partition.progress().borrow().failed, !kept && in_time);
         }
     }
 

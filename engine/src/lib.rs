@@ -5,6 +5,7 @@
 
 pub mod ack;
 mod batch;
+mod blocking;
 mod checkpoint;
 pub mod columns;
 mod context;
@@ -21,6 +22,8 @@ mod report;
 mod retry;
 mod run;
 pub mod schema;
+#[cfg(test)]
+mod simulated;
 pub mod spool;
 pub mod stage;
 mod stats;

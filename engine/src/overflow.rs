@@ -5,7 +5,8 @@
 //! stored it. So nothing is synced, and a start clears the folder.
 //!
 //! When there is no room left the sender waits, as at any full queue; or, where the sink is optional,
-//! the sink goes without what does not fit, and that is counted.
+//! the sink goes without what does not fit, and that is counted. Nor does the source wait long for rows
+//! that an optional sink has taken in: a sink that hangs must not keep a spool from being trimmed.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -14,13 +15,16 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use arrow::record_batch::RecordBatch;
+use tokio::time::{Instant, timeout_at};
 
-use crate::ack::Ack;
+use crate::ack::{Ack, Loan};
 use crate::batch::Batch;
+use crate::blocking;
 use crate::error::StageError;
 use crate::queue::{Closed, Inbox, Sender};
 use crate::stats::EdgeStats;
@@ -35,42 +39,83 @@ pub(crate) struct Overflow {
     /// A folder of the edge's own. Made when it is first needed.
     pub dir: PathBuf,
     pub bytes_max: u64,
-    /// The sink goes without what does not fit.
-    pub sheds: bool,
+    /// Of an edge to an optional sink, which goes without what does not fit.
+    pub loans: Option<Loans>,
     pub stats: Arc<EdgeStats>,
+}
+
+/// The promises for rows that an optional sink has in its hands: the source waits for them only so long.
+pub(crate) struct Loans {
+    patience: Duration,
+    /// In order of time.
+    open: VecDeque<(Instant, Loan)>,
+    /// That it takes too long was said.
+    told: bool,
+}
+
+impl Loans {
+    /// Each is waited for so long.
+    pub(crate) fn new(patience: Duration) -> Self {
+        Self { patience, open: VecDeque::new(), told: false }
+    }
+}
+
+/// Resolves when it is time to look at the oldest loan.
+async fn next_late(loans: Option<&Loans>) {
+    match loans.and_then(|loans| loans.open.front()) {
+        Some((until, _)) => tokio::time::sleep_until(*until).await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Overflow {
     /// Passes batches on from the sending to the receiving queue until the first has ended, by way of the
     /// disk while the second is full.
-    pub(crate) async fn run(self, mut from: Inbox, to: Sender) -> Result<(), StageError> {
+    pub(crate) async fn run(mut self, mut from: Inbox, to: Sender) -> Result<(), StageError> {
         // An outage that a crash has ended may have left gigabytes, and the next may be far off.
         let dir = self.dir.clone();
         if let Err(error) = off_the_runtime(move || clear(&dir)).await {
             tracing::warn!(%error, "what an earlier run has left in \"{}\" can't be deleted", self.dir.display());
         }
-        let mut disk = Disk::new(self.dir.clone());
+        let mut held = Held { disk: Disk::new(self.dir.clone()), returning: VecDeque::new() };
         let mut open = true;
-        while open || !disk.is_empty() {
-            let has_space = self.sheds || disk.bytes < self.bytes_max;
+        while open || !held.is_empty() {
+            // With nothing before it a batch goes straight on, or waits for the sink.
+            let has_space = self.is_optional() || held.is_empty() || held.disk.bytes < self.bytes_max;
             tokio::select! {
+                biased;
+                // What is held goes first: it is older, and takes room.
+                room = to.has_room(held.next_rows()), if !held.is_empty() => {
+                    room.map_err(|Closed| StageError::reader_gone())?;
+                    self.bring_back(&mut held, &to).await?;
+                }
                 next = from.next_batch(), if open && has_space => match next {
-                    Some((_, batch)) => self.take_in(batch, &mut from, &mut disk, &to).await?,
+                    Some((_, batch)) => self.take_in(batch, &mut from, &mut held, &to).await?,
                     None => open = false,
                 },
-                room = to.has_room(disk.next_rows()), if !disk.is_empty() => {
-                    room.map_err(|Closed| StageError::reader_gone())?;
-                    self.bring_back(&mut disk, &to).await?;
-                }
+                () = next_late(self.loans.as_ref()) => self.stop_waiting(),
             }
         }
+        // No more comes: so the sink learns of it while its loans are open still.
+        drop(to);
+        self.wait_for_loans().await;
         Ok(())
     }
 
+    fn is_optional(&self) -> bool {
+        self.loans.is_some()
+    }
+
     /// A batch goes straight on if it can, or to the disk, with those that wait behind it.
-    async fn take_in(&self, batch: Batch, from: &mut Inbox, disk: &mut Disk, to: &Sender) -> Result<(), StageError> {
-        let mut batch = batch;
-        if disk.is_empty() {
+    async fn take_in(
+        &mut self,
+        batch: Batch,
+        from: &mut Inbox,
+        held: &mut Held,
+        to: &Sender,
+    ) -> Result<(), StageError> {
+        let mut batch = self.lend(batch);
+        if held.is_empty() {
             match to.try_send(batch).map_err(|Closed| StageError::reader_gone())? {
                 Ok(()) => return Ok(()),
                 Err(returned) => batch = returned,
@@ -81,16 +126,20 @@ impl Overflow {
         while rows < CHUNK_ROWS {
             let Some((_, batch)) = from.try_next_batch() else { break };
             rows += batch.rows.num_rows();
-            batches.push(batch);
+            batches.push(self.lend(batch));
         }
-        if disk.bytes >= self.bytes_max {
-            self.shed(batches);
+        if held.disk.bytes >= self.bytes_max {
+            if self.is_optional() {
+                self.shed(batches);
+            } else {
+                send_all(batches, to).await?;
+            }
             return Ok(());
         }
-        match disk.put(batches).await {
-            Ok(()) => self.stats.set_overflow(disk.rows, disk.bytes),
+        match held.disk.put(batches).await {
+            Ok(()) => self.stats.set_overflow(held.disk.rows, held.disk.bytes),
             // As good as full: of memory there is one chunk more than the queues hold.
-            Err((error, batches)) if self.sheds => {
+            Err((error, batches)) if self.is_optional() => {
                 tracing::warn!(to = self.stats.to, %error, "can't write to \"{}\"", self.dir.display());
                 self.shed(batches);
             }
@@ -101,24 +150,62 @@ impl Overflow {
                     "can't write to \"{}\"; waiting for the sink instead",
                     self.dir.display()
                 );
-                while !disk.is_empty() {
-                    to.has_room(disk.next_rows()).await.map_err(|Closed| StageError::reader_gone())?;
-                    self.bring_back(disk, to).await?;
+                while !held.is_empty() {
+                    to.has_room(held.next_rows()).await.map_err(|Closed| StageError::reader_gone())?;
+                    self.bring_back(held, to).await?;
                 }
-                for batch in batches {
-                    to.send(batch).await.map_err(|Closed| StageError::reader_gone())?;
-                }
+                send_all(batches, to).await?;
             }
         }
         Ok(())
     }
 
-    async fn bring_back(&self, disk: &mut Disk, to: &Sender) -> Result<(), StageError> {
-        for batch in disk.take().await.map_err(|error| self.unreadable(error))? {
-            to.send(batch).await.map_err(|Closed| StageError::reader_gone())?;
+    /// Sends on as much as there is room for, which is not always a whole chunk.
+    async fn bring_back(&self, held: &mut Held, to: &Sender) -> Result<(), StageError> {
+        if held.returning.is_empty() {
+            held.returning = held.disk.take().await.map_err(|error| self.unreadable(error))?.into();
+            self.stats.set_overflow(held.disk.rows, held.disk.bytes);
         }
-        self.stats.set_overflow(disk.rows, disk.bytes);
+        while let Some(batch) = held.returning.pop_front() {
+            if let Err(batch) = to.try_send(batch).map_err(|Closed| StageError::reader_gone())? {
+                held.returning.push_front(batch);
+                break;
+            }
+        }
         Ok(())
+    }
+
+    /// The batch, whose promise an optional sink gets for a while only.
+    fn lend(&mut self, batch: Batch) -> Batch {
+        let Some(loans) = &mut self.loans else { return batch };
+        let (ack, loan) = batch.ack.lent();
+        loans.open.extend(loan.map(|loan| (Instant::now() + loans.patience, loan)));
+        Batch::new(batch.rows, ack)
+    }
+
+    async fn wait_for_loans(&mut self) {
+        while let Some((until, mut loan)) = self.loans.as_mut().and_then(|loans| loans.open.pop_front()) {
+            if timeout_at(until, loan.ended()).await.is_err() {
+                loan.deliver();
+            }
+        }
+    }
+
+    /// What an optional sink has not stored in time is not waited for any more. It may store it yet.
+    fn stop_waiting(&mut self) {
+        let Some(loans) = &mut self.loans else { return };
+        let now = Instant::now();
+        let mut late = 0;
+        while let Some((_, loan)) = loans.open.pop_front_if(|(until, _)| *until <= now) {
+            late += usize::from(loan.deliver());
+        }
+        if late > 0 && !loans.told {
+            loans.told = true;
+            let (to, patience) = (&self.stats.to, loans.patience);
+            tracing::warn!(to, "an optional sink has stored nothing for {patience:?}: nobody waits for it any more, and what it has taken in is lost to it in a crash");
+        } else if late == 0 {
+            loans.told = false;
+        }
     }
 
     fn shed(&self, batches: Vec<Batch>) {
@@ -133,6 +220,32 @@ impl Overflow {
         StageError::permanent(format!("rows that waited in \"{}\" can't be read back", self.dir.display()))
             .because(error)
             .hint("They are not acknowledged: a restart reads them again.")
+    }
+}
+
+/// Waits for room for each.
+async fn send_all(batches: Vec<Batch>, to: &Sender) -> Result<(), StageError> {
+    for batch in batches {
+        to.send(batch).await.map_err(|Closed| StageError::reader_gone())?;
+    }
+    Ok(())
+}
+
+/// What waits for the sink.
+struct Held {
+    disk: Disk,
+    /// A chunk that was read back, and for which there was not room at once.
+    returning: VecDeque<Batch>,
+}
+
+impl Held {
+    fn is_empty(&self) -> bool {
+        self.returning.is_empty() && self.disk.is_empty()
+    }
+
+    /// How much room is worth waiting for.
+    fn next_rows(&self) -> usize {
+        self.returning.front().map_or_else(|| self.disk.next_rows(), |batch| batch.rows.num_rows())
     }
 }
 
@@ -266,7 +379,7 @@ fn read(file: &OverflowFile, offset: u64, bytes: u64) -> io::Result<Vec<RecordBa
 }
 
 async fn off_the_runtime<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+    blocking::off_the_runtime(work).await.map_err(io::Error::other)?
 }
 
 #[cfg(test)]
@@ -299,7 +412,8 @@ mod tests {
         let stats = Arc::new(EdgeStats::new("a", Port::MAIN, "b"));
         let (sender, first_end) = queue(20, Arc::new(EdgeStats::new("a", Port::MAIN, "b")));
         let (second, receiver) = queue(20, stats.clone());
-        let overflow = Overflow { dir: dir.join("edge"), bytes_max, sheds, stats: stats.clone() };
+        let loans = sheds.then(|| Loans::new(Duration::from_secs(30)));
+        let overflow = Overflow { dir: dir.join("edge"), bytes_max, loans, stats: stats.clone() };
         let task = tokio::spawn(overflow.run(Inbox::new(vec![first_end]), second));
         Edge { sender, receiver, stats, task }
     }
@@ -348,8 +462,10 @@ mod tests {
 
     #[tokio::test]
     async fn when_the_disk_is_full_the_sender_waits() {
-        let dir = tempfile::tempdir().expect("a folder");
-        the_sender_waits(edge(dir.path(), 1, false)).await;
+        for bytes_max in [0, 1, 10_000] {
+            let dir = tempfile::tempdir().expect("a folder");
+            the_sender_waits(edge(dir.path(), bytes_max, false)).await;
+        }
     }
 
     #[tokio::test]

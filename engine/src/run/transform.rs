@@ -33,6 +33,8 @@ impl TransformTask {
                     let started = Instant::now();
                     self.transform.apply(batch, &mut emitter)?;
                     self.stats.busy_for(started.elapsed());
+                    #[cfg(test)]
+                    crate::simulated::work().await;
                     self.send_all(&mut emitter).await?;
                 }
                 Arrival::Barrier(id) => {

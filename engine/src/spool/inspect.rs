@@ -127,7 +127,7 @@ pub(super) fn look(
     visit: &mut Visitor<'_>,
 ) -> Result<Inspection, SpoolError> {
     let found = CursorFile::load(storage, dir);
-    let cursors_damaged = matches!(found, CursorsFound::Damaged(_));
+    let cursors_damaged = matches!(found, CursorsFound::Damaged(_) | CursorsFound::Unreadable);
     let file = if let CursorsFound::Good(file) = found { Some(file) } else { None };
     let trimmed = file.as_ref().map(|file| file.trimmed_lsn);
     let mut survey = survey(storage, dir, None, trimmed, scan_bytes_max, visit)?;

@@ -11,6 +11,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -20,10 +21,16 @@ use super::frame::EncodedFrame;
 use super::log::{Log, SegmentEntry, Shared, SpoolCounters, SpoolStatus};
 use super::options::SpoolOptions;
 use super::quarantine;
-use super::segment::{self, Header, HeaderFound};
+use super::segment::{self, HeaderFound};
 use super::survey::{Damage, DamageKind, Survey, TornTail, survey};
+use super::worker;
 use super::writer::Intake;
 use crate::storage::Storage;
+
+/// How often it is looked whether what can't be read can be after all, with waits of 3 s in all: what a disk
+/// that was reset takes, and little beside the operator whom a damaged spool needs.
+const LOOKS_MAX: u32 = 7;
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// What opening a spool found.
 #[derive(Debug, Clone, Default)]
@@ -92,13 +99,13 @@ pub(crate) fn recover(
     })?;
     // Names that are visible after a crash of the process alone may not be durable yet.
     storage.sync_dir(dir).map_err(SpoolError::io("sync", dir))?;
-    let found = find_cursors(&*storage, dir)?;
-    let known = if let CursorsFound::Good(file) = &found { Some(file.clone()) } else { None };
-    let trimmed_lsn = known.as_ref().map(|file| file.trimmed_lsn);
-    let leftovers_removed = remove_leftovers(&*storage, dir, trimmed_lsn.unwrap_or(0))?;
     let identity = segment::identity(&options.pipeline, &options.source);
-    let nobody = &mut |_, _| ControlFlow::Continue(());
-    let mut survey = survey(&*storage, dir, Some(identity), trimmed_lsn, options.scan_bytes_max, nobody)?;
+    let Found { cursors: found, mut survey } = look_until_read(&*storage, dir, identity, options.scan_bytes_max)?;
+    if let CursorsFound::Damaged(bytes) = &found {
+        quarantine::keep_file(&*storage, dir, "cursors", bytes);
+    }
+    let known = if let CursorsFound::Good(file) = &found { Some(file.clone()) } else { None };
+    let leftovers_removed = remove_leftovers(&*storage, dir, known.as_ref().map_or(0, |file| file.trimmed_lsn))?;
     refuse_foreign(&survey, dir, &options, identity)?;
     quarantine_all(&*storage, dir, &mut survey.damage);
 
@@ -107,7 +114,7 @@ pub(crate) fn recover(
     let cursors_damaged = match found {
         CursorsFound::Good(_) => false,
         CursorsFound::Absent => before_first_lsn > 0,
-        CursorsFound::Damaged(_) => true,
+        CursorsFound::Damaged(_) | CursorsFound::Unreadable => true,
     };
     let cursors_read = known.is_some();
     let cursors = known.unwrap_or(CursorFile { trimmed_lsn: before_first_lsn, ..CursorFile::default() });
@@ -154,34 +161,76 @@ pub(crate) fn recover(
     Ok((Log::new(shared, unproven), report))
 }
 
-/// The cursors; those of another life of the directory are none, since they would have segments
-/// deleted that nobody has read.
-fn find_cursors(storage: &dyn Storage, dir: &Path) -> Result<CursorsFound, SpoolError> {
-    let found = match CursorFile::load(storage, dir) {
-        CursorsFound::Good(file) => match newest_epoch(storage, dir)? {
-            Some(epoch) if epoch != file.epoch => CursorsFound::Damaged(file.encode()),
-            _ => CursorsFound::Good(file),
-        },
-        found => found,
-    };
-    if let CursorsFound::Damaged(bytes) = &found {
-        quarantine::keep_file(storage, dir, "cursors", bytes);
-    }
-    Ok(found)
+/// What is on the disk.
+struct Found {
+    cursors: CursorsFound,
+    survey: Survey,
 }
 
-fn newest_epoch(storage: &dyn Storage, dir: &Path) -> Result<Option<u64>, SpoolError> {
+/// Looks again while something can't be read. A disk that is away comes back; a bad sector stays bad, and is
+/// damage in the end.
+fn look_until_read(
+    storage: &dyn Storage,
+    dir: &Path,
+    identity: u64,
+    scan_bytes_max: u64,
+) -> Result<Found, SpoolError> {
+    let mut wait = LOOK_AGAIN_AFTER;
+    for _ in 1..LOOKS_MAX {
+        match look(storage, dir, identity, scan_bytes_max) {
+            Ok((found, true)) => return Ok(found),
+            Ok((_, false)) | Err(SpoolError::Io { what: "read", .. }) => {}
+            Err(error) => return Err(error),
+        }
+        tracing::warn!("not all of the spool in \"{}\" can be read; trying again in {wait:?}", dir.display());
+        worker::pause(wait);
+        wait *= 2;
+    }
+    look(storage, dir, identity, scan_bytes_max).map(|(found, _)| found)
+}
+
+/// What is on the disk, and whether all of it could be read.
+fn look(
+    storage: &dyn Storage,
+    dir: &Path,
+    identity: u64,
+    scan_bytes_max: u64,
+) -> Result<(Found, bool), SpoolError> {
+    let (cursors, headers_read) = find_cursors(storage, dir)?;
+    let trimmed_lsn = if let CursorsFound::Good(file) = &cursors { Some(file.trimmed_lsn) } else { None };
+    let nobody = &mut |_, _| ControlFlow::Continue(());
+    let survey = survey(storage, dir, Some(identity), trimmed_lsn, scan_bytes_max, nobody)?;
+    let all_read = headers_read && cursors != CursorsFound::Unreadable && !survey.reads_failed;
+    Ok((Found { cursors, survey }, all_read))
+}
+
+/// The cursors; those of another life of the directory are none, since they would have segments
+/// deleted that nobody has read. And whether the headers that tell could be read.
+fn find_cursors(storage: &dyn Storage, dir: &Path) -> Result<(CursorsFound, bool), SpoolError> {
+    let found = CursorFile::load(storage, dir);
+    let CursorsFound::Good(file) = &found else { return Ok((found, true)) };
+    let (newest_epoch, headers_read) = newest_epoch(storage, dir)?;
+    match newest_epoch {
+        Some(epoch) if epoch != file.epoch => Ok((CursorsFound::Damaged(file.encode()), headers_read)),
+        _ => Ok((found, headers_read)),
+    }
+}
+
+fn newest_epoch(storage: &dyn Storage, dir: &Path) -> Result<(Option<u64>, bool), SpoolError> {
     let mut names = storage.list(dir).map_err(SpoolError::io("list", dir))?;
     names.retain(|name| segment::first_lsn_in(name).is_some());
     names.sort();
+    let mut all_read = true;
     for name in names.iter().rev() {
         let path = dir.join(name);
         let file = storage.open(&path).map_err(SpoolError::io("open", &path))?;
-        if let HeaderFound::Good(header) = Header::find(&segment::read_header(&*file)) {
-            return Ok(Some(header.epoch));
+        let (header, was_read) = segment::read_header(&*file);
+        all_read &= was_read;
+        if let HeaderFound::Good(header) = header {
+            return Ok((Some(header.epoch), all_read));
         }
     }
-    Ok(None)
+    Ok((None, all_read))
 }
 
 /// Files that never got their name, and segments that were being trimmed.

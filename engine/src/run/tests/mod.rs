@@ -18,7 +18,9 @@ use crate::plan::Plan;
 use crate::position::Span;
 use crate::stage::*;
 
+mod refused;
 mod resumed;
+mod simulation;
 
 const DOC: StageDoc = StageDoc { type_name: "test", summary: "", ports: &[("rejected", "")], failure: "" };
 

@@ -9,11 +9,11 @@ use super::*;
 use crate::position::Position;
 use crate::spool::testing::SimulatedDisk;
 
-const BATCHES: u64 = 60;
+pub(super) const BATCHES: u64 = 60;
 
 /// Counts up in batches of ten, each a position, and goes on where the checkpoint says.
 #[derive(Deserialize, JsonSchema)]
-struct Log;
+pub(super) struct Log;
 
 impl SourceConfig for Log {
     const DOC: StageDoc = DOC;
@@ -85,19 +85,19 @@ impl Transform for RunningSum {
 
 /// A database that outlives the runs, and keeps positions with rows.
 #[derive(Default)]
-struct Outside {
-    rows: Vec<i64>,
-    positions: BTreeMap<(String, String), Position>,
+pub(super) struct Outside {
+    pub(super) rows: Vec<i64>,
+    pub(super) positions: BTreeMap<(String, String), Position>,
 }
 
 /// Stores in it, each group after a while.
 #[derive(Default, Deserialize, JsonSchema)]
-struct Ledger {
-    wait_ms: u64,
+pub(super) struct Ledger {
+    pub(super) wait_ms: u64,
     #[serde(skip)]
-    failures: VecDeque<StageError>,
+    pub(super) failures: VecDeque<StageError>,
     #[serde(skip)]
-    outside: Arc<Mutex<Outside>>,
+    pub(super) outside: Arc<Mutex<Outside>>,
 }
 
 impl SinkConfig for Ledger {
@@ -136,10 +136,20 @@ impl Sink for Ledger {
             assert_eq!(before, advance.from, "a group goes on where the one before has ended");
         }
         for batch in group.batches() {
-            outside.rows.extend(batch.rows.column(0).as_primitive::<Int64Type>().values());
+            outside.rows.extend(numbers(&batch.rows));
         }
         Ok(())
     }
+}
+
+/// What a batch is about: its numbers, or the numbers of the rows behind dead letters.
+fn numbers(rows: &RecordBatch) -> Vec<i64> {
+    let Some(payloads) = rows.column_by_name("payload") else {
+        return rows.column(0).as_primitive::<Int64Type>().values().to_vec();
+    };
+    let payloads = payloads.as_binary::<i32>().iter().flatten();
+    let row = |payload| serde_json::from_slice::<BTreeMap<String, i64>>(payload).expect("a row as JSON");
+    payloads.map(|payload| row(payload)["n"]).collect()
 }
 
 /// A slow sink and a quick one behind a transform with state.
@@ -243,4 +253,43 @@ async fn a_second_run_with_the_same_directory_is_refused() {
     assert!(second.contains("This pipeline runs already with this directory"), "{second}");
     first.await.unwrap().unwrap();
     world.check("the first run");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_has_ended_in_any_way_leaves_its_directory_to_the_next() {
+    let world = World::new(1);
+    let failed = world.run([StageError::bug("planned")].into()).until(std::future::pending()).await;
+    assert!(failed.is_err_and(|error| error.to_string().contains("planned")));
+    let dropped = timeout(Duration::from_millis(20), world.run(VecDeque::new()).until(std::future::pending())).await;
+    assert!(dropped.is_err(), "still at work");
+    // What is dropped goes when its task is looked at next.
+    sleep(Duration::from_millis(1)).await;
+    world.run(VecDeque::new()).until(std::future::pending()).await.unwrap();
+    world.check("the third run");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_optional_sink_that_hangs_keeps_no_checkpoint_from_being_taken() {
+    let world = World::new(1);
+    let run = || {
+        let plan = Plan::builder("p")
+            .data_dir(world.home.path())
+            .checkpoint_interval(Duration::from_secs(1))
+            .source("log", Log)
+            .sink("quick", &["log"], Ledger { outside: world.quick.clone(), ..Ledger::default() })
+            .sink("tap", &["log"], Memory { hangs: true, ..Memory::default() })
+            .optional("tap")
+            .build()
+            .unwrap();
+        Run::new(plan).on_storage(world.disk.mount())
+    };
+    let first = run();
+    let stats = first.stats();
+    timeout(Duration::from_secs(60), first.until(std::future::pending())).await.expect_err("the tap hangs");
+    assert_eq!(stats.stages[0].rows_out(Port::MAIN), BATCHES * 10);
+    world.disk.kill_process();
+    let second = run();
+    let stats = second.stats();
+    timeout(Duration::from_secs(60), second.until(std::future::pending())).await.unwrap().unwrap();
+    assert_eq!(stats.stages[0].rows_out(Port::MAIN), 0, "all was checkpointed");
 }
