@@ -81,6 +81,14 @@ impl Header {
     }
 }
 
+/// Sets the checksum of a header right, if there is a whole one.
+pub(crate) fn mend_header(bytes: &mut [u8]) {
+    if bytes.len() >= HEADER_BYTES {
+        let crc = crc32fast::hash(&bytes[..60]);
+        bytes[60..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
+    }
+}
+
 /// Tells the spools of all sources of all pipelines apart, in headers and checksums.
 pub(crate) fn identity(pipeline: &str, source: &str) -> u64 {
     u64::from(crc32fast::hash(pipeline.as_bytes())) << 32 | u64::from(crc32fast::hash(source.as_bytes()))

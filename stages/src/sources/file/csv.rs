@@ -16,7 +16,7 @@ use crate::decode::{Decoder, Fault, Header, Message, reason};
 const FIELDS_MAX: usize = 4096;
 
 /// The records of a file.
-pub(super) struct CsvRecords {
+pub(crate) struct CsvRecords {
     /// Which field belongs to which column.
     pub(super) header: Header,
     input: Input,
