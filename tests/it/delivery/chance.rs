@@ -48,6 +48,17 @@ impl Drop for Chance {
     }
 }
 
+/// Whether the tests that take longest are asked for, by `DELIVERY=1` or any other variable of theirs; says so
+/// where they are not.
+pub fn is_asked_for() -> bool {
+    let asked = ["DELIVERY", "DELIVERY_ROUNDS", "DELIVERY_OUTAGE_SECONDS", "DELIVERY_SEED"];
+    let is_asked_for = asked.iter().any(|variable| std::env::var_os(variable).is_some());
+    if !is_asked_for {
+        println!("skipped: set DELIVERY=1");
+    }
+    is_asked_for
+}
+
 /// How often: `DELIVERY_ROUNDS`, or the short form's number.
 pub fn rounds(short: u32) -> u32 {
     number_of("DELIVERY_ROUNDS").unwrap_or(short)
