@@ -77,15 +77,19 @@ impl Ack {
 
     /// A promise of its own for the rows behind this share, which is kept or broken with it; and a
     /// channel that tells whether. For a stage that must know when rows it has sent on are stored.
-    pub(crate) fn followed(self) -> (Self, oneshot::Receiver<bool>) {
+    ///
+    /// `with_position`: what is at its position is in this batch or one before. Otherwise no sink takes it
+    /// for stored, or records it as such.
+    pub(crate) fn followed(self, with_position: bool) -> (Self, oneshot::Receiver<bool>) {
         let (waiting, verdict) = oneshot::channel();
         let Some(promise) = &self.promise else {
             // Nobody waits for a detached ack, so nobody is asked to.
             waiting.send(true).ok();
             return (self, verdict);
         };
+        let partition = &promise.partition;
         let followed = Promise {
-            partition: promise.partition.clone(),
+            partition: if with_position { partition.clone() } else { Partition::new(partition.name()) },
             span: promise.span,
             received_at_us: promise.received_at_us,
             failed: AtomicBool::new(false),
@@ -320,7 +324,7 @@ mod tests {
     fn a_followed_share_is_kept_or_broken_with_its_promise() {
         for kept in [true, false] {
             let partition = Partition::new("p");
-            let (followed, mut verdict) = open(&partition, 1).followed();
+            let (followed, mut verdict) = open(&partition, 1).followed(true);
             let other = followed.share();
             followed.deliver();
             assert!(verdict.try_recv().is_err(), "one share is still open");

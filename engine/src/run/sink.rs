@@ -3,24 +3,22 @@
 //! Grouping, retry, bisection of bad groups, positions and verdicts are written here, once for all
 //! sinks.
 
+mod refused;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::BooleanArray;
-use arrow::compute::filter_record_batch;
-use futures::future::join_all;
 use tokio::time::{Instant as Deadline, timeout_at};
 
 use crate::balance::STORED_BEFORE;
 use crate::batch::Batch;
-use crate::dead_letter;
-use crate::error::{Fault, Refused, StageError};
+use crate::error::{Fault, StageError};
 use crate::position::Position;
-use crate::queue::{Closed, Inbox, Outbox};
+use crate::queue::{Inbox, Outbox};
 use crate::retry::Backoff;
 use crate::stage::{Advance, BuiltSink, Group, Grouping, Port, Sink};
-use crate::stats::{Counter, StageState, StageStats, now_us};
+use crate::stats::{Counter, StageState, StageStats};
 
 /// How long to wait between two attempts where a person has to mend something.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -247,35 +245,14 @@ impl SinkTask {
 
     /// Commits a group, without the rows that are refused.
     async fn store(&mut self, group: Group) -> Result<(), StageError> {
-        // Of the parts of a group the last one takes its positions along.
-        let mut parts = vec![group];
-        while let Some(part) = parts.pop() {
-            let Err(error) = self.write(&part).await else {
-                self.keep_promises(part);
-                continue;
-            };
-            if error.fault() != Fault::Data {
-                return Err(error);
+        match self.write(&group).await {
+            Ok(()) => {
+                self.keep_promises(group);
+                Ok(())
             }
-            self.check_rejected_is_read(&error).await?;
-            if !error.refused_rows().is_empty() {
-                parts.push(self.without_refused(part, error.refused_rows()).await?);
-                continue;
-            }
-            match halve(part) {
-                Ok((left, right)) => parts.extend([right, left]),
-                Err((row, advances)) => {
-                    let refused = Refused {
-                        batch: 0,
-                        row: 0,
-                        reason: error.outside_code().unwrap_or("refused").to_owned(),
-                        detail: error.chain(),
-                    };
-                    parts.push(self.without_refused(Group::advancing(vec![row], advances), &[refused]).await?);
-                }
-            }
+            Err(error) if error.fault() == Fault::Data => self.store_without_refused(group, error).await,
+            Err(error) => Err(error),
         }
-        Ok(())
     }
 
     async fn write(&mut self, group: &Group) -> Result<(), StageError> {
@@ -315,56 +292,6 @@ impl SinkTask {
         batches.into_iter().for_each(|batch| batch.ack.deliver());
     }
 
-    /// The group without some of its rows, once these are stored as dead letters: with the group's
-    /// positions on record they could not come again.
-    async fn without_refused(&mut self, group: Group, refused: &[Refused]) -> Result<Group, StageError> {
-        let (batches, advances) = group.into_parts();
-        let mut rest = Vec::new();
-        let mut verdicts = Vec::new();
-        for (index, batch) in batches.into_iter().enumerate() {
-            let of_batch: Vec<&Refused> = refused.iter().filter(|refused| refused.batch == index).collect();
-            if of_batch.is_empty() {
-                rest.push(batch);
-                continue;
-            }
-            let (followed, verdict) = batch.ack.share().followed();
-            self.reject(&batch, &of_batch, followed).await?;
-            verdicts.push(verdict);
-            let mut keep = vec![true; batch.rows.num_rows()];
-            of_batch.iter().for_each(|refused| keep[refused.row] = false);
-            let rows = filter_record_batch(&batch.rows, &BooleanArray::from(keep))?;
-            if rows.num_rows() > 0 {
-                rest.push(batch.with_rows(rows));
-            } else {
-                batch.ack.deliver();
-            }
-        }
-        if join_all(verdicts).await.into_iter().all(|verdict| verdict == Ok(true)) {
-            Ok(Group::advancing(rest, advances))
-        } else {
-            Err(StageError::reader_gone())
-        }
-    }
-
-    /// Sends rows that the outside refuses on as dead letters.
-    async fn reject(&mut self, batch: &Batch, refused: &[&Refused], ack: crate::ack::Ack) -> Result<(), StageError> {
-        let position = batch.ack.span().map(|(partition, span)| format!("{partition}:{span}"));
-        let received = batch.ack.received_at_us().unwrap_or_else(now_us);
-        let named: Vec<_> = refused
-            .iter()
-            .map(|refused| {
-                let row = u32::try_from(refused.row).expect("rows of a batch are counted in 32 bits");
-                (row, refused.reason.clone(), Some(refused.detail.clone()))
-            })
-            .collect();
-        let letters = dead_letter::of_rows(&batch.rows, &named, &self.stats.name, received, position.as_deref())?;
-        let sent = self.outbox.send(Port::REJECTED, Batch::new(letters, ack)).await;
-        sent.map_err(|Closed| StageError::reader_gone())?;
-        self.stats.left(Port::REJECTED, named.len());
-        self.stats.out_of_hand(named.len());
-        Ok(())
-    }
-
     /// A sink that can pause does, for good: only a changed pipeline file ends it.
     async fn check_rejected_is_read(&mut self, error: &StageError) -> Result<(), StageError> {
         if self.has_rejected {
@@ -390,22 +317,4 @@ struct Gathered {
     rows: usize,
     bytes: usize,
     advances: BTreeMap<(usize, String), Position>,
-}
-
-/// Two halves of a group, by batches while there are several and then by rows; or its only row. The
-/// right half has the positions.
-fn halve(group: Group) -> Result<(Group, Group), (Batch, Vec<Advance>)> {
-    let (mut batches, advances) = group.into_parts();
-    if batches.len() > 1 {
-        let right = batches.split_off(batches.len() / 2);
-        return Ok((Group::new(batches), Group::advancing(right, advances)));
-    }
-    let batch = batches.pop().expect("a group that was refused holds at least one batch");
-    let rows = batch.rows.num_rows();
-    if rows < 2 {
-        return Err((batch, advances));
-    }
-    let (left, right) = (batch.rows.slice(0, rows / 2), batch.rows.slice(rows / 2, rows - rows / 2));
-    let (left, right) = batch.split(left, right);
-    Ok((Group::new(vec![left]), Group::advancing(vec![right], advances)))
 }

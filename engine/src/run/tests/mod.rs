@@ -18,6 +18,7 @@ use crate::plan::Plan;
 use crate::position::Span;
 use crate::stage::*;
 
+mod refused;
 mod resumed;
 
 const DOC: StageDoc = StageDoc { type_name: "test", summary: "", ports: &[("rejected", "")], failure: "" };

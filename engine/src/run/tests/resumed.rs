@@ -9,11 +9,11 @@ use super::*;
 use crate::position::Position;
 use crate::spool::testing::SimulatedDisk;
 
-const BATCHES: u64 = 60;
+pub(super) const BATCHES: u64 = 60;
 
 /// Counts up in batches of ten, each a position, and goes on where the checkpoint says.
 #[derive(Deserialize, JsonSchema)]
-struct Log;
+pub(super) struct Log;
 
 impl SourceConfig for Log {
     const DOC: StageDoc = DOC;
@@ -85,8 +85,8 @@ impl Transform for RunningSum {
 
 /// A database that outlives the runs, and keeps positions with rows.
 #[derive(Default)]
-struct Outside {
-    rows: Vec<i64>,
+pub(super) struct Outside {
+    pub(super) rows: Vec<i64>,
     /// Somebody has asked for the positions.
     is_asked: bool,
     positions: BTreeMap<(String, String), Position>,
@@ -94,12 +94,12 @@ struct Outside {
 
 /// Stores in it, each group after a while.
 #[derive(Default, Deserialize, JsonSchema)]
-struct Ledger {
-    wait_ms: u64,
+pub(super) struct Ledger {
+    pub(super) wait_ms: u64,
     #[serde(skip)]
-    failures: VecDeque<StageError>,
+    pub(super) failures: VecDeque<StageError>,
     #[serde(skip)]
-    outside: Arc<Mutex<Outside>>,
+    pub(super) outside: Arc<Mutex<Outside>>,
 }
 
 impl SinkConfig for Ledger {
@@ -139,10 +139,20 @@ impl Sink for Ledger {
             assert_eq!(before, advance.from, "a group goes on where the one before has ended");
         }
         for batch in group.batches() {
-            outside.rows.extend(batch.rows.column(0).as_primitive::<Int64Type>().values());
+            outside.rows.extend(numbers(&batch.rows));
         }
         Ok(())
     }
+}
+
+/// What a batch is about: its numbers, or the numbers of the rows behind dead letters.
+fn numbers(rows: &RecordBatch) -> Vec<i64> {
+    let Some(payloads) = rows.column_by_name("payload") else {
+        return rows.column(0).as_primitive::<Int64Type>().values().to_vec();
+    };
+    let payloads = payloads.as_binary::<i32>().iter().flatten();
+    let row = |payload| serde_json::from_slice::<BTreeMap<String, i64>>(payload).expect("a row as JSON");
+    payloads.map(|payload| row(payload)["n"]).collect()
 }
 
 /// A slow sink and a quick one behind a transform with state.
