@@ -99,7 +99,7 @@ impl Families<'_, '_> {
         })?;
         self.stage_gauge(
             "conservation_imbalance_rows",
-            "What was received and is not accounted for: 0 but for a moment",
+            "What was received and is not accounted for: 0 whenever nothing is on its way",
             None,
             all,
             |_, balance| Some(balance.imbalance() as f64),

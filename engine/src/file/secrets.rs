@@ -3,13 +3,15 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-const KEY: &str = "password";
+const KEYS: [&str; 2] = ["password", "token"];
 
-/// The same text, byte for byte as long, with stars for every password: the values of keys of that name,
-/// and those in URLs.
+/// The same text, byte for byte as long, with stars for every password and token: the values of keys of
+/// these names, and passwords in URLs.
 pub(super) fn masked(text: &str) -> Cow<'_, str> {
     let mut hidden: Vec<Range<usize>> = text.match_indices("://").filter_map(|(at, _)| in_url(text, at + 3)).collect();
-    hidden.extend(text.match_indices(KEY).filter_map(|(at, _)| value_of(text, at + KEY.len())));
+    for key in KEYS {
+        hidden.extend(text.match_indices(key).filter_map(|(at, _)| value_of(text, at + key.len())));
+    }
     if hidden.is_empty() {
         return Cow::Borrowed(text);
     }
@@ -59,6 +61,7 @@ mod tests {
             ("url = 'postgres://me:p/a@s:s@h/d'", "url = 'postgres://me:*******@h/d'"),
             ("url = \"postgres://me:gehe\u{ed}m@h\"\nx = 1", "url = \"postgres://me:*******@h\"\nx = 1"),
             ("password = \"secret\"", "password = \"******\""),
+            ("token = \"secret\"", "token = \"******\""),
             ("  password='a\"b' # c", "  password='***' # c"),
             ("\"password\" = \"secret\"", "\"password\" = \"******\""),
             ("tls = { password = \"a b\", x = 1 }", "tls = { password = \"***\", x = 1 }"),

@@ -5,8 +5,9 @@
 //! in a table with a key, in one without, in the lake and in the dead letters. Faults come from
 //! [`daemons`] (processes), [`proxy`] (connections, at chosen bytes) and [`small_disk`].
 //!
-//! The short form runs with all other tests. `DELIVERY_ROUNDS` and `DELIVERY_OUTAGE_SECONDS` make it
-//! longer, `DELIVERY_SEED` repeats its choices: see `tests/README.md`.
+//! [`crashes`] and [`limits`] run with all other tests in a short form, the others with `DELIVERY=1`.
+//! `DELIVERY_ROUNDS` and `DELIVERY_OUTAGE_SECONDS` make them longer, `DELIVERY_SEED` repeats their choices: see
+//! `tests/README.md`.
 
 mod chance;
 mod crashes;
