@@ -110,13 +110,17 @@ impl SourceContext {
     }
 
     /// An ordered stream of this source that goes on in the next run: the positions of its rows are the
-    /// same whenever they are read. With it, the position to read on after; `None`: from the beginning.
+    /// same whenever they are read. (Sinks are told so where the run takes checkpoints; else they know rows
+    /// by their keys.) With it, the position to read on after; `None`: from the beginning.
     ///
     /// Sinks know what they have stored by these positions, so a batch that is read again must not
     /// straddle the end of one that was sent in an earlier run. For sources whose
     /// [`Source::is_resumable`](crate::stage::Source::is_resumable) says so.
     pub async fn resumable_partition(&self, name: &str) -> (Partition, Option<Position>) {
-        let partition = Partition::resumable(format!("{}/{name}", self.name));
+        let name = format!("{}/{name}", self.name);
+        // Sinks learn where they go on from in runs that take checkpoints alone; in others, positions of an
+        // earlier run would contradict those of this one.
+        let partition = if self.takes_checkpoints() { Partition::resumable(name) } else { Partition::new(name) };
         let after = self.resumption.after.get(partition.name()).copied();
         self.gate.start(&partition, after).await;
         (partition, after)

@@ -30,7 +30,7 @@ fn parquet_files(folder: &Path) -> usize {
 }
 
 #[test]
-fn the_demo_shows_telemetry_and_anomalies_and_leaves_parquet_behind() {
+fn the_demo_shows_telemetry_and_anomalies_leaves_parquet_behind_and_runs_again() {
     let folder = tempfile::tempdir().expect("a folder");
     let (port, lake) = (free_port().to_string(), folder.path().join("demo"));
     let variables = [("DEMO_PORT", port.as_str()), ("DEMO_DIR", lake.to_str().expect("a plain path"))];
@@ -43,6 +43,14 @@ fn the_demo_shows_telemetry_and_anomalies_and_leaves_parquet_behind() {
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(!log.contains(" ERROR ") && !log.contains("NOT accounted for"), "{log}");
     assert_eq!(parquet_files(&lake.join(".staging")), 0, "nothing half-written stays");
+
+    let stored = parquet_files(&lake.join("telemetry"));
+    let mut again = Process::start(&["run", "pipelines/demo.toml"], &variables, folder.path(), "demo-again");
+    again.wait_for_log("telemetry  device_id=");
+    wait_until("more Parquet of telemetry", || (parquet_files(&lake.join("telemetry")) > stored).then_some(()));
+    let (status, log) = again.stop();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(!log.contains(" ERROR ") && !log.contains("NOT accounted for"), "{log}");
 }
 
 #[test]
