@@ -14,6 +14,7 @@ pub mod dead_letter;
 pub mod dlq;
 mod error;
 mod file;
+pub mod fuzzing;
 mod overflow;
 mod plan;
 pub mod position;

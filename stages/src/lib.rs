@@ -3,11 +3,12 @@
 //! [`registry`] is the list. One file or folder a stage, in the folder of its kind; a stage knows the
 //! engine, and no other stage. What stages share lies beside them: [`decode`] turns payloads into
 //! columns for every source, `mqtt_client` is the connection of the MQTT source and sink, `dead_letters`
-//! what the sinks that keep them read back.
+//! what the sinks that keep them read back. [`fuzzing`] feeds hostile input to what reads any.
 
 #[cfg(any(feature = "timescaledb", feature = "parquet"))]
 mod dead_letters;
 pub mod decode;
+pub mod fuzzing;
 #[cfg(feature = "mqtt")]
 mod mqtt_client;
 pub mod sinks;

@@ -221,6 +221,12 @@ pub(crate) fn decode(frame: &Bytes, head: FrameHead) -> Option<Frame> {
     (rest.at == frame.len()).then_some(Frame { first_lsn: head.first_lsn, records })
 }
 
+/// Sets the checksum of a frame right.
+pub(crate) fn mend(frame: &mut [u8], identity: u64) {
+    let crc = checksum(identity, frame);
+    frame[8..PREFIX_BYTES].copy_from_slice(&crc.to_le_bytes());
+}
+
 fn checksum(identity: u64, frame: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&identity.to_le_bytes());

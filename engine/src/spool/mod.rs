@@ -30,6 +30,7 @@
 //! | `survey`, `recovery`, `quarantine` | what a start makes of what it finds |
 //! | `inspect`, `export` | what a person can look at, and take out |
 //! | `crate::storage`, `testing` | the seam to the disk, and a disk that fails on demand |
+//! | `walk` | a whole spool read at once, for `crate::fuzzing` |
 
 mod cursors;
 mod error;
@@ -46,6 +47,7 @@ mod survey;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+pub(crate) mod walk;
 mod writer;
 
 use std::path::Path;

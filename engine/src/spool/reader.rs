@@ -12,7 +12,7 @@ use super::error::SpoolError;
 use super::frame::{self, FRAME_HEAD_BYTES, Frame, FrameHead};
 use super::log::{SegmentEntry, Shared, SpoolStatus};
 use super::quarantine;
-use super::segment::{self, HEADER_BYTES, segment_name};
+use super::segment::{self, Reached, segment_name};
 use crate::storage::StorageFile;
 
 /// With the pauses of a caller that backs off, a minute or so: longer than a controller takes to
@@ -96,8 +96,16 @@ struct OpenSegment {
     first_lsn: u64,
     file: Box<dyn StorageFile>,
     at: u64,
-    /// Where the last frame that was good has ended: what lies between bounds how many lsns are left out.
-    good_to: u64,
+    /// What the frames that were good have come to.
+    reached: Reached,
+}
+
+impl OpenSegment {
+    /// Goes on behind a frame that is good.
+    fn pass(&mut self, head: &FrameHead) {
+        self.at += head.bytes as u64;
+        self.reached = Reached { lsn: head.last_lsn(), offset: self.at };
+    }
 }
 
 impl Walk {
@@ -142,8 +150,8 @@ impl Walk {
         let path = self.shared.dir.join(segment_name(segment.first_lsn));
         match self.shared.storage.open(&path) {
             Ok(file) => {
-                let start = HEADER_BYTES as u64;
-                Ok(Some(OpenSegment { first_lsn: segment.first_lsn, file, at: start, good_to: start }))
+                let reached = Reached::start_of(segment.first_lsn);
+                Ok(Some(OpenSegment { first_lsn: segment.first_lsn, file, at: reached.offset, reached }))
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let still_listed = self.shared.segment_of(self.next_lsn).map(|entry| entry.first_lsn);
@@ -160,10 +168,11 @@ impl Walk {
         let Some((frame, head)) = self.read_frame(segment, open)? else {
             return self.pass_over(segment, open);
         };
-        if head.last_lsn() < self.next_lsn {
-            // Before the start, or the mark of an end.
-            open.at += frame.len() as u64;
-            open.good_to = open.at;
+        if !open.reached.can_be_followed(open.at, &head) {
+            // A frame where none can have been written, as when the spool is opened.
+            let bad = open.at..open.at + frame.len() as u64;
+            open.at = bad.end;
+            self.report(segment, bad);
             return Ok(Step::Skipped);
         }
         if head.first_lsn > segment.last_lsn {
@@ -171,11 +180,9 @@ impl Walk {
             open.at = segment.readable_bytes;
             return self.pass_over(segment, open);
         }
-        if head.first_lsn - head.first_lsn.min(self.next_lsn) > open.at - open.good_to {
-            // A frame where none can have been written, as when the spool is opened.
-            let bad = open.at..open.at + frame.len() as u64;
-            open.at = bad.end;
-            self.report(segment, bad);
+        if head.last_lsn() < self.next_lsn {
+            // Before the start, or the mark of an end.
+            open.pass(&head);
             return Ok(Step::Skipped);
         }
         if head.first_lsn > self.next_lsn {
@@ -183,8 +190,7 @@ impl Walk {
             self.next_lsn = head.first_lsn;
             return Ok(Step::Found(Replay::Lost(lost)));
         }
-        open.at += frame.len() as u64;
-        open.good_to = open.at;
+        open.pass(&head);
         match frame::decode(&frame, head) {
             Some(frame) => {
                 self.next_lsn = head.last_lsn() + 1;
@@ -241,14 +247,8 @@ impl Walk {
             return Ok(Step::Found(Replay::Lost(lost)));
         }
         let rest = self.read_range(open, open.at..segment.readable_bytes)?;
-        let mut from = 0;
-        let next = loop {
-            match frame::find(&rest, from, self.shared.identity) {
-                // The same rule as when the spool is opened: damage bounds what it may have cost.
-                Some((at, head)) if head.first_lsn > self.next_lsn + at as u64 => from = at + 1,
-                found => break found.map_or(rest.len(), |(at, _)| at),
-            }
-        };
+        // Whether that one can be what it says is seen when it is read.
+        let next = frame::find(&rest, 0, self.shared.identity).map_or(rest.len(), |(at, _)| at);
         let bad = open.at..open.at + next as u64;
         open.at = if next == rest.len() { segment.readable_bytes } else { bad.end };
         self.report(segment, bad);

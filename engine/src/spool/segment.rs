@@ -81,6 +81,14 @@ impl Header {
     }
 }
 
+/// Sets the checksum of a header right, if there is a whole one.
+pub(crate) fn mend_header(bytes: &mut [u8]) {
+    if bytes.len() >= HEADER_BYTES {
+        let crc = crc32fast::hash(&bytes[..60]);
+        bytes[60..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
+    }
+}
+
 /// Tells the spools of all sources of all pipelines apart, in headers and checksums.
 pub(crate) fn identity(pipeline: &str, source: &str) -> u64 {
     u64::from(crc32fast::hash(pipeline.as_bytes())) << 32 | u64::from(crc32fast::hash(source.as_bytes()))
@@ -103,6 +111,29 @@ pub(crate) fn segment_name(first_lsn: u64) -> String {
 pub(crate) fn first_lsn_in(name: &str) -> Option<u64> {
     let first_lsn = name.strip_suffix(".seg")?.parse().ok()?;
     ((1..=LSN_MAX).contains(&first_lsn) && segment_name(first_lsn) == name).then_some(first_lsn)
+}
+
+/// How far the frames of a segment are good.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reached {
+    /// The last lsn in them.
+    pub lsn: u64,
+    /// Where they end.
+    pub offset: u64,
+}
+
+impl Reached {
+    /// Before the first frame.
+    pub fn start_of(first_lsn: u64) -> Self {
+        Self { lsn: first_lsn - 1, offset: HEADER_BYTES as u64 }
+    }
+
+    /// Whether a frame at `at` can have been written after those. Lsns in a segment only go up and have no gaps but by
+    /// damage, and a record takes more than one byte: so the bytes given up on bound how many lsns may be left out.
+    /// Else it is what a failing disk put there, or a payload that looks like a frame in the midst of damage.
+    pub fn can_be_followed(self, at: u64, head: &FrameHead) -> bool {
+        head.first_lsn > self.lsn && head.first_lsn - self.lsn - 1 <= at.saturating_sub(self.offset)
+    }
 }
 
 /// A stretch of a segment.

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::cursors::{CursorFile, CursorsFound};
 use super::error::SpoolError;
 use super::frame::{self, FrameHead};
-use super::segment::{self, HEADER_BYTES, Header, HeaderFound, Piece};
+use super::segment::{self, HEADER_BYTES, Header, HeaderFound, Piece, Reached};
 use crate::storage::{Storage, StorageFile};
 
 /// How many damaged places are listed; those beyond are counted.
@@ -259,11 +259,8 @@ struct SegmentRead<'a> {
 }
 
 impl Surveyed {
-    /// Lsns in a segment have no gaps but by damage, and a record takes more than one byte: so the
-    /// bytes given up on bound how many lsns may be left out.
-    fn can_hold_next(&self, at: usize, head: &FrameHead) -> bool {
-        let bytes_between = (at as u64).saturating_sub(self.readable_bytes);
-        head.first_lsn > self.last_lsn && head.first_lsn - self.last_lsn - 1 <= bytes_between
+    fn reached(&self) -> Reached {
+        Reached { lsn: self.last_lsn, offset: self.readable_bytes }
     }
 }
 
@@ -324,9 +321,8 @@ impl Survey {
                     bad = Some(bad.map_or(range.start, |bad| bad.start)..range.end);
                     continue;
                 }
-                Piece::Frame(at, head) if !found.can_hold_next(at, &head) => {
-                    // A frame where none can have been written: bytes that a failing disk put there,
-                    // or a payload that looks like a frame in the midst of damage.
+                Piece::Frame(at, head) if !found.reached().can_be_followed(at as u64, &head) => {
+                    // A frame where none can have been written.
                     bad = Some(bad.map_or(at, |bad| bad.start)..at + head.bytes);
                     continue;
                 }

@@ -359,7 +359,7 @@ fn runner(cases: u32) -> TestRunner {
 
 #[test]
 fn what_was_durable_is_there_or_reported_whatever_happens() {
-    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(10_000);
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(20_000);
     let outcome =
         runner(cases).run(&any_run(), |(seed, ops)| World::new(seed, None).run(&ops).map_err(TestCaseError::fail));
     if let Err(failure) = outcome {

@@ -15,8 +15,11 @@ use crate::decode::{Decoder, Fault, Header, Message, reason};
 /// More fields than any real file has.
 const FIELDS_MAX: usize = 4096;
 
+/// That of UTF-8, with which spreadsheets begin a file.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// The records of a file.
-pub(super) struct CsvRecords {
+pub(crate) struct CsvRecords {
     /// Which field belongs to which column.
     pub(super) header: Header,
     input: Input,
@@ -68,6 +71,7 @@ impl CsvRecords {
     /// The names in the first record; none if the file is empty. Inside: what is wrong with the record, as the
     /// rest of a sentence that begins with the header.
     pub(super) fn read_header(&mut self) -> io::Result<Result<Vec<String>, String>> {
+        self.skip_mark()?;
         match self.next()? {
             None => return Ok(Ok(Vec::new())),
             Some(Ended::TooLong) => return Ok(Err(format!("is longer than {} bytes", self.bytes_max))),
@@ -77,6 +81,21 @@ impl CsvRecords {
         }
         self.line += count_lines(&self.raw);
         Ok(Ok(self.fields().map(|name| String::from_utf8_lossy(name.trim_ascii()).into_owned()).collect()))
+    }
+
+    /// Leaves out a byte order mark, however few of its bytes a read gives: the parser does so only where it sees
+    /// all of it at once.
+    fn skip_mark(&mut self) -> io::Result<()> {
+        while let Some(byte) = self.input.fill_buf()?.first().copied() {
+            self.again.push(byte);
+            self.input.consume(1);
+            if self.again == BYTE_ORDER_MARK {
+                self.again.clear();
+            } else if !BYTE_ORDER_MARK.starts_with(&self.again) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Decodes the next record, and answers with the number of its first line; `None` at the end.

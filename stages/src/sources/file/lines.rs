@@ -9,7 +9,7 @@ use crate::decode::{Decoder, Fault, Message, reason};
 pub(super) const BEGINNING_BYTES: usize = 4096;
 
 /// The lines of a file.
-pub(super) struct Lines {
+pub(crate) struct Lines {
     input: Input,
     bytes_max: usize,
     /// The number of the last line read.

@@ -29,6 +29,7 @@ use serde::de::{Deserializer, SeqAccess, Visitor};
 use tokio::sync::mpsc;
 
 use self::pace::{Pace, Paced};
+pub(crate) use self::reader::RecordReader;
 use self::reader::{Chunk, FileReader, Plan};
 use crate::decode::{Decoder, Format};
 

@@ -24,7 +24,7 @@ const BYTES_MAX: usize = 8 << 20;
 const READ_BYTES: usize = 64 << 10;
 
 /// A file, plain or unpacked.
-pub(super) type Input = Box<dyn BufRead + Send>;
+pub(crate) type Input = Box<dyn BufRead + Send>;
 
 /// What the messages of a file have besides their payload, and what a replay needs to know.
 pub(super) struct Plan<'a> {
@@ -71,12 +71,57 @@ impl Chunk {
 /// An open file.
 pub(super) struct FileReader {
     path: PathBuf,
-    records: Records,
+    records: RecordReader,
 }
 
-enum Records {
+/// The records of a file, one by one.
+pub(crate) enum RecordReader {
+    /// JSON lines.
     Lines(Lines),
+    /// CSV.
     Csv(Box<CsvRecords>),
+}
+
+/// What is wrong with a header, as the rest of a sentence that begins with it; and the names that it has.
+pub(crate) type HeaderMistake = (String, Option<Vec<String>>);
+
+impl RecordReader {
+    /// Reads the header, if there is one.
+    pub(crate) fn new(
+        input: Input,
+        format: FileFormat,
+        bytes_max: usize,
+        decoder: &Decoder,
+    ) -> io::Result<Result<Self, HeaderMistake>> {
+        if format == FileFormat::Jsonl {
+            return Ok(Ok(Self::Lines(Lines::new(input, bytes_max))));
+        }
+        let mut csv = CsvRecords::new(input, bytes_max);
+        let names = match csv.read_header()? {
+            Ok(names) => names,
+            Err(mistake) => return Ok(Err((mistake, None))),
+        };
+        Ok(match decoder.bind_header(names.iter().map(String::as_str)) {
+            Ok(header) => {
+                csv.header = header;
+                Ok(Self::Csv(Box::new(csv)))
+            }
+            Err(mistake) => Err((mistake, Some(names))),
+        })
+    }
+
+    /// Decodes the next record, and answers with the number of its line; `None` at the end.
+    pub(crate) fn read_into(
+        &mut self,
+        decoder: &mut Decoder,
+        topic: Option<&str>,
+        received_at_us: i64,
+    ) -> io::Result<Option<u64>> {
+        match self {
+            Self::Lines(lines) => lines.read_into(decoder, topic, received_at_us),
+            Self::Csv(csv) => csv.read_into(decoder, topic, received_at_us),
+        }
+    }
 }
 
 impl FileReader {
@@ -100,25 +145,15 @@ impl FileReader {
             true => Box::new(BufReader::with_capacity(READ_BYTES, MultiGzDecoder::new(file))),
             false => Box::new(file),
         };
-        let records = match format {
-            FileFormat::Jsonl => Records::Lines(Lines::new(input, bytes_max)),
-            FileFormat::Csv => {
-                let mut csv = CsvRecords::new(input, bytes_max);
-                let header_mistake =
-                    |mistake: String| StageError::permanent(format!("the header of \"{}\" {mistake}", path.display()));
-                let names = csv.read_header().map_err(|error| broken(path, 0, error))?.map_err(header_mistake)?;
-                let header = decoder.bind_header(names.iter().map(String::as_str)).map_err(|mistake| {
-                    let found = if names.is_empty() {
-                        "It has none.".to_owned()
-                    } else {
-                        format!("It has {}.", names.join(", "))
-                    };
-                    header_mistake(mistake).hint(found)
-                })?;
-                csv.header = header;
-                Records::Csv(Box::new(csv))
+        let records = RecordReader::new(input, format, bytes_max, decoder).map_err(|error| broken(path, 0, error))?;
+        let records = records.map_err(|(mistake, names)| {
+            let error = StageError::permanent(format!("the header of \"{}\" {mistake}", path.display()));
+            match names {
+                None => error,
+                Some(names) if names.is_empty() => error.hint("It has none."),
+                Some(names) => error.hint(format!("It has {}.", names.join(", "))),
             }
-        };
+        })?;
         Ok(Self { path: path.to_owned(), records })
     }
 
@@ -135,10 +170,7 @@ impl FileReader {
             let received_at_us = now_us();
             let (mut first, mut records, mut marks) = (None, 0, Vec::new());
             while records < RECORDS_MAX && decoder.bytes() < BYTES_MAX {
-                let read = match &mut self.records {
-                    Records::Lines(lines) => lines.read_into(decoder, plan.topic, received_at_us),
-                    Records::Csv(csv) => csv.read_into(decoder, plan.topic, received_at_us),
-                };
+                let read = self.records.read_into(decoder, plan.topic, received_at_us);
                 // The rows of a chunk that was only begun don't leave: once the file is whole, a chunk
                 // with other bounds will hold them.
                 let Some(at) = read.map_err(|error| broken(&self.path, line, error))? else { break };
