@@ -272,6 +272,32 @@ async fn pipelines_share_a_subscription() {
     }
 }
 
+// On one thread, so that all log lines are its own.
+#[tokio::test]
+async fn two_with_one_client_id_are_told_of_each_other() {
+    for protocol in ["5", "3.1.1"] {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let subscriber = tracing_subscriber::fmt().with_writer(std::sync::Mutex::new(log.reopen().unwrap())).finish();
+        let logging = tracing::subscriber::set_default(subscriber);
+        let (url, topic, id) = (mqtt_url(), unique("t"), unique("c"));
+        let pair = [(); 2].map(|()| Reading::start(&url, &topic, &id, &format!("protocol = \"{protocol}\"")));
+        let told = || {
+            let log = std::fs::read_to_string(log.path()).unwrap();
+            log.contains("another client may use this client id") && log.contains(&id) && log.contains("$share/")
+        };
+        within(async {
+            while !told() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        })
+        .await;
+        for reading in pair {
+            reading.stop().await;
+        }
+        drop(logging);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_embedded_broker_carries_a_demo() {
     let url = format!("mqtt://127.0.0.1:{}", free_port());

@@ -4,7 +4,6 @@
 //! handed over between two polls of the connection its message came by; an error drops the connection
 //! together with everything it was owed.
 
-use std::collections::VecDeque;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::recent::Recent;
 use super::redelivery::Redeliveries;
 use super::subscriptions::{Subscriptions, check_answer};
 use super::window::AckWindow;
@@ -30,9 +30,9 @@ const BACKOFF_MIN: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// A connection that has lasted so long starts the waits over.
 const STEADY: Duration = Duration::from_secs(10);
-/// Losing the connection so often to the same client id, in so short a time, is a fight.
+/// Losing the connection so often to the same client id, within a minute, is a fight.
 const TAKEOVERS_MAX: usize = 3;
-const TAKEOVERS_WITHIN: Duration = Duration::from_secs(60);
+const TAKEN_OVER_HINT: &str = "Is this pipeline running twice? Two that share the load need `client_id`s of their own and a shared subscription, $share/GROUP/FILTER.";
 /// How long the last sync to disk may take, and then the last acknowledgements and the goodbye.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -93,7 +93,8 @@ struct Course {
     /// Connects that failed since the last steady connection.
     failures: u32,
     lost_at: Option<Instant>,
-    takeovers: VecDeque<Instant>,
+    takeovers: Recent,
+    short_connections: Recent,
 }
 
 impl Intake {
@@ -120,7 +121,8 @@ impl Intake {
             generation: 0,
             failures: 0,
             lost_at: None,
-            takeovers: VecDeque::new(),
+            takeovers: Recent::default(),
+            short_connections: Recent::default(),
         };
         self.receive_all(&mut course).await?;
         if let Err(error) = course.writer.close().await {
@@ -300,15 +302,22 @@ impl Intake {
             LostBy::Refused => return Err(lost.permanent()),
             LostBy::Untrusted if never_connected => return Err(lost.permanent()),
             LostBy::TakenOver => {
-                let now = Instant::now();
-                course.takeovers.push_back(now);
-                course.takeovers.retain(|at| now - *at < TAKEOVERS_WITHIN);
-                if course.takeovers.len() >= TAKEOVERS_MAX {
+                if course.takeovers.again() >= TAKEOVERS_MAX {
                     let id = &self.settings.client_id;
-                    return Err(
-                        StageError::permanent(format!("another client uses the client id \"{id}\""))
-                            .because(lost.permanent())
-                            .hint("Is this pipeline running twice? Two that share the load need `client_id`s of their own and a shared subscription, $share/GROUP/FILTER."),
+                    return Err(StageError::permanent(format!("another client uses the client id \"{id}\""))
+                        .because(lost.permanent())
+                        .hint(TAKEN_OVER_HINT));
+                }
+            }
+            // MQTT 3.1.1 has no word for a takeover, and with 5 the word is lost where the broker sends it bare.
+            LostBy::Away if connection.as_ref().is_some_and(|connection| connection.since.elapsed() < STEADY) => {
+                let short = course.short_connections.again();
+                if short >= TAKEOVERS_MAX {
+                    tracing::warn!(
+                        stage = self.stage,
+                        client_id = self.settings.client_id,
+                        "{short} connections in a row ended soon after the broker had accepted them: another client may use \
+                         this client id. {TAKEN_OVER_HINT}"
                     );
                 }
             }

@@ -9,6 +9,7 @@
 //! message of its own here: the sinks' keys make one row of it.
 
 mod intake;
+mod recent;
 mod redelivery;
 mod resend;
 mod subscriptions;
