@@ -6,6 +6,7 @@
 mod refused;
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,9 @@ use crate::stats::{Counter, StageState, StageStats};
 
 /// How long to wait between two attempts where a person has to mend something.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// An attempt that takes longer is told of, and again each time it has taken twice as long.
+const LONG: Duration = Duration::from_secs(30);
 
 /// One edge into a sink.
 pub(super) struct Input {
@@ -101,6 +105,23 @@ impl Patience {
             tracing::info!(stage = stats.name, "stores again after {} attempts", self.backoff.attempts());
         }
         stats.set_state(StageState::Running);
+    }
+}
+
+/// Says, while an attempt goes on, that it takes long: whatever the outside does, a person can see it.
+async fn told_of<T>(attempt: impl Future<Output = T>, stage: &str, rows: usize) -> T {
+    let started = Instant::now();
+    let mut attempt = pin!(attempt);
+    let mut patience = LONG;
+    loop {
+        match tokio::time::timeout(patience, &mut attempt).await {
+            Ok(outcome) => return outcome,
+            Err(_) => {
+                let seconds = started.elapsed().as_secs();
+                tracing::warn!(stage, rows, seconds, "a group is being stored for long: the outside does not answer");
+                patience *= 2;
+            }
+        }
     }
 }
 
@@ -262,7 +283,7 @@ impl SinkTask {
         let mut patience = Patience::new(self.pauses());
         loop {
             let started = Instant::now();
-            let outcome = self.sink.write(group).await;
+            let outcome = told_of(self.sink.write(group), &self.stats.name, group.rows()).await;
             self.stats.busy_for(started.elapsed());
             match outcome {
                 Err(error) if error.fault() != Fault::Data => {

@@ -13,6 +13,7 @@ mod read;
 
 use std::error::Error as StdError;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use object_store::path::Path;
@@ -39,6 +40,12 @@ const WRONG_REGION: &str = "Set \"region\" or AWS_REGION to the region of the bu
 
 /// Codes of stores that refuse a request for its condition, and not for what it asks.
 const CONDITION_REFUSED_CODES: [&str; 4] = ["NotImplemented", "InvalidArgument", "InvalidRequest", "MethodNotAllowed"];
+
+/// How long the store may take to answer once it has an object.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Bytes a second through which an object must fit: the uplink of a remote site.
+const SLOWEST_LINE: u64 = 32 << 10;
 
 /// Readers leave out folders that begin with an underscore.
 const ASIDE: &str = "_pipeline";
@@ -173,6 +180,21 @@ impl Store for Bucket {
     }
 
     async fn create(&self, object: &Object) -> Result<(), StageError> {
+        let patience = ANSWER_TIMEOUT + Duration::from_secs(object.content.len() as u64 / SLOWEST_LINE);
+        // An object that is there although its answer did not come is found by the next try.
+        tokio::time::timeout(patience, self.create_patiently(object)).await.unwrap_or_else(|_| {
+            let (place, seconds) = (self.settings.place(), patience.as_secs());
+            let text = format!(
+                "bucket \"{}\" was not written to: {place} gave no answer in {seconds} s",
+                self.settings.bucket
+            );
+            Err(StageError::transient(text))
+        })
+    }
+}
+
+impl Bucket {
+    async fn create_patiently(&self, object: &Object) -> Result<(), StageError> {
         let location = Path::from_iter(self.prefix.parts().chain(Path::from(object.key.as_str()).parts()));
         let client = self.client()?;
         let mode = match self.guard {

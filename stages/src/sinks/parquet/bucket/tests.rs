@@ -21,6 +21,8 @@ enum Weakness {
     Overwrites,
     /// Answers 501 to `If-None-Match`.
     Refuses,
+    /// Takes a request and says nothing.
+    Hangs,
     /// As S3 while another writer creates the same key.
     Conflicts,
     /// Answers with this status and code of S3.
@@ -52,6 +54,7 @@ impl ObjectStore for Weak {
                 return Err(generic("501 Not Implemented: <Error><Code>NotImplemented</Code></Error>"));
             }
             Weakness::Answers(text) => return Err(generic(text)),
+            Weakness::Hangs => std::future::pending().await,
             Weakness::None | Weakness::LosesReplies | Weakness::Refuses => {}
         }
         let done = self.0.put_opts(at, content, how).await?;
@@ -114,6 +117,13 @@ async fn an_object_whose_reply_was_lost_is_found_by_the_next_try() {
     assert_eq!(lost.fault(), Fault::Transient);
     bucket.create(&object("rows")).await.unwrap();
     assert_eq!(content(&bucket).await, "rows");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_never_answers_is_asked_again() {
+    let error = bucket(Weakness::Hangs).create(&object("rows")).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Transient);
+    assert!(error.to_string().contains("gave no answer in 30 s"), "{error}");
 }
 
 #[tokio::test]
