@@ -1,4 +1,4 @@
-//! The devices whose numbers are remembered, bounded in number.
+//! What a transform remembers of each device, bounded in number.
 //!
 //! The hash table's order shows nowhere: devices are forgotten by when they were last seen, and written
 //! down in that order.
@@ -9,28 +9,29 @@ use std::sync::Arc;
 use ahash::RandomState;
 use pipeline_engine::stage::StageError;
 
-use super::sequence::{Gap, Sequence};
-use crate::transforms::snapshot::{Reader, Writer, damaged};
+use super::snapshot::{Reader, Writer, damaged};
 
-/// Devices by their encoded keys.
-pub(super) struct Fleet {
+/// Devices by their encoded keys; each has a slot, which it keeps until it is forgotten.
+pub(super) struct Fleet<S> {
     devices_max: usize,
     slots: HashMap<Arc<[u8]>, usize, RandomState>,
-    devices: Vec<Device>,
+    devices: Vec<Device<S>>,
     /// Counts sightings: the order in which devices were last seen.
     sightings: u64,
     /// Devices by when they were last seen, as it was when this was filled.
     oldest: VecDeque<(u64, usize)>,
 }
 
-/// A device that has sent a number.
-pub(super) struct Device {
+/// A device that was seen.
+pub(super) struct Device<S> {
+    /// Its encoded key.
     pub key: Arc<[u8]>,
-    pub sequence: Sequence,
+    /// What is remembered of it.
+    pub state: S,
     last_sighting: u64,
 }
 
-impl Fleet {
+impl<S> Fleet<S> {
     pub(super) fn new(devices_max: u32) -> Self {
         Self {
             devices_max: devices_max as usize,
@@ -41,31 +42,40 @@ impl Fleet {
         }
     }
 
-    /// A device that is known, which counts as seen.
-    pub(super) fn find(&mut self, key: &[u8]) -> Option<&mut Device> {
+    /// The slot of a device that is known, which counts as seen.
+    pub(super) fn find(&mut self, key: &[u8]) -> Option<usize> {
         let slot = *self.slots.get(key)?;
         self.sightings += 1;
-        let device = &mut self.devices[slot];
-        device.last_sighting = self.sightings;
-        Some(device)
+        self.devices[slot].last_sighting = self.sightings;
+        Some(slot)
+    }
+
+    pub(super) fn device(&mut self, slot: usize) -> &mut Device<S> {
+        &mut self.devices[slot]
+    }
+
+    /// All devices with their slots, in an order that means nothing.
+    pub(super) fn devices(&mut self) -> impl Iterator<Item = (usize, &mut Device<S>)> {
+        self.devices.iter_mut().enumerate()
     }
 
     /// Remembers a device that is not known. The one that had to be forgotten for it is returned: that
-    /// seen least recently.
-    pub(super) fn add(&mut self, key: &[u8], sequence: Sequence) -> Option<Device> {
+    /// seen least recently, whose slot the new one has.
+    pub(super) fn add(&mut self, key: &[u8], state: S) -> (usize, Option<Device<S>>) {
         self.sightings += 1;
-        let device = Device { key: key.into(), sequence, last_sighting: self.sightings };
+        let device = Device { key: key.into(), state, last_sighting: self.sightings };
         let key = device.key.clone();
         if self.devices.len() < self.devices_max {
-            self.slots.insert(key, self.devices.len());
+            let slot = self.devices.len();
+            self.slots.insert(key, slot);
             self.devices.push(device);
-            return None;
+            return (slot, None);
         }
         let slot = self.oldest_slot();
         let forgotten = std::mem::replace(&mut self.devices[slot], device);
         self.slots.remove(&forgotten.key);
         self.slots.insert(key, slot);
-        Some(forgotten)
+        (slot, Some(forgotten))
     }
 
     /// The slot of the device seen least recently.
@@ -89,42 +99,28 @@ impl Fleet {
         all
     }
 
-    /// Writes all devices, from the one seen least recently on.
-    pub(super) fn write(&self, writer: &mut Writer) {
+    /// Writes all devices, from the one seen least recently on, each with what `state` writes of it.
+    pub(super) fn write(&self, writer: &mut Writer, mut state: impl FnMut(&S, &mut Writer)) {
         writer.u32(self.devices.len() as u32);
         for (_, slot) in self.by_sighting() {
-            let Device { key, sequence, .. } = &self.devices[slot];
-            writer.bytes(key);
-            writer.i64(sequence.first);
-            writer.i64(sequence.newest);
-            writer.optional_i64(sequence.newest_us);
-            writer.u32(sequence.overdue);
-            writer.u32(sequence.awaited.len() as u32);
-            for gap in &sequence.awaited {
-                writer.i64(gap.first);
-                writer.i64(gap.last);
-                writer.optional_i64(gap.before_us);
-                writer.optional_i64(gap.after_us);
-            }
+            let device = &self.devices[slot];
+            writer.bytes(&device.key);
+            state(&device.state, writer);
         }
     }
 
     /// The devices that [`Fleet::write`] wrote, under the same bound.
-    pub(super) fn read(&self, reader: &mut Reader) -> Result<Self, StageError> {
+    pub(super) fn read<'a>(
+        &self,
+        reader: &mut Reader<'a>,
+        mut state: impl FnMut(&mut Reader<'a>) -> Result<S, StageError>,
+    ) -> Result<Self, StageError> {
         let mut fleet = Self::new(self.devices_max as u32);
         for _ in 0..reader.u32()? {
             let key = reader.bytes()?;
-            let first = reader.i64()?;
-            let mut sequence = Sequence::starting(reader.i64()?, reader.optional_i64()?);
-            sequence.first = first;
-            sequence.overdue = reader.u32()?;
-            for _ in 0..reader.u32()? {
-                let (first, last) = (reader.i64()?, reader.i64()?);
-                let (before_us, after_us) = (reader.optional_i64()?, reader.optional_i64()?);
-                sequence.awaited.push(Gap { first, last, before_us, after_us });
-            }
+            let state = state(reader)?;
             let is_known = fleet.find(key).is_some();
-            if is_known || fleet.add(key, sequence).is_some() {
+            if is_known || fleet.add(key, state).1.is_some() {
                 return Err(damaged());
             }
         }

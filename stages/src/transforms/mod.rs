@@ -2,7 +2,9 @@
 
 pub mod anomaly;
 pub mod dedupe;
+pub mod downsample;
 pub mod enrich;
+mod fleet;
 pub mod gaps;
 mod keys;
 mod refusal;

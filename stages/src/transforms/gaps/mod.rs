@@ -37,7 +37,7 @@
 //! order of the rows alone, not on how they are cut into batches. An awaited gap outlives a restart of the
 //! pipeline, so the end of a run settles none.
 
-mod fleet;
+mod memory;
 mod report;
 mod run;
 mod sequence;
@@ -51,10 +51,10 @@ use pipeline_engine::stage::{BuildContext, BuildError, BuiltTransform, Port, Sta
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use self::fleet::Fleet;
 use self::report::report_schema;
 use self::run::{Counters, Gaps};
 use self::sequence::Rules;
+use super::fleet::Fleet;
 use super::keys::KeyColumns;
 use super::snapshot::Fingerprint;
 

@@ -10,9 +10,10 @@ use pipeline_engine::Counter;
 use pipeline_engine::stage::{Batch, BuildContext, Emitter, StageError, Transform};
 
 use super::GAPS;
-use super::fleet::Fleet;
+use super::memory;
 use super::report::report;
 use super::sequence::{Arrival, Gap, Rules, Sequence};
+use crate::transforms::fleet::Fleet;
 use crate::transforms::keys::KeyColumns;
 use crate::transforms::snapshot::{Format, Reader, Writer};
 
@@ -24,7 +25,7 @@ pub(super) struct Gaps {
     pub(super) counter: usize,
     pub(super) time: usize,
     pub(super) rules: Rules,
-    pub(super) fleet: Fleet,
+    pub(super) fleet: Fleet<Sequence>,
     pub(super) fingerprint: u128,
     pub(super) report: SchemaRef,
     pub(super) counters: Counters,
@@ -82,13 +83,13 @@ impl Transform for Gaps {
 
     fn snapshot(&self) -> Option<Vec<u8>> {
         let mut writer = Writer::new(FORMAT, self.fingerprint);
-        self.fleet.write(&mut writer);
+        self.fleet.write(&mut writer, memory::write);
         Some(writer.seal())
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), StageError> {
         let mut reader = Reader::open(snapshot, FORMAT, self.fingerprint)?;
-        let fleet = self.fleet.read(&mut reader)?;
+        let fleet = self.fleet.read(&mut reader, memory::read)?;
         reader.end()?;
         self.fleet = fleet;
         Ok(())
@@ -114,15 +115,16 @@ impl Gaps {
 
     /// Takes in a number of the device whose key is in `bytes`.
     fn observe_number(&mut self, number: i64, time_us: Option<i64>) {
-        let Some(device) = self.fleet.find(&self.bytes) else {
-            if let Some(forgotten) = self.fleet.add(&self.bytes, Sequence::starting(number, time_us)) {
+        let Some(slot) = self.fleet.find(&self.bytes) else {
+            if let (_, Some(forgotten)) = self.fleet.add(&self.bytes, Sequence::starting(number, time_us)) {
                 self.counters.forgotten.increment();
-                self.found.extend(forgotten.sequence.awaited.iter().map(|gap| (forgotten.key.clone(), *gap)));
+                self.found.extend(forgotten.state.awaited.iter().map(|gap| (forgotten.key.clone(), *gap)));
             }
             return;
         };
+        let device = self.fleet.device(slot);
         let (key, found) = (&device.key, &mut self.found);
-        let arrival = device.sequence.observe(number, time_us, self.rules, |gap| found.push((key.clone(), gap)));
+        let arrival = device.state.observe(number, time_us, self.rules, |gap| found.push((key.clone(), gap)));
         match arrival {
             Arrival::Newest => {}
             Arrival::Late => self.counters.late.increment(),
