@@ -23,10 +23,12 @@ pub fn registry() -> Registry {
         .with_source::<sources::file::FileConfig>()
         .with_source::<sources::simulator::SimulatorConfig>()
         .with_transform::<transforms::anomaly::AnomalyConfig>()
-        .with_transform::<transforms::downsample::DownsampleConfig>()
         .with_transform::<transforms::dedupe::DedupeConfig>()
+        .with_transform::<transforms::downsample::DownsampleConfig>()
         .with_transform::<transforms::enrich::EnrichConfig>()
+        .with_transform::<transforms::exec::ExecConfig>()
         .with_transform::<transforms::gaps::GapsConfig>()
+        .with_transform::<transforms::silence::SilenceConfig>()
         .with_transform::<transforms::validate::ValidateConfig>()
         .with_sink::<sinks::console::ConsoleConfig>();
     #[cfg(feature = "mqtt")]

@@ -40,6 +40,11 @@ pub(super) fn is_hashable(kind: &DataType) -> bool {
     matches!(kind, Utf8 | Binary | Boolean | Int16 | Int32 | Int64 | Float32 | Float64) || *kind == timestamp_type()
 }
 
+/// Types that a key can have which names devices in what a transform tells: it is read back from the key.
+pub(super) fn is_device(kind: &DataType) -> bool {
+    matches!(kind, DataType::Utf8 | DataType::Int16 | DataType::Int32 | DataType::Int64)
+}
+
 impl KeyColumns {
     /// Finds the columns that the key `key` of the configuration names.
     ///

@@ -45,7 +45,6 @@
 //! in `left_out_values`).
 
 mod aggregate;
-mod clocks;
 mod column;
 mod curve;
 mod output;
@@ -59,7 +58,7 @@ mod windows;
 
 use std::collections::BTreeMap;
 
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use pipeline_engine::columns;
 use pipeline_engine::schema::timestamp_type;
 use pipeline_engine::stage::{BuildContext, BuildError, BuiltTransform, Port, StageDoc, TransformConfig};
@@ -68,13 +67,14 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use self::aggregate::Aggregate;
-use self::clocks::Partitions;
 use self::column::Needs;
 use self::run::{Counters, Downsample, Times};
 use self::windows::Shape;
+use super::clocks::Partitions;
 use super::fleet::Fleet;
-use super::keys::KeyColumns;
+use super::keys::{KeyColumns, is_device};
 use super::snapshot::Fingerprint;
+use super::units::micros;
 
 /// The output for rows that are in no window, as they came.
 pub const LATE: Port = Port::new("late");
@@ -156,8 +156,6 @@ impl TransformConfig for DownsampleConfig {
     };
 
     fn build(self, input: &SchemaRef, cx: &BuildContext) -> Result<BuiltTransform, BuildError> {
-        let is_device =
-            |kind: &DataType| matches!(kind, DataType::Utf8 | DataType::Int16 | DataType::Int32 | DataType::Int64);
         let key = KeyColumns::find(input, &self.key, "text or a whole number", is_device)?;
         let is_time = |kind: &_| *kind == timestamp_type();
         let time = columns::find_typed(input, "time_column", &self.time_column, "a timestamp", is_time)?;
@@ -253,11 +251,4 @@ impl DownsampleConfig {
         }
         fingerprint.finish()
     }
-}
-
-fn micros(key: &str, duration: DurationText) -> Result<i64, BuildError> {
-    i64::try_from(duration.0.as_micros())
-        .ok()
-        .filter(|micros| *micros < i64::MAX / 4)
-        .ok_or_else(|| BuildError::invalid(key, "the duration is longer than any two times are apart"))
 }

@@ -9,10 +9,10 @@ use pipeline_engine::stage::{Batch, BuildContext, Emitter, StageError, Transform
 
 use super::LATE;
 use super::aggregate::Aggregate;
-use super::clocks::Partitions;
 use super::column::{Needs, Values};
 use super::output::{self, Closed};
 use super::windows::{Columns, Shape, Windows};
+use crate::transforms::clocks::Partitions;
 use crate::transforms::fleet::Fleet;
 use crate::transforms::keys::KeyColumns;
 use crate::transforms::snapshot::{Format, Reader, Writer, damaged};
@@ -204,20 +204,14 @@ impl Downsample {
 
     /// The slot has no part any more in how far a partition has come.
     fn leave(&mut self, slot: usize, partition: usize) {
-        let before = self.partitions.partition(partition);
-        if before.forget(slot) {
-            let staying = self.fleet.devices().filter(|(_, device)| device.state.partition == partition);
-            staying
-                .filter(|(other, _)| *other != slot)
-                .for_each(|(slot, device)| before.saw(slot, device.state.newest_us));
-        }
+        self.partitions.leave(partition, slot, &mut self.fleet, |windows| (windows.partition, windows.newest_us));
     }
 
     /// Closes the windows of devices that are silent, once the partition has come so far.
     fn sweep(&mut self, number: usize) {
         let Times { shape, lateness, idle, .. } = self.times;
         let partition = self.partitions.partition(number);
-        let Some(time_us) = partition.time_us() else { return };
+        let Some(time_us) = partition.time_of_three_us() else { return };
         let watermark_us = time_us.saturating_sub(lateness).saturating_sub(idle);
         let step = shape.step();
         if watermark_us.div_euclid(step) <= partition.swept_us.div_euclid(step) {

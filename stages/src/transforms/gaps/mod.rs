@@ -55,7 +55,7 @@ use self::report::report_schema;
 use self::run::{Counters, Gaps};
 use self::sequence::Rules;
 use super::fleet::Fleet;
-use super::keys::KeyColumns;
+use super::keys::{KeyColumns, is_device};
 use super::snapshot::Fingerprint;
 
 /// The output for gaps, one row each.
@@ -112,10 +112,6 @@ fn reset_after() -> u32 {
 
 fn devices_max() -> u32 {
     100_000
-}
-
-fn is_device(kind: &DataType) -> bool {
-    *kind == DataType::Utf8 || is_whole(kind)
 }
 
 fn is_whole(kind: &DataType) -> bool {

@@ -1,22 +1,24 @@
-//! How far the devices of a partition have come in time: what closes the windows of those that are silent.
+//! How far the devices of a partition have come in time: what shows, without a clock, that time passes for those
+//! that are silent.
 //!
-//! It is the third-newest time of all its devices, each counted once with its newest: so two clocks that are ahead
-//! move nobody's windows but their own. Where there are fewer devices, it is that of the one farthest behind.
+//! Each device counts once, with its newest time, and only the few that are farthest ahead matter: what so many have
+//! come to is no mistake of one clock.
 
 use pipeline_engine::stage::StageError;
 
-use crate::transforms::snapshot::{Reader, Writer, damaged};
+use super::fleet::Fleet;
+use super::snapshot::{Reader, Writer, damaged};
 
-/// So many devices must have come to a time.
-const QUORUM: usize = 3;
+/// So many of the devices that are ahead are known.
+const LEADERS_MAX: usize = 3;
 
 /// The devices of one partition of a source.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Partition {
     name: String,
-    /// The devices that are ahead, with their newest times, the newest first. At most [`QUORUM`].
+    /// The devices that are ahead, with their newest times, the newest first. At most [`LEADERS_MAX`].
     leaders: Vec<(i64, usize)>,
-    /// Windows of silent devices are closed up to here.
+    /// Up to here silent devices have been dealt with.
     pub(super) swept_us: i64,
 }
 
@@ -36,6 +38,25 @@ impl Partitions {
 
     pub(super) fn partition(&mut self, number: usize) -> &mut Partition {
         &mut self.0[number]
+    }
+
+    /// A slot has no part any more in how far a partition has come. `of` gives a device's partition and newest time.
+    pub(super) fn leave<S>(
+        &mut self,
+        number: usize,
+        slot: usize,
+        fleet: &mut Fleet<S>,
+        of: impl Fn(&S) -> (usize, i64),
+    ) {
+        if !self.0[number].forget(slot) {
+            return;
+        }
+        for (other, device) in fleet.devices().filter(|(other, _)| *other != slot) {
+            let (partition, newest_us) = of(&device.state);
+            if partition == number {
+                self.0[number].saw(other, newest_us);
+            }
+        }
     }
 
     pub(super) fn count(&self) -> usize {
@@ -64,17 +85,17 @@ impl Partitions {
 impl Partition {
     /// A device has come to this time, its newest.
     pub(super) fn saw(&mut self, slot: usize, newest_us: i64) {
-        if self.leaders.len() == QUORUM && self.leaders[QUORUM - 1].0 >= newest_us {
+        if self.leaders.len() == LEADERS_MAX && self.leaders[LEADERS_MAX - 1].0 >= newest_us {
             return;
         }
         self.leaders.retain(|(_, leader)| *leader != slot);
         let at = self.leaders.partition_point(|(time_us, _)| *time_us >= newest_us);
         self.leaders.insert(at, (newest_us, slot));
-        self.leaders.truncate(QUORUM);
+        self.leaders.truncate(LEADERS_MAX);
     }
 
-    /// A device is no longer here. True if it was ahead: then [`Partition::saw`] must be told of all that are.
-    pub(super) fn forget(&mut self, slot: usize) -> bool {
+    /// A device is no longer here. True if it was ahead: then all that are must be told again.
+    fn forget(&mut self, slot: usize) -> bool {
         let is_leader = self.leaders.iter().any(|(_, leader)| *leader == slot);
         if is_leader {
             self.leaders.clear();
@@ -82,9 +103,20 @@ impl Partition {
         is_leader
     }
 
-    /// How far the partition has come; `None` without devices.
-    pub(super) fn time_us(&self) -> Option<i64> {
+    /// What three devices have come to, or all where there are fewer; `None` without devices. So two clocks that are
+    /// ahead move nothing.
+    pub(super) fn time_of_three_us(&self) -> Option<i64> {
         self.leaders.last().map(|(time_us, _)| *time_us)
+    }
+
+    /// What two devices have come to besides any that is behind it; of two devices, what the one ahead has come to;
+    /// `None` where there is one alone, since it tells nothing of itself.
+    pub(super) fn time_of_others_us(&self) -> Option<i64> {
+        match self.leaders.as_slice() {
+            [] | [_] => None,
+            [first, _] => Some(first.0),
+            [_, second, ..] => Some(second.0),
+        }
     }
 }
 
@@ -98,19 +130,20 @@ mod tests {
         let number = partitions.find("a/0");
         assert_eq!((partitions.find("a/1"), partitions.find("a/0")), (1, number));
         let partition = partitions.partition(number);
-        assert_eq!(partition.time_us(), None);
+        assert_eq!(partition.time_of_three_us(), None);
         partition.saw(7, 100);
-        assert_eq!(partition.time_us(), Some(100));
+        assert_eq!(partition.time_of_three_us(), Some(100));
         partition.saw(8, 90);
         partition.saw(9, 80);
         partition.saw(10, 70);
-        assert_eq!(partition.time_us(), Some(80), "the third of four");
+        assert_eq!(partition.time_of_three_us(), Some(80), "the third of four");
         partition.saw(7, 1_000_000);
         partition.saw(8, 2_000_000);
-        assert_eq!(partition.time_us(), Some(80));
+        assert_eq!(partition.time_of_three_us(), Some(80));
         partition.saw(10, 85);
-        assert_eq!(partition.time_us(), Some(85));
+        assert_eq!(partition.time_of_three_us(), Some(85));
         assert!(!partition.forget(9), "it was not ahead any more");
-        assert!(partition.forget(7) && partition.time_us().is_none());
+        assert_eq!(partition.time_of_others_us(), Some(1_000_000));
+        assert!(partition.forget(7) && partition.time_of_three_us().is_none());
     }
 }
