@@ -3,6 +3,7 @@
 //! No logic of its own: each subcommand is a file under `commands/` that calls the engine. Exit codes:
 //! 0 finished, 1 the run failed, 2 the file or the command line is wrong.
 
+mod cases;
 mod commands;
 mod http;
 mod logging;
@@ -12,7 +13,7 @@ mod status;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use commands::{Failure, check, dlq, graph, reconcile, run, spool, stages};
+use commands::{Failure, check, dlq, graph, reconcile, run, spool, stages, test};
 
 // Many small messages are many small allocations; the library leaves the choice to its embedder.
 #[global_allocator]
@@ -38,6 +39,7 @@ enum Command {
     Dlq(dlq::DlqArguments),
     Spool(spool::SpoolArguments),
     Reconcile(reconcile::ReconcileArguments),
+    Test(test::TestArguments),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         Command::Dlq(arguments) => dlq::run(arguments),
         Command::Spool(arguments) => spool::run(arguments),
         Command::Reconcile(arguments) => reconcile::run(arguments),
+        Command::Test(arguments) => test::run(arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

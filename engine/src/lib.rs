@@ -32,6 +32,7 @@ pub mod suggest;
 pub mod terminal;
 pub mod testing;
 pub mod time;
+pub mod trial;
 pub mod units;
 
 pub use ack::{Ack, Partition, Progress};

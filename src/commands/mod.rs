@@ -8,6 +8,7 @@ pub mod run;
 pub mod simulate;
 pub mod spool;
 pub mod stages;
+pub mod test;
 
 use std::io::{self, IsTerminal};
 use std::path::Path;

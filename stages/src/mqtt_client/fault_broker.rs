@@ -108,6 +108,22 @@ impl Peer {
         self.send(Packet::Publish(publish)).await;
     }
 
+    /// Sends all messages at once and dies, as a broker that is killed: with a reset where it has not read what the
+    /// client has sent.
+    pub(crate) async fn publish_and_die(mut self, payloads: &[String], resets: bool) {
+        let mut bytes = BytesMut::new();
+        for (payload, packet_id) in payloads.iter().zip(1..) {
+            let mut publish = Publish::new("devices/1", QoS::AtLeastOnce, payload.clone(), None);
+            publish.pkid = packet_id;
+            Packet::Publish(publish).write(&mut bytes, None).expect("a packet");
+        }
+        self.socket.write_all(&bytes).await.expect("the client listens");
+        if resets {
+            // The client's first acknowledgements are there and nobody reads them.
+            self.socket.readable().await.expect("the client answers");
+        }
+    }
+
     /// Whether the client answers a PINGREQ's worth of time with nothing: it has nothing to say.
     pub(crate) async fn is_silent(&mut self) -> bool {
         tokio::time::timeout(SILENCE, self.next()).await.is_err()

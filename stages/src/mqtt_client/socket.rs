@@ -1,4 +1,9 @@
-//! A socket that is read to its end after use.
+//! A socket that is read to its end, whatever happens to what is written to it.
+//!
+//! What a broker has sent before it died lies in this socket, and it may have told the devices that it has it. The
+//! library drops a connection, with all messages that it has read and not handed out yet, at the first error of either
+//! direction. So a write that fails is not told: reading tells the end soon enough. And the end is told no sooner than
+//! at a read of its own, when all that came before has been handed out.
 //!
 //! Closing a socket that still holds unread bytes resets the connection, and a reset makes the broker
 //! throw away what it has not read yet: our last acknowledgements and our goodbye. A broker that goes on
@@ -21,12 +26,16 @@ pub(super) struct Socket {
     /// Taken by drop alone.
     stream: Option<TcpStream>,
     lingering: TaskTracker,
+    /// How the stream ended, where the next read is to tell it.
+    end: Option<io::Result<()>>,
+    /// The other side takes nothing any more.
+    is_unheard: bool,
 }
 
 impl Socket {
     /// `lingering` keeps the task that reads the rest.
     pub(super) fn new(stream: TcpStream, lingering: TaskTracker) -> Self {
-        Self { stream: Some(stream), lingering }
+        Self { stream: Some(stream), lingering, end: None, is_unheard: false }
     }
 
     fn stream(self: Pin<&mut Self>) -> io::Result<Pin<&mut TcpStream>> {
@@ -59,30 +68,70 @@ async fn linger(mut stream: TcpStream) {
 }
 
 impl AsyncRead for Socket {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.stream()?.poll_read(cx, buffer)
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Some(end) = self.end.take() {
+            return Poll::Ready(end);
+        }
+        let before = buffer.filled().len();
+        let outcome = match self.as_mut().stream()?.poll_read(cx, buffer) {
+            Poll::Ready(outcome) => outcome,
+            Poll::Pending => return Poll::Pending,
+        };
+        if outcome.is_ok() && (buffer.filled().len() > before || buffer.remaining() == 0) {
+            return Poll::Ready(outcome);
+        }
+        self.end = Some(outcome);
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl Socket {
+    /// What became of a write, unless it is `otherwise` since nobody hears it.
+    fn heard<T>(mut self: Pin<&mut Self>, outcome: Poll<io::Result<T>>, otherwise: T) -> Poll<io::Result<T>> {
+        match outcome {
+            Poll::Ready(Err(error)) => {
+                tracing::debug!(%error, "the broker takes nothing any more; what it has sent is read");
+                self.is_unheard = true;
+                Poll::Ready(Ok(otherwise))
+            }
+            outcome => outcome,
+        }
     }
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.stream()?.poll_write(cx, bytes)
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.is_unheard {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let outcome = self.as_mut().stream()?.poll_write(cx, bytes);
+        self.heard(outcome, bytes.len())
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.stream()?.poll_write_vectored(cx, slices)
+        let all = slices.iter().map(|slice| slice.len()).sum();
+        if self.is_unheard {
+            return Poll::Ready(Ok(all));
+        }
+        let outcome = self.as_mut().stream()?.poll_write_vectored(cx, slices);
+        self.heard(outcome, all)
     }
 
     fn is_write_vectored(&self) -> bool {
         self.stream.as_ref().is_some_and(TcpStream::is_write_vectored)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream()?.poll_flush(cx)
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.is_unheard {
+            return Poll::Ready(Ok(()));
+        }
+        let outcome = self.as_mut().stream()?.poll_flush(cx);
+        self.heard(outcome, ())
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

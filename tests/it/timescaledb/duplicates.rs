@@ -52,6 +52,23 @@ async fn with_keep_last_the_later_row_takes_the_place_of_the_first() {
 }
 
 #[tokio::test]
+async fn with_keep_newest_each_device_has_its_newest_row() {
+    let settings = "create = true\nkey = [\"device_id\"]\non_conflict = \"keep_newest\"";
+    let mut test = sink_with(settings, &telemetry_schema()).await;
+    test.open().await.unwrap();
+    test.write(vec![telemetry(&[("a", 5, 1.0), ("b", 5, 2.0), ("a", 3, 9.0)])]).await.unwrap();
+    assert_eq!((test.readings().await.as_str(), test.counter("replaced_rows")), ("a1 b2", 1));
+    // Older than what is there, newer, of the same time and other values, the same again, and a new one twice.
+    let later = [("a", 4, 8.0), ("b", 6, 3.0), ("b", 6, 4.0), ("c", 2, 7.0), ("c", 1, 6.0)];
+    test.write(vec![telemetry(&later)]).await.unwrap();
+    assert_eq!((test.readings().await.as_str(), test.duplicates()), ("a1 b4 c7", 0));
+    // The older "a" and "c", the "b" of before and the first of the two new ones.
+    assert_eq!(test.counter("replaced_rows"), 1 + 4);
+    test.write(vec![telemetry(&[("b", 6, 4.0)])]).await.unwrap();
+    assert_eq!((test.count().await, test.duplicates(), test.counter("replaced_rows")), (3, 1, 5));
+}
+
+#[tokio::test]
 async fn nulls_and_not_a_number_are_the_same_value_again() {
     for (policy, reason) in [("keep_first", true), ("keep_last", false)] {
         let settings = format!("create = true\non_conflict = \"{policy}\"");

@@ -79,10 +79,15 @@ pub struct TimescaleDbConfig {
     key: Vec<String>,
     /// What to do with a row whose key is taken by a row with other values, in the table or in the same
     /// group. `keep_first`, the default: it leaves by `rejected` with the reason `conflict`. `keep_last`: it takes
-    /// the place of the first one, which is counted as `replaced_rows`. A row whose key is taken by the very same
-    /// row is a duplicate: skipped, and counted as `duplicate_rows`.
+    /// the place of the first one, which is counted as `replaced_rows`. `keep_newest`: the one that is newer by
+    /// `newest_by` stays, whichever came first, and the other is counted as `replaced_rows`: a table of the last row of
+    /// each device. A row whose key is taken by the very same row is a duplicate: skipped, and counted as
+    /// `duplicate_rows`.
     #[serde(default)]
     on_conflict: OnConflict,
+    /// With `on_conflict = "keep_newest"`: the column that tells which row is newer, a timestamp that is never null and
+    /// not part of the key. Left out: the only such timestamp. Such a table is created as an ordinary one.
+    newest_by: Option<String>,
     /// The column by which a new hypertable is cut into chunks. Left out: the only timestamp that
     /// is never null.
     time_column: Option<String>,
@@ -121,6 +126,8 @@ enum OnConflict {
     KeepFirst,
     /// The later row takes the place of the first one, which is counted as `replaced_rows`.
     KeepLast,
+    /// The newer row stays, by a time in it; the other one is counted as `replaced_rows`.
+    KeepNewest,
 }
 
 fn default_key() -> Vec<String> {
@@ -289,16 +296,53 @@ impl TimescaleDbConfig {
             let sql = table::index_sql(text, has_column);
             indexes.push(sql.map_err(|mistake| BuildError::invalid(format!("index.{place}"), mistake))?);
         }
+        let newest_by = self.newest_by(&columns)?;
+        let time = if newest_by.is_some() { None } else { time_column(&columns, self.time_column.as_deref())? };
         Ok(Table {
             schema: schema.map(str::to_owned),
             name: name.to_owned(),
             key: self.key.clone(),
-            time: time_column(&columns, self.time_column.as_deref())?,
+            time,
+            newest_by,
             columns,
             chunk_interval: self.chunk_interval.0,
             indexes,
-            replaces: !self.key.is_empty() && self.on_conflict == OnConflict::KeepLast,
+            replaces: !self.key.is_empty() && self.on_conflict != OnConflict::KeepFirst,
         })
+    }
+}
+
+impl TimescaleDbConfig {
+    /// What tells which of two rows is newer, where that is asked for.
+    fn newest_by(&self, columns: &[Column]) -> Result<Option<String>, BuildError> {
+        if self.on_conflict != OnConflict::KeepNewest {
+            return match &self.newest_by {
+                None => Ok(None),
+                Some(_) => Err(BuildError::invalid("newest_by", "nothing asks which row is newer")
+                    .hint("Set on_conflict = \"keep_newest\", or leave this key out.")),
+            };
+        }
+        if self.key.is_empty() {
+            return Err(BuildError::invalid("on_conflict", "without a key no two rows are in each other's place"));
+        }
+        let can_tell = |column: &&Column| {
+            column.kind == SqlType::Timestamptz && column.required && !self.key.contains(&column.name)
+        };
+        let mut candidates = columns.iter().filter(can_tell);
+        match (&self.newest_by, candidates.next(), candidates.next()) {
+            (None, Some(only), None) => Ok(Some(only.name.clone())),
+            (Some(name), ..) if columns.iter().filter(can_tell).any(|column| column.name == *name) => {
+                Ok(Some(name.clone()))
+            }
+            (named, ..) => {
+                let message = match named {
+                    Some(name) => format!("\"{name}\" is no timestamp beside the key that is never null"),
+                    None => "there is not exactly one timestamp beside the key that is never null".to_owned(),
+                };
+                Err(BuildError::invalid("newest_by", message)
+                    .hint("Name a column of the table, such as newest_by = \"timestamp\"."))
+            }
+        }
     }
 }
 
@@ -337,6 +381,9 @@ fn key_indices(table: &Table) -> Result<Vec<usize>, BuildError> {
 }
 
 fn check_can_create(table: &Table) -> Result<(), BuildError> {
+    if table.newest_by.is_some() {
+        return Ok(());
+    }
     let Some(time) = &table.time else {
         return Err(BuildError::invalid("time_column", "the stored columns don't have exactly one required timestamp")
             .hint("Name the one that a new hypertable is cut by, or set create = false."));

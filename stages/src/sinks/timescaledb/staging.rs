@@ -51,8 +51,11 @@ impl Staging {
     pub fn new(table: &Table, on_conflict: OnConflict) -> Self {
         let (name, columns, key) = (table.sql_name(), table.column_list(), table.key_list());
         let time = time_of_key(table);
-        let last_of_each_key =
-            format!("SELECT DISTINCT ON ({key}) * FROM pg_temp.pipeline_staging ORDER BY {key}, {PLACE} DESC");
+        let newest_first = table.newest_by.as_ref().map(|column| format!("\"{column}\" DESC, ")).unwrap_or_default();
+        let last_of_each_key = format!(
+            "SELECT DISTINCT ON ({key}) * FROM pg_temp.pipeline_staging ORDER BY {key}, {newest_first}{PLACE} DESC"
+        );
+        let wins = table.newest_by.as_ref().map(|column| format!(" AND new.\"{column}\" >= stored.\"{column}\""));
         let (store, policy) = match on_conflict {
             OnConflict::KeepFirst => (
                 format!(
@@ -63,14 +66,15 @@ impl Staging {
                     find_conflicts: joined(table, time, "pg_temp.pipeline_staging", &differences(table)),
                 },
             ),
-            OnConflict::KeepLast => (
+            OnConflict::KeepLast | OnConflict::KeepNewest => (
                 format!(
                     "INSERT INTO {name} AS stored ({columns}) SELECT {columns} FROM ({last_of_each_key}) AS new \
                      ON CONFLICT ({key}) {}",
                     replace(table)
                 ),
                 Policy::KeepLast {
-                    count_replaced: joined(table, time, &format!("({last_of_each_key})"), "count(*)"),
+                    count_replaced: joined(table, time, &format!("({last_of_each_key})"), "count(*)")
+                        + &wins.unwrap_or_default(),
                     count_superseded: joined(table, time, "pg_temp.pipeline_staging", "count(*)"),
                 },
             ),
@@ -137,7 +141,14 @@ fn replace(table: &Table) -> String {
     }
     let set: Vec<String> = others.iter().map(|name| format!("\"{name}\" = excluded.\"{name}\"")).collect();
     let of = |row: &str| others.iter().map(|name| format!("{row}.\"{name}\"")).collect::<Vec<_>>().join(", ");
-    format!("DO UPDATE SET {} WHERE ({}) IS DISTINCT FROM ({})", set.join(", "), of("stored"), of("excluded"))
+    let newer = table.newest_by.as_ref().map(|column| format!(" AND excluded.\"{column}\" >= stored.\"{column}\""));
+    format!(
+        "DO UPDATE SET {} WHERE ({}) IS DISTINCT FROM ({}){}",
+        set.join(", "),
+        of("stored"),
+        of("excluded"),
+        newer.unwrap_or_default()
+    )
 }
 
 /// The columns in which a row differs from the stored one of its key.

@@ -28,6 +28,8 @@ pub(super) struct Table {
     pub indexes: Vec<String>,
     /// Rows that are there are replaced by later ones of the same key.
     pub replaces: bool,
+    /// They are only by those that are newer by this column.
+    pub newest_by: Option<String>,
 }
 
 /// A column that the sink fills.
@@ -326,6 +328,7 @@ mod tests {
             chunk_interval: Duration::from_secs(86_400),
             indexes: vec!["\"temperature\"".into()],
             replaces: false,
+            newest_by: None,
         }
     }
 

@@ -395,6 +395,28 @@ async fn a_refused_login_ends_the_run_in_plain_words() {
 }
 
 #[tokio::test]
+async fn what_a_broker_has_sent_before_it_died_is_kept() {
+    for resets in [false, true] {
+        let house = House::new().await;
+        let (mut outlet, run) = house.run("", 1_000);
+        let mut peer = house.broker.welcome(false).await;
+        peer.subscribed(GRANTED).await;
+        let sent: Vec<String> = (1..=200).map(|number| format!("message {number}")).collect();
+        peer.publish_and_die(&sent, resets).await;
+        let mut got = Vec::new();
+        while got.len() < sent.len() {
+            let batch = next(&mut outlet).await;
+            got.extend(payloads(&batch));
+            deliver(batch);
+        }
+        assert_eq!(got, sent);
+        let mut peer = house.broker.welcome(true).await;
+        peer.subscribed(GRANTED).await;
+        stop(outlet, peer, run).await;
+    }
+}
+
+#[tokio::test]
 async fn a_busy_broker_is_asked_again() {
     let house = House::new().await;
     let (outlet, run) = house.run("", 100);

@@ -77,8 +77,10 @@ fn a_program_that_fails_on_everything_stops_the_run_with_its_last_words() {
 
 #[test]
 fn an_answer_of_another_form_is_told() {
-    for (body, says) in [("echo hello, world; exec cat >/dev/null", "no Arrow IPC stream"), ("cat > /dev/null; true", "no answer within")]
-    {
+    for (body, says) in [
+        ("echo hello, world; exec cat >/dev/null", "no Arrow IPC stream"),
+        ("cat > /dev/null; true", "no answer within"),
+    ] {
         let mut stage = shell(body, "attempts = 1\ntimeout = \"1s\"");
         let outcome = run(&mut stage, &["a"]).unwrap();
         let detail = &outcome.texts(Port::REJECTED, "detail")[0];
