@@ -410,9 +410,7 @@ async fn what_a_broker_has_sent_before_it_died_is_kept() {
             deliver(batch);
         }
         assert_eq!(got, sent);
-        let mut peer = house.broker.welcome(true).await;
-        peer.subscribed(GRANTED).await;
-        stop(outlet, peer, run).await;
+        stop(outlet, house.broker.welcome(true).await, run).await;
     }
 }
 
