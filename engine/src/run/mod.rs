@@ -23,8 +23,9 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{Id, JoinError, JoinHandle, JoinSet};
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::backlog::BacklogMeter;
 use crate::balance::Auditor;
@@ -166,8 +167,8 @@ impl Run {
         let (mut tasks, checkpoints) = Tasks::spawn(&mut self, &reading, resumption);
         let outcome = supervise(&self.stats, drain_timeout, &mut tasks, reading, stop).await;
         tasks.set.shutdown().await;
-        if let (Ok(()), Some(checkpoints)) = (&outcome, checkpoints) {
-            checkpoints.finish().await;
+        if let Some(checkpoints) = checkpoints {
+            checkpoints.end(outcome.is_ok()).await;
         }
         match outcome {
             Err(RunError::NotDrained { rows, timeout }) if resumes => {
@@ -219,23 +220,25 @@ impl Resumption {
     }
 }
 
-/// The task that takes checkpoints, from its start to the last one.
+/// The task that takes checkpoints, from its start to the last one. It holds the data directory, so it ends
+/// with the run, however that ends.
 struct Checkpoints {
-    task: JoinHandle<Checkpointer>,
+    task: AbortOnDropHandle<Checkpointer>,
     stop: watch::Sender<bool>,
 }
 
 impl Checkpoints {
     fn start(checkpointer: Checkpointer) -> Self {
         let (stop, stopped) = watch::channel(false);
-        Self { task: tokio::spawn(checkpointer.run(stopped)), stop }
+        Self { task: AbortOnDropHandle::new(tokio::spawn(checkpointer.run(stopped))), stop }
     }
 
-    /// Takes the last checkpoint, now that everything is stored.
-    async fn finish(self) {
+    /// Takes the last checkpoint, if everything is stored now, and lets go of the directory.
+    async fn end(self, all_is_stored: bool) {
         self.stop.send_replace(true);
         match self.task.await {
-            Ok(checkpointer) => checkpointer.finish().await,
+            Ok(checkpointer) if all_is_stored => checkpointer.finish().await,
+            Ok(_) => {}
             Err(error) => tracing::error!(%error, "checkpoints ended early; a restart reads more again than it need"),
         }
     }

@@ -271,3 +271,16 @@ async fn a_second_run_with_the_same_directory_is_refused() {
     first.await.unwrap().unwrap();
     world.check("the first run");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_has_ended_in_any_way_leaves_its_directory_to_the_next() {
+    let world = World::new(1);
+    let failed = world.run([StageError::bug("planned")].into()).until(std::future::pending()).await;
+    assert!(failed.is_err_and(|error| error.to_string().contains("planned")));
+    let dropped = timeout(Duration::from_millis(20), world.run(VecDeque::new()).until(std::future::pending())).await;
+    assert!(dropped.is_err(), "still at work");
+    // What is dropped goes when its task is looked at next.
+    sleep(Duration::from_millis(1)).await;
+    world.run(VecDeque::new()).until(std::future::pending()).await.unwrap();
+    world.check("the third run");
+}
