@@ -49,28 +49,31 @@ impl Overflow {
         if let Err(error) = off_the_runtime(move || clear(&dir)).await {
             tracing::warn!(%error, "what an earlier run has left in \"{}\" can't be deleted", self.dir.display());
         }
-        let mut disk = Disk::new(self.dir.clone());
+        let mut held = Held { disk: Disk::new(self.dir.clone()), returning: VecDeque::new() };
         let mut open = true;
-        while open || !disk.is_empty() {
-            let has_space = self.sheds || disk.bytes < self.bytes_max;
+        while open || !held.is_empty() {
+            // With nothing before it a batch goes straight on, or waits for the sink.
+            let has_space = self.sheds || held.is_empty() || held.disk.bytes < self.bytes_max;
             tokio::select! {
+                biased;
+                // What is held goes first: it is older, and takes room.
+                room = to.has_room(held.next_rows()), if !held.is_empty() => {
+                    room.map_err(|Closed| StageError::reader_gone())?;
+                    self.bring_back(&mut held, &to).await?;
+                }
                 next = from.next_batch(), if open && has_space => match next {
-                    Some((_, batch)) => self.take_in(batch, &mut from, &mut disk, &to).await?,
+                    Some((_, batch)) => self.take_in(batch, &mut from, &mut held, &to).await?,
                     None => open = false,
                 },
-                room = to.has_room(disk.next_rows()), if !disk.is_empty() => {
-                    room.map_err(|Closed| StageError::reader_gone())?;
-                    self.bring_back(&mut disk, &to).await?;
-                }
             }
         }
         Ok(())
     }
 
     /// A batch goes straight on if it can, or to the disk, with those that wait behind it.
-    async fn take_in(&self, batch: Batch, from: &mut Inbox, disk: &mut Disk, to: &Sender) -> Result<(), StageError> {
+    async fn take_in(&self, batch: Batch, from: &mut Inbox, held: &mut Held, to: &Sender) -> Result<(), StageError> {
         let mut batch = batch;
-        if disk.is_empty() {
+        if held.is_empty() {
             match to.try_send(batch).map_err(|Closed| StageError::reader_gone())? {
                 Ok(()) => return Ok(()),
                 Err(returned) => batch = returned,
@@ -83,12 +86,16 @@ impl Overflow {
             rows += batch.rows.num_rows();
             batches.push(batch);
         }
-        if disk.bytes >= self.bytes_max {
-            self.shed(batches);
-            return Ok(());
+        if held.disk.bytes >= self.bytes_max {
+            if self.sheds {
+                self.shed(batches);
+                return Ok(());
+            }
+            // There is to be nothing on disk: so nothing is held before them.
+            return send_all(batches, to).await;
         }
-        match disk.put(batches).await {
-            Ok(()) => self.stats.set_overflow(disk.rows, disk.bytes),
+        match held.disk.put(batches).await {
+            Ok(()) => held.count(&self.stats),
             // As good as full: of memory there is one chunk more than the queues hold.
             Err((error, batches)) if self.sheds => {
                 tracing::warn!(to = self.stats.to, %error, "can't write to \"{}\"", self.dir.display());
@@ -101,23 +108,29 @@ impl Overflow {
                     "can't write to \"{}\"; waiting for the sink instead",
                     self.dir.display()
                 );
-                while !disk.is_empty() {
-                    to.has_room(disk.next_rows()).await.map_err(|Closed| StageError::reader_gone())?;
-                    self.bring_back(disk, to).await?;
+                while !held.is_empty() {
+                    to.has_room(held.next_rows()).await.map_err(|Closed| StageError::reader_gone())?;
+                    self.bring_back(held, to).await?;
                 }
-                for batch in batches {
-                    to.send(batch).await.map_err(|Closed| StageError::reader_gone())?;
-                }
+                send_all(batches, to).await?;
             }
         }
         Ok(())
     }
 
-    async fn bring_back(&self, disk: &mut Disk, to: &Sender) -> Result<(), StageError> {
-        for batch in disk.take().await.map_err(|error| self.unreadable(error))? {
-            to.send(batch).await.map_err(|Closed| StageError::reader_gone())?;
+    /// Sends on as much as there is room for, which is not always a whole chunk: whoever sends to this edge
+    /// does not wait for the rest of it.
+    async fn bring_back(&self, held: &mut Held, to: &Sender) -> Result<(), StageError> {
+        if held.returning.is_empty() {
+            held.returning = held.disk.take().await.map_err(|error| self.unreadable(error))?.into();
         }
-        self.stats.set_overflow(disk.rows, disk.bytes);
+        while let Some(batch) = held.returning.pop_front() {
+            if let Err(batch) = to.try_send(batch).map_err(|Closed| StageError::reader_gone())? {
+                held.returning.push_front(batch);
+                break;
+            }
+        }
+        held.count(&self.stats);
         Ok(())
     }
 
@@ -133,6 +146,37 @@ impl Overflow {
         StageError::permanent(format!("rows that waited in \"{}\" can't be read back", self.dir.display()))
             .because(error)
             .hint("They are not acknowledged: a restart reads them again.")
+    }
+}
+
+/// Waits for room for each.
+async fn send_all(batches: Vec<Batch>, to: &Sender) -> Result<(), StageError> {
+    for batch in batches {
+        to.send(batch).await.map_err(|Closed| StageError::reader_gone())?;
+    }
+    Ok(())
+}
+
+/// What waits for the sink.
+struct Held {
+    disk: Disk,
+    /// A chunk that was read back, and for which there was not room at once.
+    returning: VecDeque<Batch>,
+}
+
+impl Held {
+    fn is_empty(&self) -> bool {
+        self.returning.is_empty() && self.disk.is_empty()
+    }
+
+    /// How much room is worth waiting for.
+    fn next_rows(&self) -> usize {
+        self.returning.front().map_or_else(|| self.disk.next_rows(), |batch| batch.rows.num_rows())
+    }
+
+    fn count(&self, stats: &EdgeStats) {
+        let returning: usize = self.returning.iter().map(|batch| batch.rows.num_rows()).sum();
+        stats.set_overflow(self.disk.rows + returning as u64, self.disk.bytes);
     }
 }
 
@@ -272,6 +316,7 @@ async fn off_the_runtime<T: Send + 'static>(work: impl FnOnce() -> io::Result<T>
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use arrow::array::{ArrayRef, AsArray, Int64Array};
     use arrow::datatypes::Int64Type;
@@ -348,8 +393,33 @@ mod tests {
 
     #[tokio::test]
     async fn when_the_disk_is_full_the_sender_waits() {
+        for bytes_max in [0, 1, 10_000] {
+            let dir = tempfile::tempdir().expect("a folder");
+            the_sender_waits(edge(dir.path(), bytes_max, false)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn rows_that_come_back_where_there_is_room_for_few_of_them_hold_up_nobody() {
         let dir = tempfile::tempdir().expect("a folder");
-        the_sender_waits(edge(dir.path(), 1, false)).await;
+        let Edge { sender, receiver, stats, .. } = edge(dir.path(), 1 << 30, false);
+        let mut inbox = Inbox::new(vec![receiver]);
+        let mut sent = 0;
+        let sending = async {
+            for room in 0..20 {
+                for _ in 0..10 {
+                    sender.send(Batch::detached(rows(sent))).await.expect("the edge takes all");
+                    sent += 1;
+                }
+                // All that was sent waits, but for what the queue behind has room for.
+                while stats.overflow_rows() == 0 || stats.overflow_rows() + 20 + 10 * room < 10 * sent as u64 {
+                    tokio::task::yield_now().await;
+                }
+                let (_, batch) = inbox.next_batch().await.expect("the next");
+                assert_eq!(batch.rows.column(0).as_primitive::<Int64Type>().value(0), room as i64);
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), sending).await.expect("nobody waits for the reader");
     }
 
     #[tokio::test]
