@@ -5,7 +5,8 @@
 //! stored it. So nothing is synced, and a start clears the folder.
 //!
 //! When there is no room left the sender waits, as at any full queue; or, where the sink is optional,
-//! the sink goes without what does not fit, and that is counted.
+//! the sink goes without what does not fit, and that is counted. Nor does the source wait long for rows
+//! that an optional sink has taken in: a sink that hangs must not keep a spool from being trimmed.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -14,12 +15,14 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use arrow::record_batch::RecordBatch;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::ack::Ack;
+use crate::ack::{Ack, Loan};
 use crate::batch::Batch;
 use crate::error::StageError;
 use crate::queue::{Closed, Inbox, Sender};
@@ -35,15 +38,39 @@ pub(crate) struct Overflow {
     /// A folder of the edge's own. Made when it is first needed.
     pub dir: PathBuf,
     pub bytes_max: u64,
-    /// The sink goes without what does not fit.
-    pub sheds: bool,
+    /// Of an edge to an optional sink, which goes without what does not fit.
+    pub loans: Option<Loans>,
     pub stats: Arc<EdgeStats>,
+}
+
+/// The promises for rows that an optional sink has in its hands: the source waits for them only so long.
+pub(crate) struct Loans {
+    patience: Duration,
+    /// In order of time.
+    open: VecDeque<(Instant, Loan)>,
+    /// That it takes too long was said.
+    told: bool,
+}
+
+impl Loans {
+    /// Each is waited for so long.
+    pub(crate) fn new(patience: Duration) -> Self {
+        Self { patience, open: VecDeque::new(), told: false }
+    }
+}
+
+/// Resolves when it is time to look at the oldest loan. Cancel safe.
+async fn next_late(loans: Option<&Loans>) {
+    match loans.and_then(|loans| loans.open.front()) {
+        Some((until, _)) => sleep_until(*until).await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Overflow {
     /// Passes batches on from the sending to the receiving queue until the first has ended, by way of the
     /// disk while the second is full.
-    pub(crate) async fn run(self, mut from: Inbox, to: Sender) -> Result<(), StageError> {
+    pub(crate) async fn run(mut self, mut from: Inbox, to: Sender) -> Result<(), StageError> {
         // An outage that a crash has ended may have left gigabytes, and the next may be far off.
         let dir = self.dir.clone();
         if let Err(error) = off_the_runtime(move || clear(&dir)).await {
@@ -53,7 +80,7 @@ impl Overflow {
         let mut open = true;
         while open || !held.is_empty() {
             // With nothing before it a batch goes straight on, or waits for the sink.
-            let has_space = self.sheds || held.is_empty() || held.disk.bytes < self.bytes_max;
+            let has_space = self.is_optional() || held.is_empty() || held.disk.bytes < self.bytes_max;
             tokio::select! {
                 biased;
                 // What is held goes first: it is older, and takes room.
@@ -65,14 +92,28 @@ impl Overflow {
                     Some((_, batch)) => self.take_in(batch, &mut from, &mut held, &to).await?,
                     None => open = false,
                 },
+                () = next_late(self.loans.as_ref()) => self.stop_waiting(),
             }
         }
+        // No more comes: so the sink learns of it while its loans are open still.
+        drop(to);
+        self.wait_for_loans().await;
         Ok(())
     }
 
+    fn is_optional(&self) -> bool {
+        self.loans.is_some()
+    }
+
     /// A batch goes straight on if it can, or to the disk, with those that wait behind it.
-    async fn take_in(&self, batch: Batch, from: &mut Inbox, held: &mut Held, to: &Sender) -> Result<(), StageError> {
-        let mut batch = batch;
+    async fn take_in(
+        &mut self,
+        batch: Batch,
+        from: &mut Inbox,
+        held: &mut Held,
+        to: &Sender,
+    ) -> Result<(), StageError> {
+        let mut batch = self.lend(batch);
         if held.is_empty() {
             match to.try_send(batch).map_err(|Closed| StageError::reader_gone())? {
                 Ok(()) => return Ok(()),
@@ -84,10 +125,10 @@ impl Overflow {
         while rows < CHUNK_ROWS {
             let Some((_, batch)) = from.try_next_batch() else { break };
             rows += batch.rows.num_rows();
-            batches.push(batch);
+            batches.push(self.lend(batch));
         }
         if held.disk.bytes >= self.bytes_max {
-            if self.sheds {
+            if self.is_optional() {
                 self.shed(batches);
                 return Ok(());
             }
@@ -97,7 +138,7 @@ impl Overflow {
         match held.disk.put(batches).await {
             Ok(()) => held.count(&self.stats),
             // As good as full: of memory there is one chunk more than the queues hold.
-            Err((error, batches)) if self.sheds => {
+            Err((error, batches)) if self.is_optional() => {
                 tracing::warn!(to = self.stats.to, %error, "can't write to \"{}\"", self.dir.display());
                 self.shed(batches);
             }
@@ -132,6 +173,42 @@ impl Overflow {
         }
         held.count(&self.stats);
         Ok(())
+    }
+
+    /// The batch, whose promise an optional sink gets for a while only.
+    fn lend(&mut self, batch: Batch) -> Batch {
+        let Some(loans) = &mut self.loans else { return batch };
+        // Mostly the sink stores in time: then nothing is to be looked at.
+        while loans.open.pop_front_if(|(_, loan)| !loan.is_open()).is_some() {}
+        let (ack, loan) = batch.ack.lent();
+        loans.open.extend(loan.map(|loan| (Instant::now() + loans.patience, loan)));
+        Batch::new(batch.rows, ack)
+    }
+
+    /// What an optional sink has not stored in time is not waited for any more. It may store it yet.
+    fn stop_waiting(&mut self) {
+        let Some(loans) = &mut self.loans else { return };
+        let now = Instant::now();
+        let mut late = 0;
+        while let Some((_, loan)) = loans.open.pop_front_if(|(until, _)| *until <= now) {
+            late += usize::from(loan.deliver());
+        }
+        if late > 0 && !loans.told {
+            tracing::warn!(
+                to = self.stats.to,
+                "an optional sink has stored nothing for {:?}: nobody waits for it any more, and what it has taken in is lost to it in a crash",
+                loans.patience
+            );
+        }
+        loans.told = late > 0;
+    }
+
+    async fn wait_for_loans(&mut self) {
+        while let Some((until, mut loan)) = self.loans.as_mut().and_then(|loans| loans.open.pop_front()) {
+            if timeout_at(until, loan.ended()).await.is_err() {
+                loan.deliver();
+            }
+        }
     }
 
     fn shed(&self, batches: Vec<Batch>) {
@@ -316,7 +393,6 @@ async fn off_the_runtime<T: Send + 'static>(work: impl FnOnce() -> io::Result<T>
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
 
     use arrow::array::{ArrayRef, AsArray, Int64Array};
     use arrow::datatypes::Int64Type;
@@ -344,7 +420,8 @@ mod tests {
         let stats = Arc::new(EdgeStats::new("a", Port::MAIN, "b"));
         let (sender, first_end) = queue(20, Arc::new(EdgeStats::new("a", Port::MAIN, "b")));
         let (second, receiver) = queue(20, stats.clone());
-        let overflow = Overflow { dir: dir.join("edge"), bytes_max, sheds, stats: stats.clone() };
+        let loans = sheds.then(|| Loans::new(Duration::from_secs(30)));
+        let overflow = Overflow { dir: dir.join("edge"), bytes_max, loans, stats: stats.clone() };
         let task = tokio::spawn(overflow.run(Inbox::new(vec![first_end]), second));
         Edge { sender, receiver, stats, task }
     }

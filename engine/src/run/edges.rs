@@ -4,16 +4,21 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Run;
 use super::sink::Input;
 use crate::error::StageError;
-use crate::overflow::Overflow;
+use crate::overflow::{Loans, Overflow};
 use crate::plan::{Edge, Node};
 use crate::queue::{Inbox, Receiver, Sender, queue};
-use crate::registry::Kind;
+use crate::registry::{Built, Kind};
 use crate::stage::Port;
 use crate::stats::EdgeStats;
+
+/// How long rows that an optional sink has taken in are waited for, beyond what the sink waits itself for a
+/// group to fill: several attempts. A sink that stores in time loses nothing in a crash.
+const OPTIONAL_PATIENCE: Duration = Duration::from_secs(30);
 
 type Work = Pin<Box<dyn Future<Output = Result<(), StageError>> + Send>>;
 
@@ -51,7 +56,7 @@ pub(super) fn connect(nodes: &[Node], run: &Run, resumes: bool) -> Edges {
             let overflow = Overflow {
                 dir: settings.data_dir.join(&to.name).join("overflow").join(&name),
                 bytes_max: if resumes { settings.overflow_bytes_max } else { 0 },
-                sheds: !to.required,
+                loans: (!to.required).then(|| Loans::new(linger_of(to) + OPTIONAL_PATIENCE)),
                 stats: stats.clone(),
             };
             let hidden = Arc::new(self::stats(nodes, *edge));
@@ -66,6 +71,13 @@ pub(super) fn connect(nodes: &[Node], run: &Run, resumes: bool) -> Edges {
         port.expect("the plan checked the port").1.push(sender);
     }
     edges
+}
+
+fn linger_of(sink: &Node) -> Duration {
+    match &sink.built {
+        Built::Sink(built) => built.grouping.linger,
+        Built::Source(_) | Built::Transform(_) => Duration::ZERO,
+    }
 }
 
 /// For each edge whether the positions on it only go up: no source's rows come to it by two ways.

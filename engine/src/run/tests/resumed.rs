@@ -284,3 +284,29 @@ async fn a_run_that_has_ended_in_any_way_leaves_its_directory_to_the_next() {
     world.run(VecDeque::new()).until(std::future::pending()).await.unwrap();
     world.check("the third run");
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_optional_sink_that_hangs_keeps_no_checkpoint_from_being_taken() {
+    let world = World::new(1);
+    let run = || {
+        let plan = Plan::builder("p")
+            .data_dir(world.home.path())
+            .checkpoint_interval(Duration::from_secs(1))
+            .source("log", Log)
+            .sink("quick", &["log"], Ledger { outside: world.quick.clone(), ..Ledger::default() })
+            .sink("tap", &["log"], Memory { hangs: true, ..Memory::default() })
+            .optional("tap")
+            .build()
+            .unwrap();
+        Run::new(plan).on_storage(world.disk.mount())
+    };
+    let first = run();
+    let stats = first.stats();
+    timeout(Duration::from_secs(60), first.until(std::future::pending())).await.expect_err("the tap hangs");
+    assert_eq!(stats.stages[0].rows_out(Port::MAIN), BATCHES * 10);
+    world.disk.kill_process();
+    let second = run();
+    let stats = second.stats();
+    timeout(Duration::from_secs(60), second.until(std::future::pending())).await.unwrap().unwrap();
+    assert_eq!(stats.stages[0].rows_out(Port::MAIN), 0, "all was checkpointed");
+}
