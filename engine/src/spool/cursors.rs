@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::error::SpoolError;
 use super::frame::LSN_MAX;
 use super::log::{SegmentEntry, Shared};
-use super::segment::{self, Header, HeaderFound, segment_name};
+use super::segment::{self, HeaderFound, segment_name};
 use crate::storage::{self, Storage};
 
 const FILE: &str = "cursors";
@@ -240,6 +240,8 @@ pub(crate) enum CursorsFound {
     Good(CursorFile),
     Absent,
     Damaged(Vec<u8>),
+    /// They are there, and the disk does not give them.
+    Unreadable,
 }
 
 impl Default for CursorFile {
@@ -264,27 +266,32 @@ impl CursorFile {
     }
 
     /// The cursors of a spool. Those of another life of the directory are damaged: with them, segments that
-    /// nobody has read would count as trimmed.
-    pub fn find(storage: &dyn Storage, dir: &Path) -> Result<CursorsFound, SpoolError> {
-        Ok(match Self::load(storage, dir) {
-            CursorsFound::Good(file) => match newest_epoch(storage, dir)? {
-                Some(epoch) if epoch != file.epoch => CursorsFound::Damaged(file.encode()),
-                _ => CursorsFound::Good(file),
-            },
-            found => found,
-        })
+    /// nobody has read would count as trimmed. And whether all that tells of that could be read.
+    pub fn find(storage: &dyn Storage, dir: &Path) -> Result<(CursorsFound, bool), SpoolError> {
+        let found = Self::load(storage, dir);
+        let CursorsFound::Good(file) = found else {
+            let was_read = found != CursorsFound::Unreadable;
+            return Ok((found, was_read));
+        };
+        let (newest_epoch, headers_read) = newest_epoch(storage, dir)?;
+        match newest_epoch {
+            Some(epoch) if epoch != file.epoch => Ok((CursorsFound::Damaged(file.encode()), headers_read)),
+            _ => Ok((CursorsFound::Good(file), headers_read)),
+        }
     }
 
     fn load(storage: &dyn Storage, dir: &Path) -> CursorsFound {
         let file = match storage.open(&dir.join(FILE)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return CursorsFound::Absent,
-            Err(_) => return CursorsFound::Damaged(Vec::new()),
+            Err(_) => return CursorsFound::Unreadable,
         };
-        let bytes = segment::read_range(&*file, 0..file.bytes().unwrap_or(0).min(FILE_BYTES_MAX)).bytes;
-        match Self::parse(&bytes) {
+        let Ok(bytes) = file.bytes() else { return CursorsFound::Unreadable };
+        let read = segment::read_range(&*file, 0..bytes.min(FILE_BYTES_MAX));
+        match Self::parse(&read.bytes) {
+            _ if read.failure.is_some() => CursorsFound::Unreadable,
             Some(file) => CursorsFound::Good(file),
-            None => CursorsFound::Damaged(bytes),
+            None => CursorsFound::Damaged(read.bytes),
         }
     }
 
@@ -299,10 +306,12 @@ impl CursorFile {
     }
 }
 
-fn newest_epoch(storage: &dyn Storage, dir: &Path) -> Result<Option<u64>, SpoolError> {
+/// What the newest header says that can be read; and whether all newer ones could be.
+fn newest_epoch(storage: &dyn Storage, dir: &Path) -> Result<(Option<u64>, bool), SpoolError> {
     let mut names = storage.list(dir).map_err(SpoolError::io("list", dir))?;
     names.retain(|name| segment::first_lsn_in(name).is_some());
     names.sort();
+    let mut all_read = true;
     for name in names.iter().rev() {
         let path = dir.join(name);
         let file = match storage.open(&path) {
@@ -311,9 +320,11 @@ fn newest_epoch(storage: &dyn Storage, dir: &Path) -> Result<Option<u64>, SpoolE
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(SpoolError::io("open", path)(error)),
         };
-        if let HeaderFound::Good(header) = Header::find(&segment::read_header(&*file)) {
-            return Ok(Some(header.epoch));
+        let (header, was_read) = segment::read_header(&*file);
+        all_read &= was_read;
+        if let HeaderFound::Good(header) = header {
+            return Ok((Some(header.epoch), all_read));
         }
     }
-    Ok(None)
+    Ok((None, all_read))
 }

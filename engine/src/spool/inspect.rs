@@ -126,8 +126,8 @@ pub(super) fn look(
     scan_bytes_max: u64,
     visit: &mut Visitor<'_>,
 ) -> Result<Inspection, SpoolError> {
-    let found = CursorFile::find(storage, dir)?;
-    let is_damaged = matches!(found, CursorsFound::Damaged(_));
+    let (found, _) = CursorFile::find(storage, dir)?;
+    let is_damaged = matches!(found, CursorsFound::Damaged(_) | CursorsFound::Unreadable);
     let file = if let CursorsFound::Good(file) = found { Some(file) } else { None };
     let mut survey = survey(storage, dir, None, file.as_ref(), scan_bytes_max, visit)?;
     // A spool may be without cursors only before anything was trimmed because of them.

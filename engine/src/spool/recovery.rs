@@ -11,6 +11,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -24,6 +25,11 @@ use super::segment;
 use super::survey::{Damage, DamageKind, Survey, TornTail, survey};
 use super::writer::Intake;
 use crate::storage::Storage;
+
+/// How often it is looked whether what can't be read can be after all, with waits of 3 s in all: what a disk
+/// that was reset takes, and little beside the operator whom a damaged spool needs.
+const LOOKS_MAX: u32 = 7;
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// What opening a spool found.
 #[derive(Debug, Clone, Default)]
@@ -92,12 +98,13 @@ pub(crate) fn recover(
     })?;
     // Names that are visible after a crash of the process alone may not be durable yet.
     storage.sync_dir(dir).map_err(SpoolError::io("sync", dir))?;
-    let found = find_cursors(&*storage, dir)?;
+    let identity = segment::identity(&options.pipeline, &options.source);
+    let Found { cursors: found, mut survey } = look_until_read(&*storage, dir, identity, options.scan_bytes_max)?;
+    if let CursorsFound::Damaged(bytes) = &found {
+        quarantine::keep_file(&*storage, dir, "cursors", bytes);
+    }
     let known = if let CursorsFound::Good(file) = &found { Some(file.clone()) } else { None };
     let leftovers_removed = remove_leftovers(&*storage, dir, known.as_ref().map_or(0, |file| file.trimmed_lsn))?;
-    let identity = segment::identity(&options.pipeline, &options.source);
-    let nobody = &mut |_, _| ControlFlow::Continue(());
-    let mut survey = survey(&*storage, dir, Some(identity), known.as_ref(), options.scan_bytes_max, nobody)?;
     refuse_foreign(&survey, dir, &options, identity)?;
     quarantine_all(&*storage, dir, &mut survey.damage);
 
@@ -106,7 +113,7 @@ pub(crate) fn recover(
     let cursors_damaged = match found {
         CursorsFound::Good(_) => false,
         CursorsFound::Absent => before_first_lsn > 0,
-        CursorsFound::Damaged(_) => true,
+        CursorsFound::Damaged(_) | CursorsFound::Unreadable => true,
     };
     let cursors_read = known.is_some();
     let cursors = known.unwrap_or(CursorFile { trimmed_lsn: before_first_lsn, ..CursorFile::default() });
@@ -152,13 +159,37 @@ pub(crate) fn recover(
     Ok((Log::new(shared, unproven), report))
 }
 
-/// The cursors; a copy of a file that says nothing is kept.
-fn find_cursors(storage: &dyn Storage, dir: &Path) -> Result<CursorsFound, SpoolError> {
-    let found = CursorFile::find(storage, dir)?;
-    if let CursorsFound::Damaged(bytes) = &found {
-        quarantine::keep_file(storage, dir, "cursors", bytes);
+/// What is on the disk.
+struct Found {
+    cursors: CursorsFound,
+    survey: Survey,
+}
+
+/// Looks again while something can't be read. A disk that is away comes back; a bad sector stays bad, and is
+/// damage in the end.
+fn look_until_read(storage: &dyn Storage, dir: &Path, identity: u64, scan_bytes_max: u64) -> Result<Found, SpoolError> {
+    let mut wait = LOOK_AGAIN_AFTER;
+    for _ in 1..LOOKS_MAX {
+        match look(storage, dir, identity, scan_bytes_max) {
+            Ok((found, true)) => return Ok(found),
+            Ok((_, false)) | Err(SpoolError::Io { what: "read", .. }) => {}
+            Err(error) => return Err(error),
+        }
+        tracing::warn!("not all of the spool in \"{}\" can be read; trying again in {wait:?}", dir.display());
+        std::thread::sleep(wait);
+        wait *= 2;
     }
-    Ok(found)
+    look(storage, dir, identity, scan_bytes_max).map(|(found, _)| found)
+}
+
+/// What is on the disk, and whether all of it could be read.
+fn look(storage: &dyn Storage, dir: &Path, identity: u64, scan_bytes_max: u64) -> Result<(Found, bool), SpoolError> {
+    let (cursors, cursors_read) = CursorFile::find(storage, dir)?;
+    let known = if let CursorsFound::Good(file) = &cursors { Some(file) } else { None };
+    let nobody = &mut |_, _| ControlFlow::Continue(());
+    let survey = survey(storage, dir, Some(identity), known, scan_bytes_max, nobody)?;
+    let all_read = cursors_read && !survey.reads_failed;
+    Ok((Found { cursors, survey }, all_read))
 }
 
 /// Files that never got their name, and segments that were being trimmed.

@@ -167,13 +167,14 @@ pub(crate) fn pieces(bytes: &[u8], identity: u64) -> impl Iterator<Item = Piece>
     })
 }
 
-/// The first bytes of a file, fewer if it is shorter.
-pub(crate) fn read_header(file: &dyn StorageFile) -> Vec<u8> {
-    let mut bytes = vec![0; HEADER_BYTES];
-    // An unreadable header is a damaged one: the frames may be fine.
-    let filled = file.read_at(0, &mut bytes).unwrap_or(0);
-    bytes.truncate(filled);
-    bytes
+/// What the first bytes of a file are, and whether they could be read: an unreadable header is a damaged
+/// one, as the frames may be fine.
+pub(crate) fn read_header(file: &dyn StorageFile) -> (HeaderFound, bool) {
+    let mut bytes = [0; HEADER_BYTES];
+    match file.read_at(0, &mut bytes) {
+        Ok(filled) => (Header::find(&bytes[..filled]), true),
+        Err(_) => (HeaderFound::Damaged, false),
+    }
 }
 
 /// A range of a file as far as it can be read.

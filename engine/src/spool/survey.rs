@@ -96,6 +96,8 @@ pub(crate) struct Survey {
     pub last_received_at_us: i64,
     /// The last frame, if it may not be durable.
     pub unproven: Option<UnprovenFrame>,
+    /// Something could not be read, and counts as damaged: it may be the disk that was away.
+    pub reads_failed: bool,
     any_readable: bool,
     unreadable: Option<(PathBuf, io::Error)>,
 }
@@ -137,11 +139,11 @@ pub(crate) fn survey(
 ) -> Result<Survey, SpoolError> {
     let trimmed_lsn = cursors.map(|file| file.trimmed_lsn);
     let durable_lsn = cursors.map_or(0, CursorFile::highest_lsn);
-    let entries = read_entries(storage, dir, trimmed_lsn.unwrap_or(0))?;
+    let (entries, headers_read) = read_entries(storage, dir, trimmed_lsn.unwrap_or(0))?;
     let identity = identity
         .or_else(|| entries.iter().find_map(|entry| entry.good_header()).map(|header| header.identity))
         .or_else(|| segment::identity_in(dir));
-    let mut survey = Survey::default();
+    let mut survey = Survey { reads_failed: !headers_read, ..Survey::default() };
     let mut budget = scan_bytes_max;
     let mut scan_from = entries.len().saturating_sub(1);
     for (index, entry) in entries.iter().enumerate().rev() {
@@ -174,16 +176,20 @@ pub(crate) fn survey(
     }
 }
 
-/// All segments but those that were trimmed, whose deletion a power cut may have undone in part.
-fn read_entries(storage: &dyn Storage, dir: &Path, trimmed_lsn: u64) -> Result<Vec<Entry>, SpoolError> {
+/// All segments but those that were trimmed, whose deletion a power cut may have undone in part; and
+/// whether all of their headers could be read.
+fn read_entries(storage: &dyn Storage, dir: &Path, trimmed_lsn: u64) -> Result<(Vec<Entry>, bool), SpoolError> {
     let names = storage.list(dir).map_err(SpoolError::io("list", dir))?;
     let mut entries = Vec::new();
+    let mut all_read = true;
     for name in names {
         let Some(first_lsn) = segment::first_lsn_in(&name).filter(|lsn| *lsn > trimmed_lsn) else { continue };
         let path = dir.join(&name);
         let Some(file) = open_unless_trimmed(storage, dir, &path, first_lsn)? else { continue };
         let bytes = file.bytes().map_err(SpoolError::io("measure", &path))?;
-        let header = match Header::find(&segment::read_header(&*file)) {
+        let (header, was_read) = segment::read_header(&*file);
+        all_read &= was_read;
+        let header = match header {
             // A file that was renamed by hand: its frames say what it is.
             HeaderFound::Good(header) if header.first_lsn != first_lsn => HeaderFound::Damaged,
             found => found,
@@ -194,7 +200,7 @@ fn read_entries(storage: &dyn Storage, dir: &Path, trimmed_lsn: u64) -> Result<V
         entries.push(Entry { name, bytes, first_lsn, header });
     }
     entries.sort_by_key(|entry| entry.first_lsn);
-    Ok(entries)
+    Ok((entries, all_read))
 }
 
 /// A segment's file; `None` if the pipeline that is running has trimmed it since it was listed.
@@ -214,8 +220,8 @@ fn open_unless_trimmed(
 /// How far the spool is trimmed by now; 0 if that is not known.
 pub(crate) fn trimmed_lsn(storage: &dyn Storage, dir: &Path) -> u64 {
     match CursorFile::find(storage, dir) {
-        Ok(CursorsFound::Good(file)) => file.trimmed_lsn,
-        Ok(CursorsFound::Absent | CursorsFound::Damaged(_)) | Err(_) => 0,
+        Ok((CursorsFound::Good(file), _)) => file.trimmed_lsn,
+        Ok(_) | Err(_) => 0,
     }
 }
 
@@ -302,6 +308,7 @@ impl Survey {
             return Ok(ControlFlow::Continue(()));
         };
         let read = segment::read_range(&*file, 0..entry.bytes);
+        self.reads_failed |= read.failure.is_some();
         if read.failed_whole {
             self.unreadable = read.failure.map(|error| (path, error));
         } else {

@@ -402,3 +402,23 @@ async fn a_long_backlog_does_not_hold_up_the_start() {
     assert_eq!(report.durable_lsn, 60);
     assert_eq!(read(&mut spool.reader(1), 60).await, Vec::from_iter(0..60));
 }
+
+#[tokio::test]
+async fn a_disk_that_fails_for_a_moment_while_a_spool_opens_damages_nothing() {
+    let disk = SimulatedDisk::new(20);
+    let (spool, mut writer) = open(&disk, small());
+    writer.append(&record(1, 0)).await.expect("it is open");
+    until_durable(&spool, 1).await;
+    let cursors = spool.cursors();
+    cursors.advance("sink", 1);
+    let epoch = spool.epoch();
+    drop((spool, writer, cursors));
+    // Cursors and header are the two places that know the epoch: as many reads as both take.
+    for failing in 1..=6 {
+        disk.fail_reads(failing);
+        let (spool, _writer) = open(&disk, small());
+        assert_eq!(spool.epoch(), epoch, "positions that sinks have recorded mean the same");
+        assert_eq!(spool.cursors().all().get("sink"), Some(&1));
+        assert_eq!(read(&mut spool.reader(1), 1).await, [1]);
+    }
+}
