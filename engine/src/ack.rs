@@ -10,12 +10,15 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::position::{Position, Span};
+#[cfg(test)]
+use crate::simulated::{self, PlantedBug};
 
 /// One share of the promise owed to the source that read some rows.
 #[must_use = "an ack dropped without a verdict counts as failed"]
@@ -152,6 +155,10 @@ impl Ack {
 
 impl Drop for Ack {
     fn drop(&mut self) {
+        #[cfg(test)]
+        if simulated::has_planted(PlantedBug::DroppedIsDelivered) {
+            return;
+        }
         if let Some(promise) = self.promise.take() {
             promise.failed.store(true, Ordering::Relaxed);
         }
@@ -226,6 +233,8 @@ struct PartitionShared {
     checkpointed: watch::Sender<Option<Position>>,
     window: Mutex<Window>,
     progress: watch::Sender<Progress>,
+    /// For those who wait within the engine, in order: a `watch` wakes its receivers in any.
+    moved: Notify,
 }
 
 /// Promises between the oldest open one and the newest, in order of reading.
@@ -259,6 +268,7 @@ impl Partition {
             checkpointed: watch::Sender::new(None),
             window: Mutex::default(),
             progress: watch::Sender::new(Progress::default()),
+            moved: Notify::new(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -305,9 +315,23 @@ impl Partition {
         self.shared.progress.subscribe()
     }
 
+    /// Waits until the partition has come so far. Cancel safe.
+    pub(crate) async fn wait_for(&self, reached: impl Fn(&Progress) -> bool) -> Progress {
+        loop {
+            let mut moved = pin!(self.shared.moved.notified());
+            // Before the look, so that no move between the two is missed.
+            moved.as_mut().enable();
+            let progress = *self.shared.progress.borrow();
+            if reached(&progress) {
+                return progress;
+            }
+            moved.await;
+        }
+    }
+
     fn settle(&self, ordinal: u64, delivered: bool) {
         let mut window = self.lock();
-        self.shared.progress.send_if_modified(|progress| {
+        let moved = self.shared.progress.send_if_modified(|progress| {
             // Promises before `kept` have left the window, so this is the index of ours.
             let index = usize::try_from(ordinal - progress.kept).expect("the window fits in memory");
             let verdict = if delivered { Verdict::Delivered } else { Verdict::Failed };
@@ -322,6 +346,10 @@ impl Partition {
             }
             moved
         });
+        drop(window);
+        if moved {
+            self.shared.moved.notify_waiters();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Window> {

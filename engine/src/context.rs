@@ -199,13 +199,8 @@ impl SourceContext {
     /// A promise was broken: rows of this partition are stored nowhere, and must be read again.
     pub async fn drain(&self, partition: &Partition) -> Result<(), StageError> {
         self.close().await;
-        let mut progress = partition.progress();
-        // The sender lives as long as the partition, so this never ends early.
-        let last = progress.wait_for(|progress| progress.failed || progress.is_complete()).await;
-        match last {
-            Ok(progress) if !progress.failed => Ok(()),
-            _ => Err(StageError::reader_gone()),
-        }
+        let last = partition.wait_for(|progress| progress.failed || progress.is_complete()).await;
+        if last.failed { Err(StageError::reader_gone()) } else { Ok(()) }
     }
 
     /// A counter of the source's own, such as `reconnects`: shown with its other figures.

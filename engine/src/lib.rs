@@ -7,6 +7,7 @@ pub mod ack;
 mod backlog;
 mod balance;
 mod batch;
+mod blocking;
 mod checkpoint;
 pub mod columns;
 mod context;
@@ -24,6 +25,8 @@ mod report;
 mod retry;
 mod run;
 pub mod schema;
+#[cfg(test)]
+mod simulated;
 pub mod spool;
 pub mod stage;
 mod stats;

@@ -24,6 +24,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::ack::{Ack, Loan};
 use crate::batch::Batch;
+use crate::blocking;
 use crate::error::StageError;
 use crate::queue::{Closed, Inbox, Sender};
 use crate::stats::EdgeStats;
@@ -387,7 +388,7 @@ fn read(file: &OverflowFile, offset: u64, bytes: u64) -> io::Result<Vec<RecordBa
 }
 
 async fn off_the_runtime<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+    blocking::off_the_runtime(work).await.map_err(io::Error::other)?
 }
 
 #[cfg(test)]

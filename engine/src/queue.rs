@@ -9,6 +9,8 @@ use std::task::{Context, Poll};
 use tokio::sync::{Semaphore, TryAcquireError, mpsc};
 
 use crate::batch::Batch;
+#[cfg(test)]
+use crate::simulated::{PlantedBug, has_planted};
 use crate::stats::EdgeStats;
 
 /// A queue of at most `rows_max` rows.
@@ -186,6 +188,11 @@ impl Inbox {
                 Poll::Ready(Some(Arrival::Batch(_, batch))) => {
                     self.next = index + 1;
                     return Poll::Ready(Some(Arrival::Batch(index, batch)));
+                }
+                #[cfg(test)]
+                Poll::Ready(Some(Arrival::Barrier(id))) if has_planted(PlantedBug::SnapshotUnaligned) => {
+                    // At the first edge's barrier, whatever is still to come before that of the others.
+                    return Poll::Ready(Some(Arrival::Barrier(id)));
                 }
                 Poll::Ready(Some(Arrival::Barrier(id))) => edge.barrier = Some(id),
                 Poll::Ready(None) => edge.receiver = None,

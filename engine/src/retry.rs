@@ -32,7 +32,7 @@ impl Backoff {
     pub fn next_wait(&mut self) -> Duration {
         let bound = self.first.saturating_mul(1 << self.attempt.min(20)).min(self.max);
         self.attempt = self.attempt.saturating_add(1);
-        bound.mul_f64(rand::rng().random_range(0.0..1.0))
+        bound.mul_f64(jitter())
     }
 
     /// The attempts so far.
@@ -44,6 +44,15 @@ impl Backoff {
     pub fn reset(&mut self) {
         self.attempt = 0;
     }
+}
+
+/// From 0 to below 1.
+fn jitter() -> f64 {
+    #[cfg(test)]
+    if let Some(jitter) = crate::simulated::jitter() {
+        return jitter;
+    }
+    rand::rng().random_range(0.0..1.0)
 }
 
 #[cfg(test)]

@@ -12,6 +12,10 @@ use crate::stage::Port;
 
 /// Microseconds since 1970 by this machine's clock: when a row is received, when it is stored.
 pub fn now_us() -> i64 {
+    #[cfg(test)]
+    if let Some(now) = crate::simulated::now_us() {
+        return now;
+    }
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }

@@ -21,7 +21,10 @@ use futures::future::join_all;
 use tokio::sync::{mpsc, watch};
 
 use crate::ack::Progress;
+use crate::blocking::off_the_runtime;
 use crate::position::Position;
+#[cfg(test)]
+use crate::simulated::{self, PlantedBug};
 
 pub(crate) use gate::{Gate, Place, Shut};
 pub(crate) use store::{Checkpoint, CheckpointStore};
@@ -81,6 +84,10 @@ impl Checkpointer {
         let id = self.last.id + 1;
         let places: Vec<Place> = join_all(self.gates.iter().map(|gate| gate.barrier(id))).await.concat();
         let states = self.states_at(id).await;
+        #[cfg(test)]
+        if simulated::has_planted(PlantedBug::CheckpointBeforeSinks) {
+            return (id, places, states);
+        }
         delivered(&places, &self.last.positions).await;
         (id, places, states)
     }
@@ -135,7 +142,7 @@ impl Checkpointer {
         positions.extend(positions_of(places));
         let checkpoint = Checkpoint { id, positions, states };
         let store = self.store.clone();
-        let kept = tokio::task::spawn_blocking(move || store.keep(&checkpoint).map(|()| checkpoint)).await;
+        let kept = off_the_runtime(move || store.keep(&checkpoint).map(|()| checkpoint)).await;
         match kept {
             Ok(Ok(checkpoint)) => {
                 tracing::debug!(id, "checkpoint kept");
@@ -162,11 +169,7 @@ async fn delivered(places: &[Place], already: &BTreeMap<String, Position>) {
         if already.get(partition.name()).is_some_and(|already| already >= position) {
             continue;
         }
-        let mut progress = partition.progress();
         let reached = |progress: &Progress| progress.delivered.is_some_and(|delivered| delivered >= *position);
-        if progress.wait_for(reached).await.is_err() {
-            // The partition is gone: so is its source, and the run ends.
-            std::future::pending::<()>().await;
-        }
+        partition.wait_for(reached).await;
     }
 }

@@ -155,6 +155,7 @@ impl Run {
         tokio::pin!(stop);
         let resumption = Resumption::of(&self)?;
         let opened = tokio::select! {
+            biased;
             opened = open_all(&mut self.plan.nodes, resumption.as_ref()) => opened,
             () = &mut stop => return Ok(Report::new(started.elapsed(), &self.stats)),
         };
@@ -258,6 +259,7 @@ async fn supervise(
     let mut audit = tokio::time::interval(AUDIT_INTERVAL);
     loop {
         tokio::select! {
+            biased;
             ended = tasks.next() => match ended {
                 None => return Ok(()),
                 Some((_, Ok(()))) => {}

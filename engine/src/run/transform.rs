@@ -35,6 +35,8 @@ impl TransformTask {
                     let started = Instant::now();
                     self.transform.apply(batch, &mut emitter)?;
                     self.stats.busy_for(started.elapsed());
+                    #[cfg(test)]
+                    crate::simulated::work().await;
                     self.send_all(given, &mut emitter).await?;
                     self.stats.out_of_hand(given);
                 }

@@ -8,7 +8,8 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,8 @@ use super::error::SpoolError;
 use super::frame::LSN_MAX;
 use super::log::{SegmentEntry, Shared};
 use super::segment::{self, HeaderFound, segment_name};
+use super::worker::{Next, Wake, Work, now};
+use crate::stats::now_us;
 use crate::storage::{self, Storage};
 
 const FILE: &str = "cursors";
@@ -57,7 +60,7 @@ impl Cursors {
             state.changed = true;
             if state.wants_room {
                 state.poked = true;
-                self.shared.cursors.wake.notify_all();
+                self.shared.cursors.wake.call();
             }
         }
     }
@@ -89,7 +92,7 @@ impl Cursors {
 /// The cursors as they are in memory.
 pub(crate) struct CursorTable {
     state: Mutex<CursorState>,
-    wake: Condvar,
+    wake: Wake,
 }
 
 #[derive(Default)]
@@ -109,7 +112,7 @@ impl CursorTable {
     pub fn new(file: CursorFile, changed: bool) -> Self {
         let state =
             CursorState { values: file.cursors, trimmed_lsn: file.trimmed_lsn, changed, ..CursorState::default() };
-        Self { state: Mutex::new(state), wake: Condvar::new() }
+        Self { state: Mutex::new(state), wake: Wake::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, CursorState> {
@@ -120,7 +123,7 @@ impl CursorTable {
     pub fn request_room(&self) {
         let mut state = self.lock();
         (state.wants_room, state.poked) = (true, true);
-        self.wake.notify_all();
+        self.wake.call();
     }
 
     /// Takes back [`CursorTable::request_room`].
@@ -130,27 +133,47 @@ impl CursorTable {
 
     pub fn stop(&self) {
         self.lock().stopping = true;
-        self.wake.notify_all();
+        self.wake.call();
     }
 }
 
-/// Keeps the cursors durable and the spool trimmed until [`CursorTable::stop`], and once more then.
-pub(crate) fn keep(shared: &Arc<Shared>, now_us: impl Fn() -> i64) {
-    loop {
-        let state = shared.cursors.lock();
-        let idle = |state: &mut CursorState| !state.poked && !state.stopping;
-        let waited = shared.cursors.wake.wait_timeout_while(state, shared.options.cursor_interval, idle);
-        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+/// What the keeper thread does: keeps the cursors durable and the spool trimmed until
+/// [`CursorTable::stop`], and once more then.
+pub(crate) struct Keeping {
+    shared: Arc<Shared>,
+    next: Instant,
+}
+
+impl Keeping {
+    pub fn new(shared: Arc<Shared>) -> Self {
+        let next = now() + shared.options.cursor_interval;
+        Self { shared, next }
+    }
+}
+
+impl Work for Keeping {
+    fn turn(&mut self) -> Next {
+        let mut state = self.shared.cursors.lock();
+        let left = self.next.saturating_duration_since(now());
+        if !state.poked && !state.stopping && !left.is_zero() {
+            return Next::WaitAtMost(left);
+        }
         state.poked = false;
         let stopping = state.stopping;
         drop(state);
-        if let Err(error) = trim(shared, now_us()) {
+        if let Err(error) = trim(&self.shared, now_us()) {
             // Tried again at the next interval: until then the spool holds more than it must.
             tracing::warn!(%error, "the spool's cursors could not be made durable, or a segment not deleted");
         }
         if stopping {
-            return;
+            return Next::End;
         }
+        self.next = now() + self.shared.options.cursor_interval;
+        Next::WaitAtMost(self.shared.options.cursor_interval)
+    }
+
+    fn wake(&self) -> &Wake {
+        &self.shared.cursors.wake
     }
 }
 

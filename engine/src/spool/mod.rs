@@ -25,6 +25,7 @@
 //! | `frame`, `segment` | what is on disk, byte by byte |
 //! | `log` | how a frame becomes durable, what happens when it can't |
 //! | `writer` | how records become groups, who waits when |
+//! | `worker` | the two threads, and what stands in for them in virtual time |
 //! | `reader` | how records come back, and what a reader says of damage |
 //! | `cursors` | how far sinks have come, what is deleted when |
 //! | `survey`, `recovery`, `quarantine` | what a start makes of what it finds |
@@ -48,11 +49,11 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 pub(crate) mod walk;
+mod worker;
 mod writer;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use tokio::sync::watch;
 
@@ -63,6 +64,8 @@ pub use export::{ExportedRecord, export};
 pub use frame::{Frame, RECORD_BYTES_MAX, Record};
 pub use inspect::{Inspection, Quarantined, SegmentCounts, SegmentInspection, SegmentState, inspect, verify};
 pub use log::{Pause, PauseReason, SpoolCounters, SpoolStatus};
+#[cfg(test)]
+pub(crate) use options::PlantedBug;
 pub use options::SpoolOptions;
 pub use reader::{Replay, SpoolReader};
 pub use recovery::RecoveryReport;
@@ -70,13 +73,15 @@ pub use survey::{Damage, DamageKind, TornTail};
 pub use writer::SpoolWriter;
 
 use crate::stats::now_us;
+use cursors::Keeping;
 use log::Shared;
+use worker::Worker;
 
 /// An open spool: everything but appending. Holds the directory's lock, together with its writer
 /// and readers, until all are dropped.
 pub struct Spool {
     shared: Arc<Shared>,
-    keeper: Option<JoinHandle<()>>,
+    keeper: Worker,
 }
 
 impl Spool {
@@ -96,11 +101,9 @@ impl Spool {
         drop(log.settle());
         let shared = log.shared().clone();
         let writer = SpoolWriter::start(log)?;
-        let kept = shared.clone();
-        let keeper =
-            std::thread::Builder::new().name("spool-keeper".to_owned()).spawn(move || cursors::keep(&kept, now_us));
+        let keeper = Worker::start("spool-keeper", Keeping::new(shared.clone()));
         let keeper = keeper.map_err(SpoolError::io("start the keeper thread of", dir))?;
-        Ok((Self { shared, keeper: Some(keeper) }, writer, report))
+        Ok((Self { shared, keeper }, writer, report))
     }
 
     /// The last durable lsn. A source acknowledges up to it.
@@ -143,8 +146,6 @@ impl Drop for Spool {
     /// Makes the cursors durable once more.
     fn drop(&mut self) {
         self.shared.cursors.stop();
-        if let Some(keeper) = self.keeper.take() {
-            drop(keeper.join());
-        }
+        self.keeper.join();
     }
 }

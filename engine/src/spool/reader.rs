@@ -13,6 +13,7 @@ use super::frame::{self, FRAME_HEAD_BYTES, Frame, FrameHead};
 use super::log::{SegmentEntry, Shared, SpoolStatus};
 use super::quarantine;
 use super::segment::{self, Reached, segment_name};
+use crate::blocking::off_the_runtime;
 use crate::storage::StorageFile;
 
 /// With the pauses of a caller that backs off, a minute or so: longer than a controller takes to
@@ -65,6 +66,7 @@ impl SpoolReader {
                 return Ok(None);
             }
             tokio::select! {
+                biased;
                 _ = durable.changed() => {}
                 _ = status.changed() => {}
             }
@@ -74,7 +76,7 @@ impl SpoolReader {
 
 /// Reads off the runtime. When the caller is cancelled, what was read stays in `ahead`.
 async fn read_ahead(mut walk: OwnedMutexGuard<Walk>) -> Result<OwnedMutexGuard<Walk>, SpoolError> {
-    let read = tokio::task::spawn_blocking(move || {
+    let read = off_the_runtime(move || {
         walk.ahead = walk.next()?;
         Ok(walk)
     });

@@ -23,6 +23,7 @@ use super::options::SpoolOptions;
 use super::quarantine;
 use super::segment;
 use super::survey::{Damage, DamageKind, Survey, TornTail, survey};
+use super::worker;
 use super::writer::Intake;
 use crate::storage::Storage;
 
@@ -176,7 +177,7 @@ fn look_until_read(storage: &dyn Storage, dir: &Path, identity: u64, scan_bytes_
             Err(error) => return Err(error),
         }
         tracing::warn!("not all of the spool in \"{}\" can be read; trying again in {wait:?}", dir.display());
-        std::thread::sleep(wait);
+        worker::pause(wait);
         wait *= 2;
     }
     look(storage, dir, identity, scan_bytes_max).map(|(found, _)| found)

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use tokio::sync::Notify;
 
 use crate::storage::{Storage, StorageFile, StorageLock};
 
@@ -40,6 +41,7 @@ struct Disk {
     operations: u64,
     stop_at: Option<u64>,
     stopped: bool,
+    stop: Arc<Notify>,
     failing_syncs: u32,
     failing_writes: u32,
     failing_reads: u32,
@@ -73,6 +75,7 @@ impl SimulatedDisk {
             operations: 0,
             stop_at: None,
             stopped: false,
+            stop: Arc::default(),
             failing_syncs: 0,
             failing_writes: 0,
             failing_reads: 0,
@@ -123,6 +126,12 @@ impl SimulatedDisk {
     /// The process has come to the operation that it ends at.
     pub fn has_stopped(&self) -> bool {
         self.lock().stopped
+    }
+
+    /// Resolves when the process has come to the operation that it ends at.
+    pub async fn stopped(&self) {
+        let stop = self.lock().stop.clone();
+        stop.notified().await;
     }
 
     /// How many operations there were.
@@ -226,6 +235,7 @@ impl Disk {
         }
         if self.stop_at.is_some_and(|at| self.operations >= at) {
             self.stopped = true;
+            self.stop.notify_one();
             return if self.rng.random() { Ok(Fate::DiesAfter) } else { Err(stopped()) };
         }
         Ok(Fate::Lives)
@@ -236,6 +246,7 @@ impl Disk {
         self.locks.clear();
         if self.stopped {
             (self.stop_at, self.stopped) = (None, false);
+            self.stop = Arc::default();
         }
         (self.failing_syncs, self.failing_writes, self.failing_reads) = (0, 0, 0);
     }

@@ -4,8 +4,7 @@
 //! being synced, or within `group_linger` of its first record, or until somebody asked for it. The
 //! buffer before the thread is bounded in bytes; when nothing becomes durable, appending waits.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -14,6 +13,7 @@ use super::error::SpoolError;
 use super::frame::{self, RECORD_BYTES_MAX, Record};
 use super::log::{Log, Pause, Shared, SpoolStatus};
 use super::options::SpoolOptions;
+use super::worker::{Next, Wake, Work, Worker, now};
 
 /// The first wait of a pause; each further one is twice as long.
 const RETRY_MIN: Duration = Duration::from_millis(50);
@@ -24,15 +24,15 @@ const RETRY_MIN: Duration = Duration::from_millis(50);
 /// doesn't.
 pub struct SpoolWriter {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    worker: Worker,
 }
 
 impl SpoolWriter {
     pub(crate) fn start(log: Log) -> Result<Self, SpoolError> {
         let shared = log.shared().clone();
-        let dir = shared.dir.clone();
-        let thread = std::thread::Builder::new().name("spool-writer".to_owned()).spawn(move || commit_groups(log));
-        Ok(Self { shared, thread: Some(thread.map_err(SpoolError::io("start the writer thread of", dir))?) })
+        let worker = Worker::start("spool-writer", Committing { log, committed: None, pause: None });
+        let worker = worker.map_err(SpoolError::io("start the writer thread of", &shared.dir))?;
+        Ok(Self { shared, worker })
     }
 
     /// Appends a record as soon as there is room, and returns its lsn. It is durable once
@@ -81,12 +81,11 @@ impl SpoolWriter {
     /// # Errors
     /// [`SpoolError::Undurable`] if the disk does not let it. Dropping the future abandons nothing,
     /// but waits for the current attempt.
-    pub async fn close(mut self) -> Result<(), SpoolError> {
+    pub async fn close(self) -> Result<(), SpoolError> {
         self.shared.intake.end(Ending::Finish);
-        if let Some(thread) = self.thread.take() {
-            // An error is a panic of the thread, of which the status tells already.
-            drop(tokio::task::spawn_blocking(move || thread.join()).await);
-        }
+        let mut status = self.shared.status.subscribe();
+        // The sender lives as long as this writer.
+        drop(status.wait_for(|status| *status == SpoolStatus::Closed).await);
         let state = self.shared.intake.lock();
         match state.held_records {
             0 => Ok(()),
@@ -98,17 +97,15 @@ impl SpoolWriter {
 impl Drop for SpoolWriter {
     fn drop(&mut self) {
         self.shared.intake.end(Ending::Stop);
-        if let Some(thread) = self.thread.take() {
-            // At most one commit long; the lock on the directory must not outlive the writer.
-            drop(thread.join());
-        }
+        // At most one commit long; the lock on the directory must not outlive the writer.
+        self.worker.join();
     }
 }
 
 /// The buffer between the appending end and the writer thread.
 pub(crate) struct Intake {
     state: Mutex<IntakeState>,
-    wake: Condvar,
+    wake: Wake,
     room: Notify,
 }
 
@@ -161,7 +158,7 @@ impl Intake {
             ended: false,
             last_pause: String::new(),
         };
-        Self { state: Mutex::new(state), wake: Condvar::new(), room: Notify::new() }
+        Self { state: Mutex::new(state), wake: Wake::default(), room: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, IntakeState> {
@@ -190,8 +187,8 @@ impl Intake {
         state.records.push(record);
         // The thread sleeps until the first record of a group, then until the group is ready.
         if state.first_at.is_none() || state.is_full(options) {
-            state.first_at.get_or_insert_with(Instant::now);
-            self.wake.notify_one();
+            state.first_at.get_or_insert_with(now);
+            self.wake.call();
         }
         Ok(Some(lsn))
     }
@@ -205,35 +202,32 @@ impl Intake {
         let mut state = self.lock();
         if !state.records.is_empty() {
             state.flush = true;
-            self.wake.notify_one();
+            self.wake.call();
         }
     }
 
     /// A pause may be over.
     pub fn retry(&self) {
         self.lock().retry = true;
-        self.wake.notify_one();
+        self.wake.call();
     }
 
     fn end(&self, ending: Ending) {
         self.lock().ending.get_or_insert(ending);
-        self.wake.notify_one();
+        self.wake.call();
     }
 
-    /// The next group as soon as it is ready; `None` at the end.
-    fn take_group(&self, options: &SpoolOptions) -> Option<Group> {
+    /// The next group, or how long to wait for it.
+    fn take_group(&self, options: &SpoolOptions) -> Result<Group, Next> {
         let mut state = self.lock();
-        loop {
-            let waited = state.first_at.map_or(Duration::ZERO, |first_at| first_at.elapsed());
-            match (state.records.is_empty(), state.ending) {
-                (_, Some(Ending::Stop)) | (true, Some(Ending::Finish)) => return None,
-                (true, None) => state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
-                (false, None) if !state.flush && !state.is_full(options) && waited < options.group_linger => {
-                    let left = options.group_linger - waited;
-                    state = self.wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
-                }
-                (false, _) => return Some(state.cut_group(options)),
+        let waited = state.first_at.map_or(Duration::ZERO, |first_at| now().duration_since(first_at));
+        match (state.records.is_empty(), state.ending) {
+            (_, Some(Ending::Stop)) | (true, Some(Ending::Finish)) => Err(Next::End),
+            (true, None) => Err(Next::Wait),
+            (false, None) if !state.flush && !state.is_full(options) && waited < options.group_linger => {
+                Err(Next::WaitAtMost(options.group_linger - waited))
             }
+            (false, _) => Ok(state.cut_group(options)),
         }
     }
 
@@ -245,16 +239,23 @@ impl Intake {
         self.room.notify_one();
     }
 
-    /// Waits before the next attempt; false if the spool is ending and there is none.
-    fn await_retry(&self, pause: &Pause, wait: Duration) -> bool {
+    /// Why a pause should end before its time; the same change is a reason once.
+    fn take_reason_to_retry(&self) -> RetryFor {
         let mut state = self.lock();
-        state.last_pause.clone_from(&pause.message);
-        let waiting = |state: &mut IntakeState| !state.retry && state.ending.is_none();
-        let waited = self.wake.wait_timeout_while(state, wait, waiting);
-        state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        state.retry = false;
-        state.ending.is_none()
+        match (state.ending, std::mem::take(&mut state.retry)) {
+            (Some(_), _) => RetryFor::End,
+            (None, true) => RetryFor::Change,
+            (None, false) => RetryFor::Nothing,
+        }
     }
+}
+
+/// Why a pause should end before its time.
+enum RetryFor {
+    Nothing,
+    Change,
+    /// There is no other attempt.
+    End,
 }
 
 impl IntakeState {
@@ -282,57 +283,92 @@ impl IntakeState {
     }
 }
 
-/// The writer thread.
-fn commit_groups(mut log: Log) {
-    let shared = log.shared().clone();
-    // Also when this thread panics: whoever waits for room must learn that there will be none.
-    let _ending = EndGuard(&shared);
-    // What recovery has found undecided comes first.
-    if !settle(&mut log, &shared) {
-        return;
-    }
-    while let Some(group) = shared.intake.take_group(&shared.options) {
-        log.begin(frame::encode(&group.records, group.first_lsn, shared.identity));
-        if !settle(&mut log, &shared) {
-            return;
-        }
-        shared.intake.settled(group.records.len(), group.bytes);
-    }
-    log.close();
+/// What the writer thread does: one group after the other.
+struct Committing {
+    log: Log,
+    /// Records and bytes of the group in flight; `None` for a frame that recovery has found undecided.
+    committed: Option<(usize, usize)>,
+    /// Nothing becomes durable for now.
+    pause: Option<Paused>,
 }
 
-/// Tries until the frame in flight is durable; false if the spool ends before.
-fn settle(log: &mut Log, shared: &Shared) -> bool {
-    let mut wait = RETRY_MIN;
-    while let Err(pause) = log.settle() {
-        let status = SpoolStatus::Paused(pause.clone());
-        if *shared.status.borrow() == SpoolStatus::Running {
+/// When to try again.
+struct Paused {
+    at: Instant,
+    wait: Duration,
+}
+
+impl Work for Committing {
+    fn turn(&mut self) -> Next {
+        if let Some(pause) = &self.pause {
+            let left = pause.at.saturating_duration_since(now());
+            match self.log.shared().intake.take_reason_to_retry() {
+                RetryFor::End => return Next::End,
+                RetryFor::Nothing if !left.is_zero() => return Next::WaitAtMost(left),
+                RetryFor::Nothing | RetryFor::Change => {}
+            }
+        }
+        loop {
+            if let Err(pause) = self.log.settle() {
+                return self.pause_for(pause);
+            }
+            self.goes_on();
+            let shared = self.log.shared();
+            if let Some((records, bytes)) = self.committed.take() {
+                shared.intake.settled(records, bytes);
+            }
+            match shared.intake.take_group(&shared.options) {
+                Ok(group) => {
+                    self.committed = Some((group.records.len(), group.bytes));
+                    self.log.begin(frame::encode(&group.records, group.first_lsn, self.log.shared().identity));
+                }
+                Err(Next::End) => {
+                    self.log.close();
+                    return Next::End;
+                }
+                Err(wait) => return wait,
+            }
+        }
+    }
+
+    fn wake(&self) -> &Wake {
+        &self.log.shared().intake.wake
+    }
+}
+
+impl Committing {
+    fn pause_for(&mut self, pause: Pause) -> Next {
+        let shared = self.log.shared();
+        if self.pause.is_none() {
             shared.counters.pauses.increment();
             tracing::warn!(reason = pause.message, "the spool pauses: nothing is acknowledged until it can write");
         }
+        shared.intake.lock().last_pause.clone_from(&pause.message);
+        let status = SpoolStatus::Paused(pause);
         shared.status.send_if_modified(|before| std::mem::replace(before, status.clone()) != status);
-        if !shared.intake.await_retry(&pause, wait.min(shared.options.retry_max)) {
-            return false;
+        if shared.intake.lock().ending.is_some() {
+            return Next::End;
         }
-        wait = wait.saturating_mul(2);
+        let wait = self.pause.as_ref().map_or(RETRY_MIN, |before| before.wait.saturating_mul(2));
+        let at_most = wait.min(shared.options.retry_max);
+        self.pause = Some(Paused { at: now() + at_most, wait });
+        Next::WaitAtMost(at_most)
     }
-    shared.status.send_if_modified(|status| {
-        let resumes = *status != SpoolStatus::Running;
-        if resumes {
+
+    fn goes_on(&mut self) {
+        if self.pause.take().is_some() {
             tracing::info!("the spool writes again");
+            self.log.shared().status.send_replace(SpoolStatus::Running);
         }
-        *status = SpoolStatus::Running;
-        resumes
-    });
-    true
+    }
 }
 
-struct EndGuard<'a>(&'a Shared);
-
-impl Drop for EndGuard<'_> {
+impl Drop for Committing {
+    /// Also when a turn panics: whoever waits for room must learn that there will be none.
     fn drop(&mut self) {
-        self.0.intake.lock().ended = true;
-        self.0.intake.room.notify_one();
-        self.0.status.send_replace(SpoolStatus::Closed);
+        let shared = self.log.shared();
+        shared.intake.lock().ended = true;
+        shared.intake.room.notify_one();
+        shared.status.send_replace(SpoolStatus::Closed);
     }
 }

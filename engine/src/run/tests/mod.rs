@@ -20,6 +20,7 @@ use crate::stage::*;
 
 mod refused;
 mod resumed;
+mod simulation;
 
 const DOC: StageDoc = StageDoc { type_name: "test", summary: "", ports: &[("rejected", "")], failure: "" };
 
