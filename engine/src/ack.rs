@@ -8,6 +8,8 @@
 //! Per partition, [`Progress`] is the last position up to which *everything* was delivered. It
 //! moves in the order of reading, whatever order the sinks finish in.
 
+mod loan;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::pin;
@@ -19,6 +21,8 @@ use tokio::sync::{Notify, oneshot, watch};
 use crate::position::{Position, Span};
 #[cfg(test)]
 use crate::simulated::{self, PlantedBug};
+use loan::Lent;
+pub(crate) use loan::Loan;
 
 /// One share of the promise owed to the source that read some rows.
 #[must_use = "an ack dropped without a verdict counts as failed"]
@@ -43,37 +47,7 @@ enum Owed {
     /// A share of another promise for the same rows, and the stage that waits for them.
     Share { of: Ack, waiting: oneshot::Sender<bool> },
     /// A share that may have been given back already, and the stage that waits for it.
-    Loan { of: LentShare, waiting: oneshot::Sender<()> },
-}
-
-type LentShare = Arc<Mutex<Option<Ack>>>;
-
-/// A share that somebody has on loan: see [`Ack::lent`].
-pub(crate) struct Loan {
-    share: LentShare,
-    ended: oneshot::Receiver<()>,
-}
-
-impl Loan {
-    /// Resolves once the lent promise has its verdict. Cancel safe.
-    pub(crate) async fn ended(&mut self) {
-        // The other end is dropped with the promise at the latest.
-        (&mut self.ended).await.ok();
-    }
-
-    /// Whether the lent promise has no verdict yet.
-    pub(crate) fn is_open(&self) -> bool {
-        self.share.lock().unwrap_or_else(PoisonError::into_inner).is_some()
-    }
-
-    /// Ends the loan as delivered; false if it had ended. Called by the engine alone.
-    pub(crate) fn deliver(self) -> bool {
-        take(&self.share).map(Ack::deliver).is_some()
-    }
-}
-
-fn take(share: &LentShare) -> Option<Ack> {
-    share.lock().unwrap_or_else(PoisonError::into_inner).take()
+    Loan(Lent),
 }
 
 impl Ack {
@@ -139,11 +113,10 @@ impl Ack {
     pub(crate) fn lent(self) -> (Self, Option<Loan>) {
         let Some(promise) = &self.promise else { return (self, None) };
         let (partition, span, received_at_us) = (promise.partition.clone(), promise.span, promise.received_at_us);
-        let (waiting, ended) = oneshot::channel();
-        let share = Arc::new(Mutex::new(Some(self)));
-        let owed = Some(Owed::Loan { of: share.clone(), waiting });
-        let lent = Promise { partition, span, received_at_us, failed: AtomicBool::new(false), owed };
-        (Self { promise: Some(Arc::new(lent)) }, Some(Loan { share, ended }))
+        let (lent, loan) = loan::of(self);
+        let owed = Some(Owed::Loan(lent));
+        let promise = Promise { partition, span, received_at_us, failed: AtomicBool::new(false), owed };
+        (Self { promise: Some(Arc::new(promise)) }, Some(loan))
     }
 
     /// The rows behind this share are where they belong. Called by the engine alone.
@@ -187,14 +160,7 @@ impl Drop for Promise {
                 // The stage may have ended: then there is nobody to tell.
                 waiting.send(kept).ok();
             }
-            Some(Owed::Loan { of, waiting }) => {
-                match take(&of) {
-                    Some(share) if kept => share.deliver(),
-                    // Dropped, it counts as failed.
-                    _ => {}
-                }
-                waiting.send(()).ok();
-            }
+            Some(Owed::Loan(lent)) => lent.give_back(kept),
             None => {}
         }
     }
@@ -417,26 +383,6 @@ mod tests {
             assert_eq!(verdict.try_recv(), Ok(kept));
             assert_eq!(partition.progress().borrow().failed, !kept);
             assert_eq!(partition.progress().borrow().is_complete(), kept);
-        }
-    }
-
-    #[test]
-    fn a_loan_ends_with_its_verdict_or_when_nobody_waits_any_more() {
-        for (kept, in_time) in [(true, true), (false, true), (true, false), (false, false)] {
-            let partition = Partition::new("p");
-            let (lent, loan) = open(&partition, 1).lent();
-            let loan = loan.expect("somebody waits");
-            assert_eq!(lent.span(), Some(("p", Span::new(1, 1))));
-            let verdict = || if kept { lent.deliver() } else { drop(lent) };
-            if in_time {
-                verdict();
-                assert!(!loan.deliver(), "it has ended");
-            } else {
-                assert!(loan.deliver());
-                verdict();
-            }
-            assert_eq!(partition.progress().borrow().is_complete(), kept || !in_time);
-            assert_eq!(partition.progress().borrow().failed, !kept && in_time);
         }
     }
 

@@ -8,29 +8,21 @@
 //! the sink goes without what does not fit, and that is counted. Nor does the source wait long for rows
 //! that an optional sink has taken in: a sink that hangs must not keep a spool from being trimmed.
 
+mod disk;
+mod loans;
+
 use std::collections::VecDeque;
-use std::fs::{self, File};
-use std::io::{self, Cursor};
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
 
-use arrow::ipc::reader::StreamReader;
-use arrow::ipc::writer::StreamWriter;
-use arrow::record_batch::RecordBatch;
-use tokio::time::{Instant, sleep_until, timeout_at};
-
-use crate::ack::{Ack, Loan};
 use crate::batch::Batch;
-use crate::blocking;
 use crate::error::StageError;
 use crate::queue::{Closed, Inbox, Sender};
 use crate::stats::EdgeStats;
+use disk::Disk;
+pub(crate) use loans::Loans;
 
-/// A file is followed by the next once it has come to this size.
-const FILE_BYTES: u64 = 64 << 20;
 /// How many rows are written together, and so read together.
 const CHUNK_ROWS: usize = 8192;
 
@@ -44,37 +36,12 @@ pub(crate) struct Overflow {
     pub stats: Arc<EdgeStats>,
 }
 
-/// The promises for rows that an optional sink has in its hands: the source waits for them only so long.
-pub(crate) struct Loans {
-    patience: Duration,
-    /// In order of time.
-    open: VecDeque<(Instant, Loan)>,
-    /// That it takes too long was said.
-    told: bool,
-}
-
-impl Loans {
-    /// Each is waited for so long.
-    pub(crate) fn new(patience: Duration) -> Self {
-        Self { patience, open: VecDeque::new(), told: false }
-    }
-}
-
-/// Resolves when it is time to look at the oldest loan. Cancel safe.
-async fn next_late(loans: Option<&Loans>) {
-    match loans.and_then(|loans| loans.open.front()) {
-        Some((until, _)) => sleep_until(*until).await,
-        None => std::future::pending().await,
-    }
-}
-
 impl Overflow {
     /// Passes batches on from the sending to the receiving queue until the first has ended, by way of the
     /// disk while the second is full.
     pub(crate) async fn run(mut self, mut from: Inbox, to: Sender) -> Result<(), StageError> {
         // An outage that a crash has ended may have left gigabytes, and the next may be far off.
-        let dir = self.dir.clone();
-        if let Err(error) = off_the_runtime(move || clear(&dir)).await {
+        if let Err(error) = disk::clear(self.dir.clone()).await {
             tracing::warn!(%error, "what an earlier run has left in \"{}\" can't be deleted", self.dir.display());
         }
         let mut held = Held { disk: Disk::new(self.dir.clone()), returning: VecDeque::new() };
@@ -93,12 +60,16 @@ impl Overflow {
                     Some((_, batch)) => self.take_in(batch, &mut from, &mut held, &to).await?,
                     None => open = false,
                 },
-                () = next_late(self.loans.as_ref()) => self.stop_waiting(),
+                () = Loans::next_late(self.loans.as_ref()) => {
+                    self.loans.iter_mut().for_each(|loans| loans.stop_waiting(&self.stats.to));
+                }
             }
         }
         // No more comes: so the sink learns of it while its loans are open still.
         drop(to);
-        self.wait_for_loans().await;
+        if let Some(loans) = self.loans {
+            loans.wait().await;
+        }
         Ok(())
     }
 
@@ -178,37 +149,9 @@ impl Overflow {
 
     /// The batch, whose promise an optional sink gets for a while only.
     fn lend(&mut self, batch: Batch) -> Batch {
-        let Some(loans) = &mut self.loans else { return batch };
-        // Mostly the sink stores in time: then nothing is to be looked at.
-        while loans.open.pop_front_if(|(_, loan)| !loan.is_open()).is_some() {}
-        let (ack, loan) = batch.ack.lent();
-        loans.open.extend(loan.map(|loan| (Instant::now() + loans.patience, loan)));
-        Batch::new(batch.rows, ack)
-    }
-
-    /// What an optional sink has not stored in time is not waited for any more. It may store it yet.
-    fn stop_waiting(&mut self) {
-        let Some(loans) = &mut self.loans else { return };
-        let now = Instant::now();
-        let mut late = 0;
-        while let Some((_, loan)) = loans.open.pop_front_if(|(until, _)| *until <= now) {
-            late += usize::from(loan.deliver());
-        }
-        if late > 0 && !loans.told {
-            tracing::warn!(
-                to = self.stats.to,
-                "an optional sink has stored nothing for {:?}: nobody waits for it any more, and what it has taken in is lost to it in a crash",
-                loans.patience
-            );
-        }
-        loans.told = late > 0;
-    }
-
-    async fn wait_for_loans(&mut self) {
-        while let Some((until, mut loan)) = self.loans.as_mut().and_then(|loans| loans.open.pop_front()) {
-            if timeout_at(until, loan.ended()).await.is_err() {
-                loan.deliver();
-            }
+        match &mut self.loans {
+            Some(loans) => loans.lend(batch),
+            None => batch,
         }
     }
 
@@ -258,145 +201,16 @@ impl Held {
     }
 }
 
-/// Chunks of batches in files, first in first out.
-struct Disk {
-    dir: PathBuf,
-    chunks: VecDeque<Chunk>,
-    /// The file that is written to.
-    file: Option<Arc<OverflowFile>>,
-    files: u64,
-    rows: u64,
-    bytes: u64,
-}
-
-struct Chunk {
-    file: Arc<OverflowFile>,
-    offset: u64,
-    bytes: u64,
-    acks: Vec<Ack>,
-    rows: u64,
-}
-
-/// A file that is gone once nothing in it is needed.
-struct OverflowFile {
-    path: PathBuf,
-    file: File,
-    written: AtomicU64,
-}
-
-impl Drop for OverflowFile {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(%error, "\"{}\" is no longer needed and can't be deleted", self.path.display());
-        }
-    }
-}
-
-impl Disk {
-    fn new(dir: PathBuf) -> Self {
-        Self { dir, chunks: VecDeque::new(), file: None, files: 0, rows: 0, bytes: 0 }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.chunks.is_empty()
-    }
-
-    /// The rows of the oldest chunk.
-    fn next_rows(&self) -> usize {
-        self.chunks.front().map_or(1, |chunk| usize::try_from(chunk.rows).unwrap_or(usize::MAX))
-    }
-
-    /// Writes batches behind those that are there. On an error gives them back.
-    async fn put(&mut self, batches: Vec<Batch>) -> Result<(), (io::Error, Vec<Batch>)> {
-        let file = match self.current_file() {
-            Ok(file) => file,
-            Err(error) => return Err((error, batches)),
-        };
-        let rows: Vec<RecordBatch> = batches.iter().map(|batch| batch.rows.clone()).collect();
-        let written = off_the_runtime({
-            let file = file.clone();
-            move || write(&file, &rows)
-        });
-        match written.await {
-            Ok((offset, bytes)) => {
-                let rows = batches.iter().map(|batch| batch.rows.num_rows() as u64).sum();
-                let acks = batches.into_iter().map(|batch| batch.ack).collect();
-                self.chunks.push_back(Chunk { file, offset, bytes, acks, rows });
-                (self.rows, self.bytes) = (self.rows + rows, self.bytes + bytes);
-                Ok(())
-            }
-            Err(error) => Err((error, batches)),
-        }
-    }
-
-    fn current_file(&mut self) -> io::Result<Arc<OverflowFile>> {
-        let is_full = |file: &OverflowFile| file.written.load(Relaxed) >= FILE_BYTES;
-        if let Some(file) = self.file.as_ref().filter(|file| !is_full(file)) {
-            return Ok(file.clone());
-        }
-        fs::create_dir_all(&self.dir)?;
-        let path = self.dir.join(format!("{:08}.arrows", self.files));
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
-        let file = Arc::new(OverflowFile { path, file, written: 0.into() });
-        self.files += 1;
-        self.file = Some(file.clone());
-        Ok(file)
-    }
-
-    /// Takes the oldest chunk.
-    async fn take(&mut self) -> io::Result<Vec<Batch>> {
-        let Some(chunk) = self.chunks.pop_front() else { return Ok(Vec::new()) };
-        (self.rows, self.bytes) = (self.rows - chunk.rows, self.bytes - chunk.bytes);
-        if self.chunks.is_empty() {
-            // The next outage starts a new file: this one goes with its last chunk.
-            self.file = None;
-        }
-        let file = chunk.file;
-        let rows = off_the_runtime(move || read(&file, chunk.offset, chunk.bytes)).await?;
-        if rows.len() != chunk.acks.len() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "other batches than were written"));
-        }
-        Ok(rows.into_iter().zip(chunk.acks).map(|(rows, ack)| Batch::new(rows, ack)).collect())
-    }
-}
-
-/// The folder and what is in it, if there is one, is gone on return.
-fn clear(dir: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-fn write(file: &OverflowFile, rows: &[RecordBatch]) -> io::Result<(u64, u64)> {
-    let mut writer = StreamWriter::try_new(Vec::new(), &rows[0].schema()).map_err(io::Error::other)?;
-    for batch in rows {
-        writer.write(batch).map_err(io::Error::other)?;
-    }
-    let bytes = writer.into_inner().map_err(io::Error::other)?;
-    let offset = file.written.load(Relaxed);
-    file.file.write_all_at(&bytes, offset)?;
-    file.written.store(offset + bytes.len() as u64, Relaxed);
-    Ok((offset, bytes.len() as u64))
-}
-
-fn read(file: &OverflowFile, offset: u64, bytes: u64) -> io::Result<Vec<RecordBatch>> {
-    let mut buffer = vec![0; usize::try_from(bytes).map_err(|_| io::ErrorKind::OutOfMemory)?];
-    file.file.read_exact_at(&mut buffer, offset)?;
-    let reader = StreamReader::try_new(Cursor::new(buffer), None).map_err(io::Error::other)?;
-    reader.collect::<Result<_, _>>().map_err(io::Error::other)
-}
-
-async fn off_the_runtime<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    blocking::off_the_runtime(work).await.map_err(io::Error::other)?
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
     use std::sync::Arc;
+    use std::time::Duration;
 
     use arrow::array::{ArrayRef, AsArray, Int64Array};
     use arrow::datatypes::Int64Type;
+    use arrow::record_batch::RecordBatch;
 
     use super::*;
     use crate::ack::Partition;

@@ -128,7 +128,7 @@ impl Climate {
         // Two segments, and what is kept in any case: the window that may come again.
         let spool_bytes_min = 2 * segment_bytes + 2_000 + receive_maximum as u64 * 200;
         Self {
-            messages: rng.random_range(15..60),
+            messages: rng.random_range(10..45),
             period,
             in_burst: rng.random_range(0.0..0.95),
             latency_ms_max: between(rng, 2, 500),
@@ -148,7 +148,7 @@ impl Climate {
             disk_faults: disk_faults(rng, calm_at),
             ends: (0..crashes).map(|_| End::any(rng, period / crashes)).collect(),
             queue_rows: rng.random_range(2..20),
-            checkpoint_interval: Duration::from_millis(between(rng, 10, 2_000)),
+            checkpoint_interval: Duration::from_millis(between(rng, 50, 2_000)),
             drain_timeout: seconds(rng, 1..20),
             overflow_bytes_max: if rng.random() { 0 } else { rng.random_range(0..20_000) },
             group_linger: Duration::from_millis(rng.random_range(0..10)),
@@ -206,7 +206,7 @@ fn outages(rng: &mut StdRng, calm_at: Duration) -> Vec<Outage> {
 }
 
 fn disk_faults(rng: &mut StdRng, calm_at: Duration) -> Vec<(Duration, DiskFault)> {
-    let count = if rng.random_bool(0.6) { rng.random_range(1..12) } else { 0 };
+    let count = if rng.random_bool(0.7) { rng.random_range(1..20) } else { 0 };
     let mut faults: Vec<_> = (0..count)
         .map(|_| {
             let fault = match rng.random_range(0..7) {

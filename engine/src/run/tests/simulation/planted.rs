@@ -2,7 +2,7 @@
 //! nothing.
 
 use super::invariants::Invariant::{self, *};
-use super::{describe, simulate};
+use super::simulate;
 use crate::simulated;
 use crate::spool::PlantedBug;
 
@@ -54,8 +54,8 @@ impl Bug {
     }
 }
 
-/// So many seeds are tried until one finds it. The rarest are found in one of fifty.
-const SEEDS_MAX: u64 = 500;
+/// So many seeds are tried until one finds it. The rarest is found by one of forty or so.
+const SEEDS_MAX: u64 = 300;
 
 /// The mistake is found, by one of the invariants that it breaks; and the seed that finds it is clean without
 /// it.
@@ -64,7 +64,7 @@ fn assert_found(bug: Bug, breaks: &[Invariant]) {
     let found = (0..SEEDS_MAX).find_map(|seed| Some((seed, violations(seed)?)));
     let (seed, violations) = found.unwrap_or_else(|| panic!("{bug:?} is not found in {SEEDS_MAX} seeds"));
     let expected = violations.iter().find(|violation| breaks.contains(&violation.invariant));
-    let Some(expected) = expected else { panic!("found for another reason: {}", describe(seed, &violations)) };
+    let Some(expected) = expected else { panic!("seed {seed} finds {bug:?} by something else: {violations:#?}") };
     println!("{bug:?} is found by seed {seed}: {expected}");
     assert_eq!(simulate(seed, None).violations, [], "without it");
 }
@@ -111,10 +111,10 @@ fn a_snapshot_taken_without_alignment_is_found() {
 
 #[test]
 fn a_sync_tried_again_and_taken_for_success_is_found() {
-    assert_found(Bug::SyncTriedAgain, &[SpoolIsSound, NoMistakeOfItsOwn]);
+    assert_found(Bug::SyncTriedAgain, &[SpoolIsSound, NothingLost, NoMistakeOfItsOwn]);
 }
 
 #[test]
 fn a_redelivery_that_is_stored_twice_is_found() {
-    assert_found(Bug::RedeliveryStoredTwice, &[NothingTwice]);
+    assert_found(Bug::RedeliveryStoredTwice, &[NothingTwice, StateGoesOn]);
 }

@@ -151,7 +151,7 @@ fn options(world: &World) -> SpoolOptions {
         buffer_bytes_max: 800,
         free_space_min: 0,
         retain: climate.retain,
-        cursor_interval: Duration::from_millis(200),
+        cursor_interval: Duration::from_millis(500),
         planted: world.bug.and_then(Bug::of_spool),
         ..SpoolOptions::new("simulation", "source")
     }
@@ -367,11 +367,13 @@ impl Forward<'_> {
         }
         let position = |lsn| Position([0, 0, self.epoch, lsn]);
         let ack = self.partition.open(Span::new(position(first), position(last)), received_at_us);
-        let share = ack.share();
         self.world.step().await;
-        let rows = Batch::new(batch_of(&readings(), &rows), ack);
-        let letters = Batch::new(letters.take(), share);
-        self.cx.send_by_ports([(Port::MAIN, rows), (Port::REJECTED, letters)]).await
+        let rows = batch_of(&readings(), &rows);
+        if letters.is_empty() {
+            return self.cx.send(Batch::new(rows, ack)).await;
+        }
+        let letters = Batch::new(letters.take(), ack.share());
+        self.cx.send_by_ports([(Port::MAIN, Batch::new(rows, ack)), (Port::REJECTED, letters)]).await
     }
 }
 

@@ -68,7 +68,7 @@ impl Transform for Windows {
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), StageError> {
         let (numbers, rest) = snapshot.as_chunks::<8>();
         let numbers: Vec<i64> = numbers.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect();
-        if !rest.is_empty() || numbers.len() % 6 != 0 {
+        if !rest.is_empty() || !numbers.len().is_multiple_of(6) {
             return Err(StageError::permanent("not a snapshot of windows"));
         }
         self.open = numbers.chunks(6).map(|row| (row[0], row.to_vec())).collect();
