@@ -277,7 +277,8 @@ mod tests {
         });
         let mut inbox = Inbox::new(vec![receiver]);
         for number in 0..100 {
-            let (_, batch) = inbox.next_batch().await.expect("all come");
+            let next = tokio::time::timeout(Duration::from_secs(60), inbox.next_batch()).await;
+            let (_, batch) = next.expect("it does not wait for ever").expect("all come");
             assert_eq!(batch.rows.column(0).as_primitive::<Int64Type>().value(0), number);
         }
         sent.await.expect("no panic");

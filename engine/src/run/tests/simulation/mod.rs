@@ -192,3 +192,12 @@ fn the_same_seed_gives_the_same_run() {
         assert_eq!(first.len(), second.len(), "seed {seed}");
     }
 }
+
+#[test]
+fn a_seed_that_fails_says_what_is_wrong_and_how_to_see_it_again() {
+    let violation = |how: &str| Violation { invariant: Invariant::NothingLost, how: how.to_owned() };
+    let described = describe(4711, &Vec::from_iter((0..8).map(|number| violation(&format!("message {number}")))));
+    assert!(described.starts_with("seed 4711:\n  NothingLost: message 0\n"), "{described}");
+    assert!(described.contains("  and 3 more\n"), "{described}");
+    assert!(described.contains("SIMULATION_SEED=4711 cargo test"), "{described}");
+}
