@@ -17,11 +17,37 @@ pub struct Mistake {
     pub place: Option<Range<usize>>,
     /// A way out, in sentences.
     pub hint: Option<String>,
+    /// The part of the text at `place` that is wrong, in bytes of that text.
+    pub(crate) within: Option<Range<usize>>,
 }
 
 impl Mistake {
     pub(crate) fn new(place: Option<Range<usize>>, message: impl Into<String>) -> Self {
-        Self { message: message.into(), place, hint: None }
+        Self { message: message.into(), place, hint: None, within: None }
+    }
+
+    /// The part of the file that `within` means, if the text stands there as it is: neither escaped nor
+    /// expanded.
+    fn narrow(&mut self, file: &str) {
+        let (Some(place), Some(part)) = (&self.place, self.within.take()) else { return };
+        let Some(raw) = file.get(place.clone()) else { return };
+        let Some(quotes) = ["\'\'\'", "\"\"\"", "\'", "\""].iter().find(|quotes| raw.starts_with(**quotes)) else {
+            return;
+        };
+        let escapes = quotes.starts_with('"') && raw.contains('\\');
+        if escapes || raw.contains("${") || raw.contains('\r') {
+            return;
+        }
+        let mut start = place.start + quotes.len();
+        // A newline right behind three quotes is not part of the text.
+        if quotes.len() == 3 && raw[quotes.len()..].starts_with('\n') {
+            start += 1;
+        }
+        let end = place.end.saturating_sub(quotes.len());
+        let narrowed = start + part.start..(start + part.end).min(end);
+        if narrowed.start <= narrowed.end && file.get(narrowed.clone()).is_some() {
+            self.place = Some(narrowed);
+        }
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -43,6 +69,7 @@ pub struct Mistakes {
 
 impl Mistakes {
     pub(crate) fn new(file: &str, text: &str, mut all: Vec<Mistake>) -> Self {
+        all.iter_mut().for_each(|mistake| mistake.narrow(text));
         all.sort_by_key(|mistake| mistake.place.as_ref().map_or(usize::MAX, |place| place.start));
         all.dedup();
         Self { file: file.to_owned(), text: masked(text).into_owned(), all }
