@@ -2,7 +2,8 @@
 //!
 //! A batch that is read again after a crash must come out as it did before, or a sink would store the
 //! same message under two ids. So what looks random is a hash of where the row stands: pipeline, stage,
-//! source, position and time of receipt of the batch, place in the batch, place in the rule. Two rows
+//! source, position and time of receipt of the batch, place in the batch, place in the rule and
+//! in an array. Two rows
 //! share a UUID with the odds that two random ones have; nobody who knows the positions must be kept
 //! from guessing one, so don't use them as secrets.
 
@@ -19,7 +20,7 @@ pub struct Dice {
 }
 
 impl Dice {
-    /// For a batch with this position, of this stage.
+    /// For a batch with this position, of the stage of this full name.
     pub fn new(stage: &str, position: &str, received_at_us: i64) -> Self {
         let mut hasher = SipHasher24::new();
         for text in [stage, position] {
@@ -40,22 +41,23 @@ impl Dice {
         self.places.get(row).copied().unwrap_or(row as u32)
     }
 
-    fn draw(&self, row: usize, site: u64) -> u128 {
+    fn draw(&self, row: usize, lane: u64, site: u64) -> u128 {
         let mut hasher = SipHasher24::new_with_key(&self.seed);
         hasher.write_u32(self.place(row));
+        hasher.write_u64(lane);
         hasher.write_u64(site);
         hasher.finish128().as_u128()
     }
 
     /// From 0 to below 1.
-    pub fn fraction(&self, row: usize, site: u64) -> f64 {
+    pub fn fraction(&self, row: usize, lane: u64, site: u64) -> f64 {
         // 53 bits are what a double holds.
-        (self.draw(row, site) >> 75) as f64 / (1_u64 << 53) as f64
+        (self.draw(row, lane, site) >> 75) as f64 / (1_u64 << 53) as f64
     }
 
     /// In the form of a random UUID (version 4).
-    pub fn uuid(&self, row: usize, site: u64) -> String {
-        let bits = self.draw(row, site) & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
+    pub fn uuid(&self, row: usize, lane: u64, site: u64) -> String {
+        let bits = self.draw(row, lane, site) & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
         let hex = format!("{bits:032x}");
         format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
     }

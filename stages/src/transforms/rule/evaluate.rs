@@ -15,11 +15,13 @@ pub struct Row<'a> {
     pub input: &'a Input,
     pub number: usize,
     pub element: Option<&'a Value>,
+    /// Which element that is, for what must differ between elements.
+    pub lane: u64,
 }
 
 impl<'a> Row<'a> {
     pub fn new(input: &'a Input, number: usize) -> Self {
-        Self { input, number, element: None }
+        Self { input, number, element: None, lane: 0 }
     }
 }
 
@@ -72,8 +74,8 @@ fn compute(expression: &Expression, row: &Row<'_>) -> Value {
             id => id,
         },
         Op::ReceivedAt => Value::Int(row.input.received_at_ms(row.number)),
-        Op::Random(site) => Value::Decimal(row.input.dice().fraction(row.number, *site)),
-        Op::Uuid(site) => Value::Text(row.input.dice().uuid(row.number, *site)),
+        Op::Random(site) => Value::Decimal(row.input.dice().fraction(row.number, row.lane, *site)),
+        Op::Uuid(site) => Value::Text(row.input.dice().uuid(row.number, row.lane, *site)),
         Op::IsNull(of) => Value::Bool(*evaluate(of, row) == Value::Null),
         Op::IsUndefined(of) => Value::Bool(evaluate(of, row).is_undefined()),
         Op::Index(of, place) => get(&evaluate(of, row), &evaluate(place, row)),
@@ -162,16 +164,19 @@ fn put_path(members: &mut Vec<(String, Value)>, path: &[String], value: Value) {
 /// Of an array an array, of an object one value; nothing of anything else.
 fn run_query(query: &Query, row: &Row<'_>) -> Value {
     let from = evaluate(&query.from, row);
-    let select = |element: &Value| {
-        let row = Row { element: Some(element), ..*row };
+    let select = |index: usize, element: &Value| {
+        // Lanes of queries within queries must not meet: an odd factor keeps them apart.
+        let lane = row.lane.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(index as u64 + 1);
+        let row = Row { element: Some(element), lane, ..*row };
         let passes = query.condition.as_ref().is_none_or(|condition| holds(condition, &row));
         passes.then(|| project(&query.projection, element, &row))
     };
     match from.as_ref() {
         Value::Array(elements) => {
-            Value::Array(elements.iter().filter_map(select).filter(|value| !value.is_undefined()).collect())
+            let selected = elements.iter().enumerate().filter_map(|(index, element)| select(index, element));
+            Value::Array(selected.filter(|value| !value.is_undefined()).collect())
         }
-        Value::Object(_) => select(&from).unwrap_or_default(),
+        Value::Object(_) => select(0, &from).unwrap_or_default(),
         _ => Value::Undefined,
     }
 }

@@ -158,8 +158,9 @@ impl TransformConfig for RuleConfig {
         };
         let transform = RunningRule {
             stage: cx.stage.clone(),
+            full_name: format!("{}/{}", cx.pipeline, cx.stage),
+            filter: filter.filter(|_| self.check_topic && places.topic.is_some()),
             places,
-            filter: filter.filter(|_| self.check_topic),
             slots,
             condition,
             output,

@@ -25,6 +25,8 @@ pub const NO_JSON: &str = "invalid_json";
 /// A rule over the batches of one run. It keeps nothing from one batch to the next.
 pub struct RunningRule {
     pub stage: String,
+    /// Pipeline and stage: what no other stage draws from.
+    pub full_name: String,
     pub places: Places,
     pub filter: Option<TopicFilter>,
     pub slots: Vec<Expression>,
@@ -92,7 +94,7 @@ impl RunningRule {
             return Dice::default();
         }
         let position = batch.ack().span().map(|(partition, span)| format!("{partition} {span}"));
-        Dice::new(&self.stage, &position.unwrap_or_default(), received_at_us)
+        Dice::new(&self.full_name, &position.unwrap_or_default(), received_at_us)
     }
 
     /// The rows whose topic FROM takes.

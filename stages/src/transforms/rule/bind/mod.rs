@@ -126,6 +126,11 @@ impl Binder<'_> {
                     places.push(at.clone());
                 }
                 tree::Item::Named { value, path, at } => {
+                    let is_taken = |item: &Item| matches!(item, Item::Named(known, _) if known == path);
+                    if bound.iter().any(is_taken) {
+                        return Err(Refusal::new(at.clone(), format!("two results are named \"{}\"", path.join(".")))
+                            .hint("Give one of them another name with AS."));
+                    }
                     bound.push(Item::Named(path.clone(), self.expression(value)?));
                     places.push(at.clone());
                 }

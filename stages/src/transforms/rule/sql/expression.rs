@@ -196,7 +196,6 @@ impl Parser {
             "TRUE" => Some(Value::Bool(true)),
             "FALSE" => Some(Value::Bool(false)),
             "NULL" => Some(Value::Null),
-            "UNDEFINED" => Some(Value::Undefined),
             _ => None,
         };
         if let Some(value) = literal.filter(|_| !called) {
@@ -212,16 +211,17 @@ impl Parser {
         if called && word.eq_ignore_ascii_case("cast") {
             return self.cast();
         }
-        if called && !is_keyword(word) {
+        let is_exists = called && word.eq_ignore_ascii_case("EXISTS");
+        if called && !is_keyword(word) && !is_exists {
             return self.call(word);
         }
-        if is_keyword(word) && !word.eq_ignore_ascii_case("VALUE") || foreign(word).is_some() && called {
+        if is_keyword(word) && !word.eq_ignore_ascii_case("VALUE") || is_exists {
             let way_out = format!("get(*, '{word}') reads an attribute of that name.");
             let refusal = self.unexpected("an expression", &[]);
             return Err(if foreign(word).is_some() {
                 refusal
             } else {
-                refusal.hint(format!("Here stands an expression; {way_out}"))
+                refusal.hint(format!("Expected an expression; {way_out}"))
             });
         }
         // `DISTINCT a`: two words in a row are no path, and the first is what is wrong.

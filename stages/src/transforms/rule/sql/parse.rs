@@ -77,16 +77,7 @@ impl Parser {
     }
 
     pub(super) fn selection(&mut self) -> Result<Selection, Refusal> {
-        // `value` alone is an attribute: SELECT value FROM …, SELECT value, unit FROM …
-        let takes_value = |after: &Token| match after {
-            Token::Word(word) => {
-                !["FROM", "AS", "WHERE", "AND", "OR", "IN"].iter().any(|w| w.eq_ignore_ascii_case(word))
-            }
-            Token::Symbol(symbol) => matches!(*symbol, "(" | "[" | "{" | "*"),
-            Token::End => false,
-            Token::Variable(_) | Token::Number(_) | Token::Text(_) => true,
-        };
-        if self.is_keyword("VALUE") && takes_value(&self.tokens[self.next + 1].token) {
+        if self.is_keyword("VALUE") && self.value_takes_expression() {
             self.next += 1;
             return Ok(Selection::Value(Box::new(self.expression()?)));
         }
@@ -95,6 +86,26 @@ impl Parser {
             items.push(self.item()?);
         }
         Ok(Selection::Items(items))
+    }
+
+    /// Whether `VALUE`, which is here, is the keyword: `SELECT VALUE a`. `value` is an attribute in
+    /// `SELECT value FROM`, `SELECT value * 2 AS a`, `SELECT value[0] AS a`.
+    fn value_takes_expression(&self) -> bool {
+        let after = &self.tokens[self.next + 1];
+        match &after.token {
+            Token::Word(word) => {
+                !["FROM", "AS", "WHERE", "AND", "OR", "IN"].iter().any(|other| other.eq_ignore_ascii_case(word))
+            }
+            Token::Symbol("*") => match &self.tokens[self.next + 2].token {
+                Token::Word(word) => ["FROM", "WHERE"].iter().any(|other| other.eq_ignore_ascii_case(word)),
+                Token::Symbol(symbol) => *symbol == ")",
+                token => *token == Token::End,
+            },
+            Token::Symbol("[") => self.here().at.end < after.at.start,
+            Token::Symbol(symbol) => matches!(*symbol, "(" | "{"),
+            Token::End => false,
+            Token::Variable(_) | Token::Number(_) | Token::Text(_) => true,
+        }
     }
 
     fn item(&mut self) -> Result<Item, Refusal> {
@@ -177,15 +188,15 @@ impl Parser {
         let Placed { token, at } = self.here().clone();
         match token {
             Token::Word(word) => unexpected(&word, at, expected, keywords),
-            Token::End => Refusal::new(at, "the rule ends too early").hint(format!("Here stands {expected}.")),
+            Token::End => Refusal::new(at, "the rule ends too early").hint(format!("Expected {expected}.")),
             Token::Variable(name) => {
-                Refusal::new(at, format!("unexpected \"@{name}\"")).hint(format!("Here stands {expected}."))
+                Refusal::new(at, format!("unexpected \"@{name}\"")).hint(format!("Expected {expected}."))
             }
             Token::Number(text) | Token::Text(text) => {
-                Refusal::new(at, format!("unexpected \"{text}\"")).hint(format!("Here stands {expected}."))
+                Refusal::new(at, format!("unexpected \"{text}\"")).hint(format!("Expected {expected}."))
             }
             Token::Symbol(symbol) => {
-                Refusal::new(at, format!("unexpected \"{symbol}\"")).hint(format!("Here stands {expected}."))
+                Refusal::new(at, format!("unexpected \"{symbol}\"")).hint(format!("Expected {expected}."))
             }
         }
     }

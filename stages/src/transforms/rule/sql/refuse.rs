@@ -56,8 +56,8 @@ pub(super) fn unexpected(word: &str, at: Range<usize>, expected: &str, keywords:
     let refusal = Refusal::new(at, format!("unexpected \"{word}\""));
     match nearest(&word.to_ascii_uppercase(), keywords) {
         Some(near) if !near.eq_ignore_ascii_case(word) => {
-            refusal.hint(format!("Did you mean {near}? Here stands {expected}."))
+            refusal.hint(format!("Did you mean {near}? Expected {expected}."))
         }
-        _ => refusal.hint(format!("Here stands {expected}.")),
+        _ => refusal.hint(format!("Expected {expected}.")),
     }
 }

@@ -81,6 +81,17 @@ fn what_is_random_is_the_same_in_a_replay_and_differs_between_rows_and_batches()
 }
 
 #[test]
+fn every_element_of_an_array_draws_for_itself() {
+    let sql = "SELECT VALUE (SELECT VALUE (SELECT VALUE newuuid() FROM inner) FROM e)";
+    let all = payloads(&over_messages(sql, &[(None, br#"{"e":[{"inner":[1,2]},{"inner":[1,2,3]}]}"#)]));
+    let lists: Vec<Vec<String>> = serde_json::from_str(&all[0]).unwrap();
+    let mut ids = lists.concat();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 5, "{ids:?}");
+}
+
+#[test]
 fn types_and_versions_that_mean_nothing_here_are_refused() {
     for (keys, key, part) in [
         ("types = { a = \"text\" }", "types.a", "no columns"),

@@ -8,11 +8,11 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Schema};
 use pipeline_engine::schema::{is_json, timestamp_type};
-use pipeline_engine::stage::Port;
+use pipeline_engine::stage::{Batch, Port};
 
 use super::{RECEIVED_AT_US, build, over_rows, row_schema};
 use crate::transforms::rule::RuleConfig;
-use crate::transforms::testing::example;
+use crate::transforms::testing::{apply, example};
 
 /// Three rows: one with everything, one hot, one with nothing but its id.
 fn sample() -> RecordBatch {
@@ -174,7 +174,9 @@ fn from_is_held_against_the_topic_unless_told_otherwise() {
     let error = build("SELECT * FROM 'iot/b'", "", &Arc::new(without.clone())).err().unwrap();
     assert!(error.message.contains("to hold FROM against"), "{error}");
     assert!(error.hint.unwrap().contains("check_topic = false"));
-    assert!(build("SELECT * FROM '#'", "", &Arc::new(without.clone())).is_ok());
+    let mut transform = build("SELECT * FROM '#'", "", &Arc::new(without.clone())).unwrap().transform;
+    let outcome = apply(transform.as_mut(), Batch::detached(sample().project(&[0, 1]).unwrap()));
+    assert_eq!(outcome.count(Port::MAIN), 3, "every topic, also one that is not known");
     let error = build("SELECT topic(1) AS t", "", &Arc::new(without)).err().unwrap();
     assert!(error.hint.unwrap().contains("topic_column"));
 }
