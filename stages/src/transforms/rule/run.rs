@@ -17,10 +17,8 @@ use super::kernels;
 use super::output::{self, OutputColumn};
 use super::topic_filter::TopicFilter;
 use super::value::Value;
+use crate::decode::reason;
 use crate::transforms::refusal::{self, Refused};
-
-/// The reason of a message that is no JSON, where the rule looks into it.
-pub const NO_JSON: &str = "invalid_json";
 
 /// A rule over the batches of one run. It keeps nothing from one batch to the next.
 pub struct RunningRule {
@@ -128,7 +126,7 @@ impl RunningRule {
                     letters.push(DeadLetter {
                         received_at_us,
                         stage: &self.stage,
-                        reason: NO_JSON,
+                        reason: reason::INVALID_JSON,
                         detail: Some(&error.to_string()),
                         topic: input.full_topic(row),
                         position: position.as_deref(),

@@ -136,7 +136,7 @@ fn bitnot(number: i64) -> i64 {
         return !number;
     }
     let width = i64::BITS - number.leading_zeros();
-    number ^ ((1_i64 << width) - 1)
+    number ^ (i64::MAX >> (i64::BITS - 1 - width))
 }
 
 fn remainder(arguments: Arguments<'_, '_>, _: &Prepared) -> Value {

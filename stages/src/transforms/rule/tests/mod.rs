@@ -4,6 +4,7 @@ mod corpus;
 mod docs;
 mod kernels;
 mod messages;
+mod robust;
 mod rows;
 
 use std::sync::Arc;
