@@ -75,8 +75,6 @@ use self::sql::{Refusal, line_and_column};
 
 /// The column of undecoded messages that holds the payload.
 const PAYLOAD: &str = "payload";
-/// The column of undecoded messages that holds the time of receipt.
-const RECEIVED_AT: &str = "received_at";
 
 /// `type = "rule"` in a pipeline file.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -101,10 +99,12 @@ pub struct RuleConfig {
     #[serde(default = "yes")]
     pub check_topic: bool,
     /// The column that tells which client sent a message, for `clientid()`.
-    pub client_id_column: Option<String>,
-    /// The column with the time of receipt, for `timestamp()`. Without it, the time is that of the oldest
-    /// row of a batch; messages that have not been decoded bring their own.
-    pub received_at_column: Option<String>,
+    #[serde(default = "client_id")]
+    pub client_id_column: String,
+    /// The column with the time of receipt, for `timestamp()`. Where the input has none, the time is that of
+    /// the oldest row of a batch.
+    #[serde(default = "received_at")]
+    pub received_at_column: String,
 }
 
 fn sql_version() -> String {
@@ -113,6 +113,14 @@ fn sql_version() -> String {
 
 fn topic() -> String {
     "topic".to_owned()
+}
+
+fn client_id() -> String {
+    "client_id".to_owned()
+}
+
+fn received_at() -> String {
+    "received_at".to_owned()
 }
 
 fn yes() -> bool {
@@ -134,10 +142,7 @@ impl TransformConfig for RuleConfig {
         self.check_version()?;
         let messages = is_messages(input);
         let places = self.places(input, messages)?;
-        let client_id = match &self.client_id_column {
-            Some(name) => Some(text_column(input, "client_id_column", name)?),
-            None => None,
-        };
+        let client_id = named(input, "client_id_column", &self.client_id_column, &client_id(), TEXT)?;
         let around = Surroundings { schema: input, messages, topic: places.topic, client_id };
         let refused = |refusal: Refusal| self.refused(&refusal);
         let tree = sql::parse::parse(&self.sql).map_err(refused)?;
@@ -185,21 +190,8 @@ impl RuleConfig {
     }
 
     fn places(&self, input: &Schema, messages: bool) -> Result<Places, BuildError> {
-        let is_text = |index: &usize| *input.field(*index).data_type() == DataType::Utf8;
-        let topic = match input.index_of(&self.topic_column).ok() {
-            Some(index) if is_text(&index) => Some(index),
-            // Only a name that was given must be there.
-            _ if self.topic_column == topic() => None,
-            _ => Some(text_column(input, "topic_column", &self.topic_column)?),
-        };
-        let received_at = match &self.received_at_column {
-            Some(name) => {
-                let is_time = |kind: &DataType| *kind == timestamp_type();
-                Some(columns::find_typed(input, "received_at_column", name, "a timestamp", is_time)?)
-            }
-            None if messages => input.index_of(RECEIVED_AT).ok(),
-            None => None,
-        };
+        let topic = named(input, "topic_column", &self.topic_column, &topic(), TEXT)?;
+        let received_at = named(input, "received_at_column", &self.received_at_column, &received_at(), TIME)?;
         let payload = if messages { input.index_of(PAYLOAD).ok() } else { None };
         Ok(Places { topic, received_at, payload })
     }
@@ -230,9 +222,25 @@ impl RuleConfig {
 fn is_messages(input: &Schema) -> bool {
     let types: Vec<(&str, &DataType)> =
         input.fields().iter().map(|field| (field.name().as_str(), field.data_type())).collect();
-    types == [("topic", &DataType::Utf8), (PAYLOAD, &DataType::Binary), (RECEIVED_AT, &timestamp_type())]
+    types == [("topic", &DataType::Utf8), (PAYLOAD, &DataType::Binary), ("received_at", &timestamp_type())]
 }
 
-fn text_column(input: &Schema, key: &str, name: &str) -> Result<usize, BuildError> {
-    columns::find_typed(input, key, name, "text", |kind| *kind == DataType::Utf8)
+/// What a column must be: in words, and as a check.
+type Wanted = (&'static str, fn(&DataType) -> bool);
+
+const TEXT: Wanted = ("text", |kind| *kind == DataType::Utf8);
+const TIME: Wanted = ("a timestamp", |kind| *kind == timestamp_type());
+
+/// A column by its name. The name that is the default need not be there; one that was chosen must.
+fn named(
+    input: &Schema,
+    key: &str,
+    name: &str,
+    default: &str,
+    (wanted, accepts): Wanted,
+) -> Result<Option<usize>, BuildError> {
+    if name == default {
+        return Ok(input.index_of(name).ok().filter(|index| accepts(input.field(*index).data_type())));
+    }
+    columns::find_typed(input, key, name, wanted, accepts).map(Some)
 }

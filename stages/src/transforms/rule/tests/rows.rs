@@ -6,7 +6,7 @@ use arrow::array::{
     ArrayRef, BinaryArray, BooleanArray, Float32Array, Float64Array, Int32Array, RecordBatch, StringArray,
     TimestampMicrosecondArray,
 };
-use arrow::datatypes::{DataType, Schema};
+use arrow::datatypes::{DataType, Field, Schema};
 use pipeline_engine::schema::{is_json, timestamp_type};
 use pipeline_engine::stage::{Batch, Port};
 
@@ -192,6 +192,25 @@ fn clients_and_times_of_receipt_come_from_the_columns_that_are_named() {
     assert_eq!(outcome.texts(Port::MAIN, "c"), ["iot/a", "iot/b", "n/a"]);
     assert_eq!(outcome.texts(Port::MAIN, "t")[..2], ["1769860800000", "-1"]);
     assert_eq!(outcome.texts(Port::MAIN, "d")[..2], ["2026-01-31", "1969-12-31"]);
+}
+
+#[test]
+fn columns_of_the_usual_names_are_found_where_they_fit() {
+    let fields = |client: DataType| {
+        Arc::new(Schema::new(vec![
+            Field::new("client_id", client, true),
+            Field::new("received_at", timestamp_type(), true),
+        ]))
+    };
+    let times = TimestampMicrosecondArray::from(vec![5_000_000]).with_timezone("UTC");
+    let columns: Vec<ArrayRef> = vec![Arc::new(StringArray::from(vec!["c-1"])), Arc::new(times)];
+    let schema = fields(DataType::Utf8);
+    let mut transform = build("SELECT clientid() AS c, timestamp() AS t", "", &schema).unwrap().transform;
+    let rows = RecordBatch::try_new(schema, columns).unwrap();
+    let outcome = apply(transform.as_mut(), Batch::detached(rows));
+    assert_eq!(outcome.texts(Port::MAIN, "c"), ["c-1"]);
+    assert_eq!(outcome.texts(Port::MAIN, "t"), ["5000"]);
+    assert!(build("SELECT clientid() AS c", "", &fields(DataType::Int64)).is_err(), "a number is no client's name");
 }
 
 #[test]
