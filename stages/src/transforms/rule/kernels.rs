@@ -77,6 +77,24 @@ pub fn column(expression: &Expression, input: &Input) -> Evaluated<Column> {
                 _ => Ok(row_by_row(expression, input)),
             }
         }
+        Op::Call { function, arguments, .. } if arguments.len() == 2 && arguments[0].kind == Kind::Text => {
+            match (function.name, arguments[1].as_constant()) {
+                ("startswith", Some(Value::Text(start))) => {
+                    text_test(&arguments[0], |text| text.starts_with(start.as_str()), input)
+                }
+                ("endswith", Some(Value::Text(end))) => {
+                    text_test(&arguments[0], |text| text.ends_with(end.as_str()), input)
+                }
+                _ => Ok(row_by_row(expression, input)),
+            }
+        }
+        Op::In(of, list) if of.kind == Kind::Text => match list.as_constant() {
+            Some(Value::Array(elements)) => {
+                let is_same = |element: &Value, text: &str| matches!(element, Value::Text(other) if other == text);
+                text_test(of, |text| elements.iter().any(|element| is_same(element, text)), input)
+            }
+            _ => Ok(row_by_row(expression, input)),
+        },
         Op::Cast(Target::Decimal, of) if of.kind.is_number() => Ok(Column::Decimal(decimals(of, input)?)),
         _ => Ok(row_by_row(expression, input)),
     }
@@ -97,6 +115,12 @@ fn without_nulls(truths: BooleanArray) -> BooleanArray {
 
 fn row_by_row(expression: &Expression, input: &Input) -> Column {
     Column::of_values(expression.kind, (0..input.len()).map(|row| evaluate(expression, &Row::new(input, row))))
+}
+
+/// A question to each text; Undefined where there is none.
+fn text_test(of: &Expression, holds: impl Fn(&str) -> bool, input: &Input) -> Evaluated<Column> {
+    let texts = array(of, input)?;
+    Ok(Column::Bool(texts.as_string::<i32>().iter().map(|text| text.map(&holds)).collect()))
 }
 
 fn is_static(expression: &Expression) -> bool {

@@ -110,6 +110,9 @@ fn any_expression() -> impl Strategy<Value = String> {
         prop_oneof![
             6 => (inner.clone(), operator, inner.clone()).prop_map(|(left, operator, right)| format!("({left} {operator} {right})")),
             2 => (function, inner.clone()).prop_map(|(function, of)| format!("{function}({of})")),
+            1 => inner.clone().prop_map(|of| format!("startswith({of}, 'd')")),
+            1 => inner.clone().prop_map(|of| format!("endswith({of}, '2')")),
+            1 => inner.clone().prop_map(|of| format!("({of} IN ['12', 'dev-1', 12, 0])")),
             1 => inner.clone().prop_map(|of| format!("(NOT {of})")),
             1 => inner.clone().prop_map(|of| format!("-({of})")),
             1 => (inner.clone(), target).prop_map(|(of, target)| format!("cast({of} AS {target})")),
