@@ -1,5 +1,5 @@
-//! What a row costs in each transform: 1,000 devices that take turns, batches of 8,192 rows, one row
-//! in a hundred bad.
+//! What a row costs in each transform: 1,000 devices that take turns, batches of 8,192 rows (`rule` also of
+//! 64), one row in a hundred bad.
 //!
 //! `cargo bench --bench transforms`; figures are rows a second, through the stage as the engine runs
 //! it.
@@ -8,7 +8,9 @@ use std::fmt::Write as _;
 use std::hint::black_box;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::array::{
+    ArrayRef, AsArray, BinaryArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pipeline_engine::schema::timestamp_type;
@@ -16,6 +18,7 @@ use pipeline_engine::stage::{Batch, BuildContext, Emitter, Transform, TransformC
 use pipeline_engine::{Partition, Span, testing};
 use pipeline_stages::transforms::anomaly::AnomalyConfig;
 use pipeline_stages::transforms::enrich::EnrichConfig;
+use pipeline_stages::transforms::rule::RuleConfig;
 use pipeline_stages::transforms::validate::ValidateConfig;
 use rand::{RngExt, SeedableRng};
 
@@ -33,6 +36,18 @@ const VALIDATE: &str = r#"
     max_future = "5m"
 "#;
 const PATTERN: &str = r#"pattern = { device_id = "^[a-z0-9-]+$" }"#;
+/// A filter, a column added, topic and functions left out: what most rules are.
+const RULE_FILTER: &str = r#"sql = "SELECT *, timestamp() AS ts WHERE temperature > 30""#;
+/// Arithmetic, CASE and rounding: kernels only.
+const RULE_COMPUTE: &str = r#"sql = """
+    SELECT device_id, timestamp, temperature * 1.8 + 32 AS fahrenheit, round(humidity) AS humidity,
+           CASE WHEN temperature > 22 THEN 'warm' ELSE 'cool' END AS feel
+    WHERE temperature > 21 AND humidity < 55""""#;
+/// Text functions with several arguments go row by row.
+const RULE_TEXT: &str = r#"sql = """
+    SELECT concat(device_id, '/', seq) AS id, substring(device_id, 7) AS number
+    WHERE startswith(device_id, 'device-')""""#;
+const RULE_MESSAGES: &str = r#"sql = "SELECT *, timestamp() AS ts FROM 'iot/+' WHERE temperature > 21""#;
 const ANOMALY: &str = r#"metrics = ["temperature", "humidity"]"#;
 
 fn schema() -> SchemaRef {
@@ -114,7 +129,7 @@ fn run(criterion: &mut Criterion, name: &str, case: &str, mut transform: Box<dyn
         }
     };
     let mut group = criterion.benchmark_group(name);
-    group.throughput(Throughput::Elements((ROWS * batches.len()) as u64));
+    group.throughput(Throughput::Elements(batches.iter().map(RecordBatch::num_rows).sum::<usize>() as u64));
     group.bench_function(BenchmarkId::from_parameter(case), |bencher| {
         bencher.iter_batched(&mut next_round, &mut send, BatchSize::PerIteration);
     });
@@ -157,5 +172,58 @@ fn anomaly(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(transforms, validate, enrich, anomaly);
+fn rule(criterion: &mut Criterion) {
+    let large = batches(0.01);
+    // The same rows in batches of 64: what a quiet pipeline has.
+    let small: Vec<RecordBatch> =
+        large.iter().take(4).flat_map(|rows| (0..ROWS / 64).map(|part| rows.slice(part * 64, 64))).collect();
+    for (size, batches) in [("8,192 rows", &large), ("64 rows", &small)] {
+        for (case, text) in [("filter", RULE_FILTER), ("compute", RULE_COMPUTE), ("text", RULE_TEXT)] {
+            run(criterion, "rule", &format!("{case}, {size}"), built::<RuleConfig>(text), batches);
+        }
+    }
+    messages(criterion);
+}
+
+/// Rules over messages that have not been decoded: 115 bytes of JSON each.
+fn messages(criterion: &mut Criterion) {
+    let schema = Arc::new(Schema::new(vec![
+        Field::new("topic", DataType::Utf8, true),
+        Field::new("payload", DataType::Binary, false),
+        Field::new("received_at", timestamp_type(), false),
+    ]));
+    let payloads = (0..ROWS).map(|row| {
+        format!(
+            "{{\"device_id\":\"device-{}\",\"timestamp\":\"2026-01-31T12:00:00.123Z\",\"temperature\":{}.5,\"humidity\":48.25}}",
+            row % DEVICES,
+            15 + row % 12
+        )
+    });
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter_values((0..ROWS).map(|row| format!("iot/device-{}", row % DEVICES)))),
+        Arc::new(BinaryArray::from_iter_values(payloads)),
+        Arc::new(TimestampMicrosecondArray::from(vec![RECEIVED_AT_US; ROWS]).with_timezone("UTC")),
+    ];
+    let rows = RecordBatch::try_new(schema.clone(), columns).expect("the columns are those of the schema");
+    let small: Vec<RecordBatch> = (0..ROWS / 64).map(|part| rows.slice(part * 64, 64)).collect();
+    let mut group = criterion.benchmark_group("rule");
+    group.throughput(Throughput::Elements(ROWS as u64));
+    for (case, batches) in [("messages, 8,192 rows", vec![rows]), ("messages, 64 rows", small)] {
+        let config: RuleConfig = toml::from_str(RULE_MESSAGES).expect("a valid configuration");
+        let mut transform =
+            config.build(&schema, &testing::build_context("stage", "")).expect("a valid configuration").transform;
+        let mut out = Emitter::default();
+        group.bench_function(BenchmarkId::from_parameter(case), |bencher| {
+            bencher.iter(|| {
+                for rows in &batches {
+                    transform.apply(Batch::detached(rows.clone()), &mut out).expect("a transform takes every batch");
+                    black_box(out.take());
+                }
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(transforms, validate, enrich, anomaly, rule);
 criterion_main!(transforms);

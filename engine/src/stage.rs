@@ -5,6 +5,7 @@
 //! input schema without any I/O, and declares the schema of each of its ports; so the plan knows
 //! every edge before anything starts, and a running stage can't meet a missing column.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
@@ -402,12 +403,21 @@ pub struct BuildError {
     pub message: String,
     /// A way out, in sentences.
     pub hint: Option<String>,
+    /// The part of the text at `key` that is wrong, in bytes; `None`: all of it.
+    pub within: Option<Range<usize>>,
 }
 
 impl BuildError {
     /// The value at `key` will never work.
     pub fn invalid(key: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { key: key.into(), message: message.into(), hint: None }
+        Self { key: key.into(), message: message.into(), hint: None, within: None }
+    }
+
+    /// Points at a part of the text at the key, in bytes: a text with a language of its own.
+    #[must_use]
+    pub fn within(mut self, part: Range<usize>) -> Self {
+        self.within = Some(part);
+        self
     }
 
     /// A way out, in sentences.

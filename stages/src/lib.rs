@@ -28,6 +28,7 @@ pub fn registry() -> Registry {
         .with_transform::<transforms::enrich::EnrichConfig>()
         .with_transform::<transforms::exec::ExecConfig>()
         .with_transform::<transforms::gaps::GapsConfig>()
+        .with_transform::<transforms::rule::RuleConfig>()
         .with_transform::<transforms::silence::SilenceConfig>()
         .with_transform::<transforms::validate::ValidateConfig>()
         .with_sink::<sinks::console::ConsoleConfig>();

@@ -17,11 +17,24 @@ pub struct Mistake {
     pub place: Option<Range<usize>>,
     /// A way out, in sentences.
     pub hint: Option<String>,
+    /// The part of the text at `place` that is wrong, in bytes of that text.
+    pub(crate) within: Option<Range<usize>>,
 }
 
 impl Mistake {
     pub(crate) fn new(place: Option<Range<usize>>, message: impl Into<String>) -> Self {
-        Self { message: message.into(), place, hint: None }
+        Self { message: message.into(), place, hint: None, within: None }
+    }
+
+    /// The part of the file that `within` means, if the text stands there as it is read: not where `${VAR}`
+    /// was expanded, nor behind a rare escape.
+    fn narrow(&mut self, file: &str) {
+        let (Some(place), Some(part)) = (&self.place, self.within.take()) else { return };
+        let Some(raw) = file.get(place.clone()).filter(|raw| !raw.contains("${")) else { return };
+        let ends = place_in_text(raw, part.start).zip(place_in_text(raw, part.end));
+        if let Some((start, end)) = ends {
+            self.place = Some(place.start + start..place.start + end);
+        }
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -43,6 +56,7 @@ pub struct Mistakes {
 
 impl Mistakes {
     pub(crate) fn new(file: &str, text: &str, mut all: Vec<Mistake>) -> Self {
+        all.iter_mut().for_each(|mistake| mistake.narrow(text));
         all.sort_by_key(|mistake| mistake.place.as_ref().map_or(usize::MAX, |place| place.start));
         all.dedup();
         Self { file: file.to_owned(), text: masked(text).into_owned(), all }
@@ -84,3 +98,64 @@ impl fmt::Display for Mistakes {
 }
 
 impl std::error::Error for Mistakes {}
+
+/// Where a byte of a text stands in its TOML form, quotes and all.
+fn place_in_text(raw: &str, byte: usize) -> Option<usize> {
+    let quotes = ["\'\'\'", "\"\"\"", "\'", "\""].into_iter().find(|quotes| raw.starts_with(quotes))?;
+    let mut at = quotes.len();
+    // A newline right behind three quotes is not part of the text.
+    if quotes.len() == 3 {
+        at += raw[at..].len()
+            - raw[at..].strip_prefix("\r\n").or(raw[at..].strip_prefix('\n')).unwrap_or(&raw[at..]).len();
+    }
+    let mut read = 0;
+    while read < byte {
+        let mut rest = raw.get(at..)?.chars();
+        let first = rest.next()?;
+        if first == '\\' && quotes.starts_with('"') {
+            // Two characters that stand for one byte; others are not looked into.
+            rest.next().filter(|escaped| "btnfre\"\\".contains(*escaped))?;
+            at += 2;
+            read += 1;
+        } else {
+            at += first.len_utf8();
+            read += first.len_utf8();
+        }
+    }
+    (read == byte && at + quotes.len() <= raw.len()).then_some(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_text_is_found_in_every_form_of_it() {
+        for (raw, text, part) in [
+            (r#""a bcd e""#, "a bcd e", "bcd"),
+            ("\'a bcd e\'", "a bcd e", "bcd"),
+            (r#""a \"x\" \\ bcd e""#, r#"a "x" \ bcd e"#, "bcd"),
+            ("\"\"\"\na\nbcd\n\"\"\"", "a\nbcd\n", "bcd"),
+            ("\'\'\'\nä \\ bcd\'\'\'", "ä \\ bcd", "bcd"),
+            ("\'\'\'\r\na bcd\'\'\'", "a bcd", "bcd"),
+        ] {
+            let file = format!("sql = {raw}\n");
+            let start = text.find(part).unwrap();
+            let mut mistake = Mistake::new(Some(6..6 + raw.len()), "wrong");
+            mistake.within = Some(start..start + part.len());
+            mistake.narrow(&file);
+            assert_eq!(&file[mistake.place.unwrap()], part, "{raw}");
+        }
+    }
+
+    #[test]
+    fn a_text_that_is_not_read_as_it_stands_is_pointed_at_as_a_whole() {
+        for raw in ["\"${A} bcd\"", "\"\\u0041 bcd\"", "\"a\""] {
+            let file = format!("sql = {raw}\n");
+            let mut mistake = Mistake::new(Some(6..6 + raw.len()), "wrong");
+            mistake.within = Some(2..5);
+            mistake.narrow(&file);
+            assert_eq!(&file[mistake.place.unwrap()], raw);
+        }
+    }
+}

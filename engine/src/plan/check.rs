@@ -230,6 +230,7 @@ fn all_mistakes(
         reported.insert(error.key.clone());
         let mut mistake = Mistake::new(stage.places.of(&error.key), in_code(stage, &error.key, error.message));
         mistake.hint = error.hint;
+        mistake.within = error.within.filter(|_| stage.places.has(&error.key));
         mistakes.push(mistake);
         let rest = stage.source.as_mut().and_then(|source| source.without(&error.key));
         let again = rest.and_then(|config| config.build(input, cx).err());

@@ -10,6 +10,7 @@ mod fleet;
 pub mod gaps;
 mod keys;
 mod refusal;
+pub mod rule;
 pub mod silence;
 mod snapshot;
 #[cfg(test)]
