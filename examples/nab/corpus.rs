@@ -6,8 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use arrow::array::{AsArray, StringArray};
 use arrow::compute::cast;
-use arrow::datatypes::TimestampMicrosecondType;
-use pipeline_engine::schema::timestamp_type;
+use arrow::datatypes::{DataType, TimeUnit, TimestampMicrosecondType};
 
 use super::scoring::Labels;
 
@@ -79,8 +78,8 @@ fn rows_of(window: &[String; 2], times_us: &[i64]) -> Result<(usize, usize)> {
 
 /// Times without a zone, taken for UTC.
 fn micros(times: &[&str]) -> Result<Vec<i64>> {
-    let texts = StringArray::from_iter_values(times.iter().map(|time| format!("{}Z", time.trim())));
-    let cast = cast(&texts, &timestamp_type())?;
+    let texts = StringArray::from_iter_values(times.iter().map(|time| time.trim()));
+    let cast = cast(&texts, &DataType::Timestamp(TimeUnit::Microsecond, None))?;
     let found = cast.as_primitive::<TimestampMicrosecondType>();
     ensure!(found.iter().all(|time| time.is_some()), "a time is not of the form 2014-04-01 00:05:00");
     Ok(found.values().to_vec())

@@ -21,10 +21,11 @@ pub struct Detections {
     pub alerts: Vec<usize>,
 }
 
-/// The method as it ships: nothing is set but its name, and for `auto` not even that.
-pub fn run(series: &Series, method: &str) -> Result<Detections> {
+/// The method as it ships: nothing is set but its name, for `auto` not even that, and `settings`, as lines
+/// of a pipeline file.
+pub fn run(series: &Series, method: &str, settings: &str) -> Result<Detections> {
     let name = if method == "auto" { String::new() } else { format!("method = \"{method}\"\n") };
-    let config: AnomalyConfig = toml::from_str(&format!("{name}metrics = [\"value\"]"))?;
+    let config: AnomalyConfig = toml::from_str(&format!("{name}metrics = [\"value\"]\n{settings}"))?;
     let schema = Arc::new(Schema::new(vec![
         Field::new("device_id", DataType::Utf8, false),
         Field::new("timestamp", timestamp_type(), false),

@@ -1,11 +1,11 @@
 //! Scores the transform `anomaly` on the Numenta Anomaly Benchmark, by its published rules.
 //!
 //! ```sh
-//! cargo run --release --example nab -- FOLDER [METHOD...]
+//! cargo run --release --example nab -- FOLDER [METHOD | KEY=VALUE]...
 //! ```
 //!
 //! FOLDER holds `windows.json` and the series, or is a checkout of the benchmark. Each method runs as it
-//! ships, with nothing set but its name; each series is a device of its own, read once and in order. It prints
+//! ships, with nothing set but its name and what is given as KEY=VALUE (`cooldown="1d"`); each series is a device of its own, read once and in order. It prints
 //!
 //! - the benchmark's figure: one threshold for all series, the one that is best for them, over the scores;
 //! - the same with the threshold that ships: what is scored then are the alerts, rows of the port `anomalies`;
@@ -31,15 +31,18 @@ const METHODS: [&str; 7] = ["auto", "zscore", "ewma", "robust", "seasonal", "rat
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args_os().skip(1);
-    let folder = PathBuf::from(arguments.next().context("usage: nab FOLDER [METHOD...]")?);
-    let chosen: Vec<String> = arguments.map(|word| word.to_string_lossy().into_owned()).collect();
+    let folder = PathBuf::from(arguments.next().context("usage: nab FOLDER [METHOD | KEY=VALUE]...")?);
+    let words = arguments.map(|word| word.to_string_lossy().into_owned());
+    let (settings, chosen): (Vec<String>, Vec<String>) = words.partition(|word| word.contains('='));
+    let settings = settings.join("\n");
     let (series, missing) = corpus::read(&folder)?;
     ensure!(!series.is_empty(), "there is no series in {}", folder.display());
     let rows: usize = series.iter().map(|series| series.values.len()).sum();
     let windows: usize = series.iter().map(|series| series.labels.windows.len()).sum();
     println!("{} series, {rows} rows, {windows} windows; {missing} labelled series are not there\n", series.len());
     for method in METHODS.iter().filter(|method| chosen.is_empty() || chosen.iter().any(|word| word == *method)) {
-        let found: Result<Vec<Detections>> = series.iter().map(|series| detect::run(series, method)).collect();
+        let found: Result<Vec<Detections>> =
+            series.iter().map(|series| detect::run(series, method, &settings)).collect();
         report(method, &series, &found?);
     }
     Ok(())

@@ -89,7 +89,7 @@ fn the_default_is_better_than_htm_on_the_part_that_is_there() {
         return;
     };
     let (series, _) = corpus::read(&Path::new(&data).join("nab")).expect("the series");
-    let found: Vec<_> = series.iter().map(|series| detect::run(series, "auto").expect("it runs")).collect();
+    let found: Vec<_> = series.iter().map(|series| detect::run(series, "auto", "").expect("it runs")).collect();
     let scored: Vec<Scored<'_>> =
         series.iter().zip(&found).map(|(series, found)| (&series.labels, &found.scores[..])).collect();
     let windows = series.iter().map(|series| series.labels.windows.len()).sum();

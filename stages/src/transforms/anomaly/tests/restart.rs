@@ -107,3 +107,36 @@ fn every_method_has_something_to_say_of_such_readings() {
         assert!(scored.contains("temperature_score") && alerts.contains("zscore"), "{method}: {alerts}");
     }
 }
+
+/// What docs/anomaly.md says a device and metric takes, with a little for its name.
+#[test]
+fn what_is_remembered_of_a_device_is_bounded() {
+    let bounds = [
+        ("method = \"zscore\"", 700),
+        ("method = \"ewma\"", 200),
+        ("method = \"robust\"", 1_200),
+        ("method = \"seasonal\"", 2_000),
+        ("method = \"seasonal\"\nseason = \"hour_of_week\"", 12_500),
+        ("method = \"rate\"", 700),
+        ("method = \"flatline\"", 200),
+        ("method = \"auto\"", 12_700),
+    ];
+    // Surprises that come down slowly: none is news, and `auto` would like to remember each.
+    let shrinking = (0..6_000_i64).map(|step| {
+        let mut reading = super::Reading::of("a", step * 900 * super::SECOND_US);
+        let noise = (step * 7919 % 101) as f64 / 101.0;
+        let spike = if step % 50 == 0 { 1e6 / (1.0 + step as f64) } else { 0.0 };
+        reading.temperature = Some(20.0 + noise + spike);
+        reading
+    });
+    let readings: Vec<super::Reading> = shrinking.collect();
+    for (method, bound) in bounds {
+        let mut stage = super::stage(&format!("metrics = [\"temperature\"]\n{method}"));
+        let mut sizes = Vec::new();
+        for part in readings.chunks(1_000) {
+            super::apply(stage.transform.as_mut(), super::Batch::detached(super::rows(part)));
+            sizes.push(stage.transform.snapshot().unwrap().len());
+        }
+        assert!(sizes.iter().all(|size| *size < bound), "{method}: {sizes:?}");
+    }
+}
