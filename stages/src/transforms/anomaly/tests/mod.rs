@@ -1,3 +1,4 @@
+mod auto;
 mod episodes;
 mod methods;
 mod restart;
