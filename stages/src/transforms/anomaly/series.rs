@@ -113,6 +113,7 @@ impl<S> Series<S> {
 
     /// Where the value stands against what came before it, if there is enough to go by; then learns
     /// from it what the rules allow.
+    #[inline]
     pub(super) fn observe<M: Method<State = S>>(
         &mut self,
         method: &M,

@@ -72,23 +72,31 @@ fn median(sorted: &[f64]) -> f64 {
     if sorted.len() % 2 == 1 { sorted[half] } else { f64::midpoint(sorted[half - 1], sorted[half]) }
 }
 
-/// The median of the distances from `centre`: the distances rise from there to both sides, so walking
-/// outwards meets them in order of size.
+/// The median of the distances from `centre`: they rise from there to both sides, so it is the middle of
+/// two lists that are in order. A binary search finds how many of the lower half lie below the centre.
 fn median_distance(sorted: &[f64], centre: f64) -> f64 {
     let split = sorted.partition_point(|value| *value < centre);
-    let mut below = sorted[..split].iter().rev().map(|value| centre - value).peekable();
-    let mut above = sorted[split..].iter().map(|value| value - centre).peekable();
-    let mut nearest = || match (below.peek(), above.peek()) {
-        (Some(left), Some(right)) if left < right => below.next(),
-        (Some(_), None) => below.next(),
-        _ => above.next(),
-    };
+    let (below, above) = sorted.split_at(split);
+    let below_at = |index: usize| below.len().checked_sub(index + 1).map_or(f64::INFINITY, |at| centre - below[at]);
+    let above_at = |index: usize| above.get(index).map_or(f64::INFINITY, |value| value - centre);
     let half = sorted.len() / 2;
-    let (mut last, mut middle) = (0.0, 0.0);
-    for _ in 0..=half {
-        (last, middle) = (middle, nearest().unwrap_or(middle));
+    let (mut least, mut most) = (half.saturating_sub(above.len()), half.min(below.len()));
+    while least < most {
+        let taken = usize::midpoint(least, most);
+        if below_at(taken) < above_at(half - taken - 1) {
+            least = taken + 1;
+        } else {
+            most = taken;
+        }
     }
-    if sorted.len() % 2 == 1 { middle } else { f64::midpoint(last, middle) }
+    let others = half - least;
+    let upper = below_at(least).min(above_at(others));
+    if sorted.len() % 2 == 1 {
+        return upper;
+    }
+    let lower = [(least, &below_at as &dyn Fn(usize) -> f64), (others, &above_at)];
+    let lower = lower.into_iter().filter(|(taken, _)| *taken > 0).map(|(taken, at)| at(taken - 1));
+    f64::midpoint(lower.fold(0.0, f64::max), upper)
 }
 
 impl Method for Robust {
