@@ -74,3 +74,36 @@ fn a_surprise_of_a_clock_that_was_ahead_does_not_silence_the_next() {
     let found = flagged(AUTO, &readings);
     assert!(found.contains(&400) && found.contains(&1500), "{found:?}");
 }
+
+/// False alarms of two days, for noise of several kinds; the first day is for learning what a day is like.
+#[test]
+fn noise_has_a_few_alerts_a_day_whatever_the_rate() {
+    let kinds: [(&str, fn(f64, f64, f64) -> f64); 4] = [
+        ("the bell curve", |bell, _, _| 20.0 + 0.3 * bell),
+        ("with a daily rhythm", |bell, _, day| 20.0 + 5.0 * day + 0.3 * bell),
+        ("lognormal", |bell, _, day| (1.0 + 0.5 * day + 0.8 * bell).exp()),
+        ("exponential", |_, even, _| -10.0 * even.ln()),
+    ];
+    for (name, value) in kinds {
+        for step_s in [5, 60, 300] {
+            let mut state = 7_u64;
+            let mut even = || {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                ((state >> 11) as f64 + 0.5) / (1_u64 << 53) as f64
+            };
+            let mut readings = Vec::new();
+            for step in 0..3 * 86_400 / step_s {
+                let time_s = step * step_s;
+                let day = (time_s as f64 / 86_400.0 * std::f64::consts::TAU).sin();
+                let bell = (-2.0 * even().ln()).sqrt() * (std::f64::consts::TAU * even()).cos();
+                let mut reading = Reading::of("dev-1", time_s * SECOND_US);
+                reading.temperature = Some(value(bell, even(), day));
+                readings.push(reading);
+            }
+            let alerts = scored(AUTO, &readings).texts(ANOMALIES, "event_time");
+            let alerts = alerts.iter().filter(|time| !time.starts_with("1970-01-01")).count();
+            println!("{name}, every {step_s} s: {alerts} alerts in two days");
+            assert!(alerts <= 8, "{name}, every {step_s} s: {alerts} alerts in two days");
+        }
+    }
+}
