@@ -44,6 +44,7 @@ const PIPELINE: &str = r#"
     type = "anomaly"
     inputs = ["located"]
     metrics = ["temperature", "humidity"]
+    method = "zscore"
 
     [sinks.nowhere]
     type = "discard"

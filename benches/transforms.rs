@@ -1,5 +1,5 @@
-//! What a row costs in each transform: 1,000 devices that take turns, batches of 8,192 rows (`rule` also of
-//! 64), one row in a hundred bad.
+//! What a row costs in each transform: 1,000 devices that take turns, batches of 8,192 rows and of 64, one row in a
+//! hundred bad.
 //!
 //! `cargo bench --bench transforms`; figures are rows a second, through the stage as the engine runs
 //! it.
@@ -17,8 +17,13 @@ use pipeline_engine::schema::timestamp_type;
 use pipeline_engine::stage::{Batch, BuildContext, Emitter, Transform, TransformConfig};
 use pipeline_engine::{Partition, Span, testing};
 use pipeline_stages::transforms::anomaly::AnomalyConfig;
+use pipeline_stages::transforms::dedupe::DedupeConfig;
+use pipeline_stages::transforms::downsample::DownsampleConfig;
 use pipeline_stages::transforms::enrich::EnrichConfig;
+use pipeline_stages::transforms::exec::ExecConfig;
+use pipeline_stages::transforms::gaps::GapsConfig;
 use pipeline_stages::transforms::rule::RuleConfig;
+use pipeline_stages::transforms::silence::SilenceConfig;
 use pipeline_stages::transforms::validate::ValidateConfig;
 use rand::{RngExt, SeedableRng};
 
@@ -26,8 +31,9 @@ const DEVICES: usize = 1_000;
 const ROWS: usize = 8_192;
 /// Enough for each device to fill its windows, few enough to stay in the cache of a small machine.
 const BATCHES: usize = 32;
-/// Longer than the readings of all batches take.
-const ROUND_US: i64 = 300_000_000;
+/// Longer than the readings of all batches take; a day, so that what is compared with the same hour of
+/// earlier days has some.
+const ROUND_US: i64 = 86_400_000_000;
 const RECEIVED_AT_US: i64 = 1_769_860_800_000_000;
 
 const VALIDATE: &str = r#"
@@ -48,7 +54,11 @@ const RULE_TEXT: &str = r#"sql = """
     SELECT concat(device_id, '/', seq) AS id, substring(device_id, 7) AS number
     WHERE startswith(device_id, 'device-')""""#;
 const RULE_MESSAGES: &str = r#"sql = "SELECT *, timestamp() AS ts FROM 'iot/+' WHERE temperature > 21""#;
+const MEANS: &str = "[aggregates]\nmean = \"mean(temperature)\"\nmin = \"min(temperature)\"\nmax = \"max(temperature)\"";
+const PERCENTILES: &str = "[aggregates]\np50 = \"median(temperature)\"\np99 = \"percentile(temperature, 99)\"";
 const ANOMALY: &str = r#"metrics = ["temperature", "humidity"]"#;
+/// The methods of `anomaly`; the first is taken also with bad rows.
+const METHODS: [&str; 7] = ["zscore", "ewma", "robust", "seasonal", "rate", "flatline", "auto"];
 
 fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
@@ -129,19 +139,34 @@ fn run(criterion: &mut Criterion, name: &str, case: &str, mut transform: Box<dyn
         }
     };
     let mut group = criterion.benchmark_group(name);
-    group.throughput(Throughput::Elements(batches.iter().map(RecordBatch::num_rows).sum::<usize>() as u64));
+    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+    group.throughput(Throughput::Elements(rows as u64));
     group.bench_function(BenchmarkId::from_parameter(case), |bencher| {
         bencher.iter_batched(&mut next_round, &mut send, BatchSize::PerIteration);
     });
     group.finish();
 }
 
+/// A stage fed with large batches, and another one with the same rows in batches of 64: what a quiet pipeline has.
+fn run_both(
+    criterion: &mut Criterion,
+    name: &str,
+    case: &str,
+    stage: impl Fn() -> Box<dyn Transform>,
+    large: &[RecordBatch],
+) {
+    let small: Vec<RecordBatch> =
+        large.iter().take(4).flat_map(|rows| (0..ROWS / 64).map(|part| rows.slice(part * 64, 64))).collect();
+    run(criterion, name, &format!("{case}, batches of 8192"), stage(), large);
+    run(criterion, name, &format!("{case}, batches of 64"), stage(), &small);
+}
+
 fn validate(criterion: &mut Criterion) {
     let (good, bad) = (batches(0.0), batches(0.01));
-    run(criterion, "validate", "all good", built::<ValidateConfig>(VALIDATE), &good);
-    run(criterion, "validate", "1% bad", built::<ValidateConfig>(VALIDATE), &bad);
+    run_both(criterion, "validate", "all good", || built::<ValidateConfig>(VALIDATE), &good);
+    run_both(criterion, "validate", "1% bad", || built::<ValidateConfig>(VALIDATE), &bad);
     let text = format!("{VALIDATE}\n{PATTERN}");
-    run(criterion, "validate", "all good, with a pattern", built::<ValidateConfig>(&text), &good);
+    run_both(criterion, "validate", "all good, with a pattern", || built::<ValidateConfig>(&text), &good);
 }
 
 fn enrich(criterion: &mut Criterion) {
@@ -161,28 +186,44 @@ fn enrich(criterion: &mut Criterion) {
         )
     };
     let batches = batches(0.0);
-    run(criterion, "enrich", "nulls", built::<EnrichConfig>(&text("null")), &batches);
-    run(criterion, "enrich", "1% rejected", built::<EnrichConfig>(&text("reject")), &batches);
+    run_both(criterion, "enrich", "nulls", || built::<EnrichConfig>(&text("null")), &batches);
+    run_both(criterion, "enrich", "1% rejected", || built::<EnrichConfig>(&text("reject")), &batches);
 }
 
 fn anomaly(criterion: &mut Criterion) {
-    for (case, bad_ratio) in [("all good", 0.0), ("1% flagged", 0.01)] {
-        let batches = batches(bad_ratio);
-        run(criterion, "anomaly", case, built::<AnomalyConfig>(ANOMALY), &batches);
+    let stage = |method| built::<AnomalyConfig>(&format!("{ANOMALY}\nmethod = \"{method}\""));
+    let (good, bad) = (batches(0.0), batches(0.01));
+    run(criterion, "anomaly", "all good", stage(METHODS[0]), &good);
+    run(criterion, "anomaly", "1% flagged", stage(METHODS[0]), &bad);
+    for method in METHODS {
+        run_both(criterion, "anomaly", method, || stage(method), &good);
     }
 }
 
 fn rule(criterion: &mut Criterion) {
     let large = batches(0.01);
-    // The same rows in batches of 64: what a quiet pipeline has.
-    let small: Vec<RecordBatch> =
-        large.iter().take(4).flat_map(|rows| (0..ROWS / 64).map(|part| rows.slice(part * 64, 64))).collect();
-    for (size, batches) in [("8,192 rows", &large), ("64 rows", &small)] {
-        for (case, text) in [("filter", RULE_FILTER), ("compute", RULE_COMPUTE), ("text", RULE_TEXT)] {
-            run(criterion, "rule", &format!("{case}, {size}"), built::<RuleConfig>(text), batches);
-        }
+    for (case, text) in [("filter", RULE_FILTER), ("compute", RULE_COMPUTE), ("text", RULE_TEXT)] {
+        run_both(criterion, "rule", case, || built::<RuleConfig>(text), &large);
     }
     messages(criterion);
+}
+
+/// What follows each device through time.
+fn followed(criterion: &mut Criterion) {
+    let batches = batches(0.0);
+    for (case, aggregates) in [("mean, min, max", MEANS), ("percentiles", PERCENTILES)] {
+        let text = format!("window = \"1m\"\n{aggregates}");
+        run_both(criterion, "downsample", case, || built::<DownsampleConfig>(&text), &batches);
+    }
+    run_both(criterion, "silence", "learned", || built::<SilenceConfig>(""), &batches);
+    run_both(criterion, "gaps", "none", || built::<GapsConfig>("counter = \"seq\""), &batches);
+    let key = "key = [\"device_id\", \"timestamp\"]";
+    run_both(criterion, "dedupe", "none", || built::<DedupeConfig>(key), &batches);
+}
+
+/// To a program and back, which does nothing to the rows.
+fn exec(criterion: &mut Criterion) {
+    run_both(criterion, "exec", "cat", || built::<ExecConfig>("command = [\"cat\"]"), &batches(0.0));
 }
 
 /// Rules over messages that have not been decoded: 115 bytes of JSON each.
@@ -208,7 +249,7 @@ fn messages(criterion: &mut Criterion) {
     let small: Vec<RecordBatch> = (0..ROWS / 64).map(|part| rows.slice(part * 64, 64)).collect();
     let mut group = criterion.benchmark_group("rule");
     group.throughput(Throughput::Elements(ROWS as u64));
-    for (case, batches) in [("messages, 8,192 rows", vec![rows]), ("messages, 64 rows", small)] {
+    for (case, batches) in [("messages, batches of 8192", vec![rows]), ("messages, batches of 64", small)] {
         let config: RuleConfig = toml::from_str(RULE_MESSAGES).expect("a valid configuration");
         let mut transform =
             config.build(&schema, &testing::build_context("stage", "")).expect("a valid configuration").transform;
@@ -225,5 +266,5 @@ fn messages(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(transforms, validate, enrich, anomaly, rule);
+criterion_group!(transforms, validate, enrich, anomaly, rule, followed, exec);
 criterion_main!(transforms);

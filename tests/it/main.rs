@@ -10,6 +10,7 @@ mod end_to_end;
 mod examples;
 mod http;
 mod mqtt;
+mod nab;
 mod oracle;
 mod parquet;
 mod pipeline_file;

@@ -1,6 +1,6 @@
-//! The devices whose windows are remembered, bounded in number.
+//! The devices that are remembered, bounded in number.
 //!
-//! A device is found by one look into a hash table; its windows lie side by side. The table's order
+//! A device is found by one look into a hash table; what is remembered of its metrics lies side by side. The table's order
 //! shows nowhere: devices are numbered as they come, and forgotten by when they were last seen.
 
 use std::collections::{HashMap, VecDeque};
@@ -10,20 +10,20 @@ use ahash::RandomState;
 use pipeline_engine::Counter;
 use pipeline_engine::stage::StageError;
 
-use super::baseline::Baseline;
+use super::methods::Method;
+use super::series::Series;
 use crate::transforms::snapshot::{Reader, Writer, damaged};
 
-/// All windows.
-pub(super) struct Fleet {
+/// All devices, and the method that says what is remembered of each.
+pub(super) struct Fleet<M: Method> {
     metrics: usize,
-    window: usize,
     devices_max: usize,
     slots: HashMap<Arc<str>, usize, RandomState>,
     devices: Vec<Device>,
     /// By device, then metric.
-    baselines: Vec<Baseline>,
-    /// By device, then metric, then place in the ring.
-    rings: Vec<f64>,
+    series: Vec<Series<M::State>>,
+    /// By device, then metric, then the method's place.
+    places: Vec<f64>,
     /// Counts sightings: the order in which devices were last seen.
     sightings: u64,
     /// Devices by when they were last seen, as it was when this was filled.
@@ -35,29 +35,23 @@ struct Device {
     last_sighting: u64,
 }
 
-impl Fleet {
-    pub(super) fn new(metrics: usize, window: u32, devices_max: u32) -> Self {
+impl<M: Method> Fleet<M> {
+    pub(super) fn new(metrics: usize, devices_max: u32) -> Self {
         Self {
             metrics,
-            window: window as usize,
             devices_max: devices_max as usize,
             slots: HashMap::default(),
             devices: Vec::new(),
-            baselines: Vec::new(),
-            rings: Vec::new(),
+            series: Vec::new(),
+            places: Vec::new(),
             sightings: 0,
             oldest: VecDeque::new(),
         }
     }
 
-    /// How many readings a window holds.
-    pub(super) fn window(&self) -> usize {
-        self.window
-    }
-
     /// The slot of a device, which counts as seen. A new one takes the place of the device seen least
     /// recently when there are too many; no other slot changes.
-    pub(super) fn slot(&mut self, key: &str, evicted: &Counter) -> usize {
+    pub(super) fn slot(&mut self, key: &str, method: &M, evicted: &Counter) -> usize {
         self.sightings += 1;
         if let Some(slot) = self.slots.get(key) {
             self.devices[*slot].last_sighting = self.sightings;
@@ -67,55 +61,48 @@ impl Fleet {
         let key = device.key.clone();
         let slot = if self.devices.len() < self.devices_max {
             self.devices.push(device);
-            self.baselines.resize(self.devices.len() * self.metrics, Baseline::EMPTY);
-            self.rings.resize(self.baselines.len() * self.window, 0.0);
+            self.series.resize(self.devices.len() * self.metrics, Series::empty(method.empty()));
+            self.places.resize(self.series.len() * method.places(), 0.0);
             self.devices.len() - 1
         } else {
             let slot = self.forget_oldest();
             evicted.increment();
             self.devices[slot] = device;
-            // What is left in the rings is read by no empty window.
-            self.baselines[slot * self.metrics..][..self.metrics].fill(Baseline::EMPTY);
+            // What is left in the places means nothing to an empty state.
+            self.series[slot * self.metrics..][..self.metrics].fill(Series::empty(method.empty()));
             slot
         };
         self.slots.insert(key, slot);
         slot
     }
 
-    /// The sums and the ring of a device's metric.
-    pub(super) fn baseline(&mut self, slot: usize, metric: usize) -> (&mut Baseline, &mut [f64]) {
+    /// The readings of a device's metric, and its `places`.
+    pub(super) fn series(&mut self, slot: usize, metric: usize, places: usize) -> (&mut Series<M::State>, &mut [f64]) {
         let index = slot * self.metrics + metric;
-        (&mut self.baselines[index], &mut self.rings[index * self.window..][..self.window])
+        (&mut self.series[index], &mut self.places[index * places..][..places])
     }
 
-    /// All windows, device by device. Not the hash table and the queue, which can be made again.
-    pub(super) fn write(&self, state: &mut Writer) {
+    /// All series, device by device. Not the hash table and the queue, which can be made again.
+    pub(super) fn write(&self, method: &M, state: &mut Writer) {
+        let places = method.places();
         state.u64(self.sightings);
         state.u64(self.devices.len() as u64);
         for (slot, device) in self.devices.iter().enumerate() {
             state.bytes(device.key.as_bytes());
             state.u64(device.last_sighting);
             for index in slot * self.metrics..(slot + 1) * self.metrics {
-                self.baselines[index].write(&self.rings[index * self.window..][..self.window], state);
+                self.series[index].write(method, &self.places[index * places..][..places], state);
             }
         }
     }
 
-    /// Windows that were written, in a fleet of the same metrics and window as this one. Of too many
+    /// A fleet that was written, of the same metrics as this one and by the same method. Of too many
     /// devices those are left out that were seen least recently.
     ///
     /// # Errors
-    /// There can't be such windows.
-    pub(super) fn read(&self, state: &mut Reader<'_>) -> Result<Self, StageError> {
-        let mut fleet = Self {
-            slots: HashMap::default(),
-            devices: Vec::new(),
-            baselines: Vec::new(),
-            rings: Vec::new(),
-            sightings: state.u64()?,
-            oldest: VecDeque::new(),
-            ..*self
-        };
+    /// There can't be such a fleet.
+    pub(super) fn read(&self, method: &M, state: &mut Reader<'_>) -> Result<Self, StageError> {
+        let mut fleet = Self { sightings: state.u64()?, ..self.without_devices() };
         let devices = usize::try_from(state.u64()?).map_err(|_| damaged())?;
         for slot in 0..devices {
             let key: Arc<str> = std::str::from_utf8(state.bytes()?).map_err(|_| damaged())?.into();
@@ -125,34 +112,40 @@ impl Fleet {
             }
             fleet.devices.push(Device { key, last_sighting });
             for _ in 0..self.metrics {
-                let start = fleet.rings.len();
-                fleet.rings.resize(start + self.window, 0.0);
-                fleet.baselines.push(Baseline::read(&mut fleet.rings[start..], state)?);
+                let start = fleet.places.len();
+                fleet.places.resize(start + method.places(), 0.0);
+                fleet.series.push(Series::read(method, &mut fleet.places[start..], state)?);
             }
         }
-        if devices > self.devices_max { Ok(fleet.with_newest()) } else { Ok(fleet) }
+        if devices > self.devices_max { Ok(fleet.with_newest(method.places())) } else { Ok(fleet) }
+    }
+
+    fn without_devices(&self) -> Self {
+        Self {
+            metrics: self.metrics,
+            devices_max: self.devices_max,
+            slots: HashMap::default(),
+            devices: Vec::new(),
+            series: Vec::new(),
+            places: Vec::new(),
+            sightings: self.sightings,
+            oldest: VecDeque::new(),
+        }
     }
 
     /// As many of the devices as may be, those seen most recently.
-    fn with_newest(self) -> Self {
+    fn with_newest(self, places: usize) -> Self {
         let mut kept: Vec<usize> = (0..self.devices.len()).collect();
         kept.sort_unstable_by_key(|slot| std::cmp::Reverse(self.devices[*slot].last_sighting));
         kept.truncate(self.devices_max);
-        let mut fleet = Self {
-            slots: HashMap::default(),
-            devices: Vec::new(),
-            baselines: Vec::new(),
-            rings: Vec::new(),
-            oldest: VecDeque::new(),
-            ..self
-        };
+        let mut fleet = self.without_devices();
         for (slot, from) in kept.into_iter().enumerate() {
             let Device { key, last_sighting } = &self.devices[from];
             fleet.slots.insert(key.clone(), slot);
             fleet.devices.push(Device { key: key.clone(), last_sighting: *last_sighting });
-            let baselines = from * self.metrics..(from + 1) * self.metrics;
-            fleet.rings.extend(&self.rings[baselines.start * self.window..baselines.end * self.window]);
-            fleet.baselines.extend(&self.baselines[baselines]);
+            let series = from * self.metrics..(from + 1) * self.metrics;
+            fleet.places.extend(&self.places[series.start * places..series.end * places]);
+            fleet.series.extend_from_slice(&self.series[series]);
         }
         fleet
     }
@@ -181,6 +174,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::transforms::anomaly::methods::zscore::Zscore;
 
     proptest! {
         #[test]
@@ -189,12 +183,13 @@ mod tests {
             devices_max in 1..8u32,
         ) {
             let evicted = Counter::default();
-            let mut fleet = Fleet::new(1, 2, devices_max);
+            let method = Zscore { window: 2, warmup: 2 };
+            let mut fleet = Fleet::new(1, devices_max);
             let mut model: Vec<String> = Vec::new();
             let mut model_evicted = 0;
             for key in keys {
                 let key = format!("dev-{key}");
-                fleet.slot(&key, &evicted);
+                fleet.slot(&key, &method, &evicted);
                 model.retain(|other| *other != key);
                 model.push(key);
                 if model.len() > devices_max as usize {

@@ -13,29 +13,31 @@ use pipeline_engine::Counter;
 use pipeline_engine::stage::{Batch, Emitter, StageError, Transform};
 
 use super::ANOMALIES;
-use super::baseline::{Floor, Rules, Standing};
 use super::fleet::Fleet;
+use super::methods::{Limits, Method, Standing};
+use super::series::Rules;
 use crate::transforms::snapshot::{Fingerprint, Format, Reader, Writer};
 
-/// Rules by column, and the windows.
-pub(super) struct Anomaly {
+/// Rules by column, and the devices.
+pub(super) struct Anomaly<M: Method> {
     pub(super) pipeline: String,
     pub(super) key: usize,
     pub(super) time: usize,
     /// Column and name of each metric.
     pub(super) metrics: Vec<(usize, String)>,
+    pub(super) method: M,
     pub(super) rules: Rules,
     /// By metric.
-    pub(super) floors: Vec<Floor>,
-    pub(super) fleet: Fleet,
+    pub(super) limits: Vec<Limits>,
+    pub(super) fleet: Fleet<M>,
     pub(super) schema: SchemaRef,
     pub(super) anomalies: SchemaRef,
     pub(super) evicted: Counter,
-    /// Flagged readings of the batch at hand; kept for its capacity.
+    /// Alerts of the batch at hand; kept for its capacity.
     pub(super) found: Vec<Found>,
 }
 
-/// A flagged reading.
+/// A reading that is an alert.
 pub(super) struct Found {
     row: u32,
     metric: usize,
@@ -43,7 +45,7 @@ pub(super) struct Found {
     standing: Standing,
 }
 
-impl Transform for Anomaly {
+impl<M: Method> Transform for Anomaly<M> {
     fn apply(&mut self, batch: Batch, out: &mut Emitter) -> Result<(), StageError> {
         self.found.clear();
         let scored = self.score(&batch.rows)?;
@@ -60,32 +62,33 @@ impl Transform for Anomaly {
 
     fn snapshot(&self) -> Option<Vec<u8>> {
         let mut state = Writer::new(FORMAT, self.fingerprint());
-        self.fleet.write(&mut state);
+        self.fleet.write(&self.method, &mut state);
         Some(state.seal())
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), StageError> {
         let mut state = Reader::open(snapshot, FORMAT, self.fingerprint())?;
-        let fleet = self.fleet.read(&mut state)?;
+        let fleet = self.fleet.read(&self.method, &mut state)?;
         state.end()?;
         self.fleet = fleet;
         Ok(())
     }
 }
 
-const FORMAT: Format = Format { name: 3, version: 1 };
+const FORMAT: Format = Format { name: 3, version: 2 };
 
-impl Anomaly {
-    /// What the windows are of. With other thresholds they mean the same; with another of these they don't.
+impl<M: Method> Anomaly<M> {
+    /// What is remembered. With other thresholds it means the same; with another of these it doesn't.
     fn fingerprint(&self) -> u128 {
         let mut fingerprint = Fingerprint::default();
-        fingerprint.number(self.fleet.window() as u64);
+        fingerprint.text(M::WORD);
+        self.method.mark(&mut fingerprint);
         let columns = [self.key, self.time].into_iter().chain(self.metrics.iter().map(|(column, _)| *column));
         columns.for_each(|column| fingerprint.text(self.schema.field(column).name()));
         fingerprint.finish()
     }
 
-    /// All rows with their scores; flagged readings are put into `found`, in the order of the rows.
+    /// All rows with their scores; alerts are put into `found`, in the order of the rows.
     fn score(&mut self, rows: &RecordBatch) -> Result<RecordBatch, StageError> {
         let keys = rows.column(self.key).as_string::<i32>();
         let times = rows.column(self.time).as_primitive::<TimestampMicrosecondType>();
@@ -95,30 +98,35 @@ impl Anomaly {
         }
         let mut scores: Vec<_> = metrics.iter().map(|_| Float64Builder::with_capacity(rows.num_rows())).collect();
         let mut flags = BooleanBuilder::with_capacity(rows.num_rows());
+        let places = self.method.places();
         // The device of the row before: devices often send several readings together.
         let mut last: Option<(&str, usize)> = None;
         for row in 0..rows.num_rows() {
             let key = keys.is_valid(row).then(|| keys.value(row));
             if last.map(|(key, _)| key) != key {
-                last = key.map(|key| (key, self.fleet.slot(key, &self.evicted)));
+                last = key.map(|key| (key, self.fleet.slot(key, &self.method, &self.evicted)));
             }
             let time_us = times.is_valid(row).then(|| times.value(row));
-            let found_before = self.found.len();
+            let mut is_flagged = false;
             for (metric, values) in metrics.iter().enumerate() {
-                let standing = match last {
+                let judgement = match last {
                     Some((_, slot)) if values.is_valid(row) => {
-                        let (baseline, ring) = self.fleet.baseline(slot, metric);
-                        baseline.observe(ring, values.value(row), time_us, &self.rules, self.floors[metric])
+                        let (series, places) = self.fleet.series(slot, metric, places);
+                        let (value, limits) = (values.value(row), &self.limits[metric]);
+                        series.observe(&self.method, places, value, time_us, &self.rules, limits)
                     }
                     _ => None,
                 };
-                scores[metric].append_option(standing.map(|standing| standing.score));
-                if let Some(standing) = standing.filter(|standing| self.rules.flags(standing)) {
+                scores[metric].append_option(judgement.map(|judgement| judgement.standing.score));
+                let Some(judgement) = judgement.filter(|judgement| judgement.is_flagged) else { continue };
+                is_flagged = true;
+                if judgement.is_alert {
+                    let value = values.value(row);
                     let row = u32::try_from(row).map_err(|_| StageError::bug("a batch has more than 2^32 rows"))?;
-                    self.found.push(Found { row, metric, value: values.value(row as usize), standing });
+                    self.found.push(Found { row, metric, value, standing: judgement.standing });
                 }
             }
-            flags.append_value(self.found.len() > found_before);
+            flags.append_value(is_flagged);
         }
         let mut columns = rows.columns().to_vec();
         columns.extend(scores.iter_mut().map(|score| Arc::new(score.finish()) as ArrayRef));
@@ -138,17 +146,19 @@ impl Anomaly {
         let numbers =
             |of: fn(&Found) -> f64| Arc::new(Float64Array::from_iter_values(found.iter().map(of))) as ArrayRef;
         let severity = |found: &Found| if self.rules.is_critical(&found.standing) { "critical" } else { "warning" };
+        let readings = |found: &Found| i32::try_from(found.standing.readings).unwrap_or(i32::MAX);
         let columns: Vec<ArrayRef> = vec![
             Arc::new(detected_at.with_timezone("UTC")),
             take(rows.column(self.key), &indices, None)?,
             event_time,
             Arc::new(StringArray::from_iter_values(found.iter().map(|found| &self.metrics[found.metric].1))),
             numbers(|found| found.value),
-            numbers(|found| found.standing.mean),
+            numbers(|found| found.standing.expected),
             numbers(|found| found.standing.spread),
             numbers(|found| found.standing.score),
             Arc::new(StringArray::from_iter_values(found.iter().map(severity))),
-            Arc::new(Int32Array::from_iter_values(found.iter().map(|found| found.standing.readings))),
+            Arc::new(Int32Array::from_iter_values(found.iter().map(readings))),
+            Arc::new(StringArray::from_iter_values(found.iter().map(|found| found.standing.method))),
             Arc::new(StringArray::from_iter_values(found.iter().map(|_| &self.pipeline))),
         ];
         Ok(RecordBatch::try_new(self.anomalies.clone(), columns)?)

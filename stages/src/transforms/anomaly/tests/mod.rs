@@ -1,3 +1,8 @@
+mod auto;
+mod episodes;
+mod methods;
+mod restart;
+
 use std::collections::BTreeMap;
 
 use arrow::array::{AsArray, RecordBatch};
@@ -88,6 +93,7 @@ fn a_spike_is_one_row_by_anomalies_and_does_not_hide_the_next() {
     assert_eq!(text("value"), ["30.0", "-1.0"]);
     assert_eq!(text("severity"), ["critical"; 2]);
     assert_eq!(text("window_size"), ["8"; 2]);
+    assert_eq!(text("method"), ["zscore"; 2]);
     assert_eq!(text("pipeline"), ["detached"; 2]);
     let anomalies = outcome.port(ANOMALIES).unwrap();
     let [mean, stddev, value, score] = ["mean", "stddev", "value", "zscore"].map(|column| scores(anomalies, column));
@@ -242,7 +248,7 @@ fn forgotten_devices_are_counted_and_warm_up_again() {
 
 #[test]
 fn the_example_in_the_header_is_valid() {
-    let text = example(include_str!("mod.rs"));
+    let text = example(include_str!("../mod.rs"));
     assert!(text.lines().count() > 2, "{text}");
     built::<AnomalyConfig>(&text, &context()).unwrap();
 }
@@ -266,6 +272,29 @@ fn mistakes_name_their_key_and_a_way_out() {
         ("metrics = [\"floor\"]\nrelearn_after = 0", "relearn_after", "no reading could be flagged"),
         ("metrics = [\"floor\"]\ndevices_max = 0", "devices_max", "no device"),
         ("metrics = [\"floor\"]\ncolumn = \"armed\"", "column", "there is a column \"armed\" already"),
+        ("metrics = [\"floor\"]\nmethod = \"robust\"\nleave = 5", "leave", "at most the threshold, 4"),
+        ("metrics = [\"floor\"]\nmethod = \"robust\"\nleave = nan", "leave", "at most the threshold, 4"),
+        (
+            "metrics = [\"floor\"]\nmethod = \"seasonal\"\nwindow = 9",
+            "window",
+            "the method \"seasonal\" has no such setting",
+        ),
+        ("metrics = [\"floor\"]\nmethod = \"seasonal\"\nseasons = 1", "seasons", "not between 2 and 1000"),
+        ("metrics = [\"floor\"]\nmethod = \"seasonal\"\nwarmup = 1", "warmup", "takes two readings"),
+        ("metrics = [\"floor\"]\nmethod = \"ewma\"\nseason = \"hour_of_day\"", "season", "a setting of seasonal"),
+        ("metrics = [\"floor\"]\nrate_max = { floor = 1 }", "rate_max", "\"auto\" has no such setting"),
+        ("metrics = [\"floor\"]\nmethod = \"rate\"\nrate_max = { floor = 0 }", "rate_max.floor", "above zero"),
+        (
+            "metrics = [\"floor\"]\nmethod = \"rate\"\nrate_max = { flor = 1 }",
+            "rate_max.flor",
+            "Did you mean \"floor\"?",
+        ),
+        ("metrics = [\"floor\"]\nmethod = \"flatline\"\nwarmup = 9", "warmup", "rate and seasonal"),
+        (
+            "metrics = [\"floor\"]\nmethod = \"flatline\"\nflat_tolerance = { floor = -1 }",
+            "flat_tolerance.floor",
+            "not below zero",
+        ),
         ("metrics = [\"floor\"]\ncolumn = \"floor_score\"", "column", "there is a column \"floor_score\" already"),
     ];
     for (text, key, part) in cases {
