@@ -54,7 +54,8 @@ const RULE_TEXT: &str = r#"sql = """
     SELECT concat(device_id, '/', seq) AS id, substring(device_id, 7) AS number
     WHERE startswith(device_id, 'device-')""""#;
 const RULE_MESSAGES: &str = r#"sql = "SELECT *, timestamp() AS ts FROM 'iot/+' WHERE temperature > 21""#;
-const MEANS: &str = "[aggregates]\nmean = \"mean(temperature)\"\nmin = \"min(temperature)\"\nmax = \"max(temperature)\"";
+const MEANS: &str =
+    "[aggregates]\nmean = \"mean(temperature)\"\nmin = \"min(temperature)\"\nmax = \"max(temperature)\"";
 const PERCENTILES: &str = "[aggregates]\np50 = \"median(temperature)\"\np99 = \"percentile(temperature, 99)\"";
 const ANOMALY: &str = r#"metrics = ["temperature", "humidity"]"#;
 /// The methods of `anomaly`; the first is taken also with bad rows.

@@ -194,7 +194,34 @@ fn every_message_is_stored_once_in_the_table_and_in_the_lake() {
     }
     assert_eq!(installation.count("select count(*) from dead_letters"), 0);
     assert_anomalies(&installation, &truth(&truth_file));
+    assert_minutes(&installation);
+    assert_status(&installation);
     assert_reconciled(&installation, messages);
+}
+
+/// Each minute that was told is what the readings of it make.
+fn assert_minutes(installation: &Installation) {
+    let told = installation.count("select count(*) from telemetry_minutes");
+    // None where all of the run lies within a minute.
+    println!("{told} minutes of devices");
+    let differ = "select count(*) from telemetry_minutes m
+        left join (select device_id, date_trunc('minute', timestamp) as minute, count(*) as readings,
+                          avg(temperature) as mean, min(humidity) as least, max(temperature) as greatest
+                   from telemetry group by 1, 2) t
+        on m.device_id = t.device_id and m.window_start = t.minute
+        where m.readings is distinct from t.readings or m.humidity_min is distinct from t.least
+           or m.temperature_max is distinct from t.greatest
+           or abs(m.temperature_mean - t.mean) > 1e-9 * abs(t.mean)";
+    assert_eq!(installation.count(differ), 0, "of {told} minutes");
+}
+
+/// Each device stands in its table once, with its last reading.
+fn assert_status(installation: &Installation) {
+    let devices = installation.count("select count(distinct device_id) from telemetry");
+    assert_eq!(installation.count("select count(*) from device_status"), devices);
+    let behind = "select count(*) from device_status s
+        where s.timestamp <> (select max(t.timestamp) from telemetry t where t.device_id = s.device_id)";
+    assert_eq!(installation.count(behind), 0);
 }
 
 /// What was stored proves itself, until somebody puts an object there a second time.

@@ -4,10 +4,12 @@
 // The lint's exception for tests covers test functions, not what they call.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
+mod cases;
 mod command_line;
 mod delivery;
 mod end_to_end;
 mod examples;
+mod exec;
 mod http;
 mod mqtt;
 mod nab;

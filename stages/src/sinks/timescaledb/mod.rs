@@ -119,15 +119,17 @@ pub struct TimescaleDbConfig {
 
 /// What happens to a row whose key is taken by a row with other values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
 enum OnConflict {
     /// The first row stays, and the other one leaves by `rejected` with the reason `conflict`.
     #[default]
-    KeepFirst,
+    #[serde(rename = "keep_first")]
+    First,
     /// The later row takes the place of the first one, which is counted as `replaced_rows`.
-    KeepLast,
+    #[serde(rename = "keep_last")]
+    Last,
     /// The newer row stays, by a time in it; the other one is counted as `replaced_rows`.
-    KeepNewest,
+    #[serde(rename = "keep_newest")]
+    Newest,
 }
 
 fn default_key() -> Vec<String> {
@@ -307,7 +309,7 @@ impl TimescaleDbConfig {
             columns,
             chunk_interval: self.chunk_interval.0,
             indexes,
-            replaces: !self.key.is_empty() && self.on_conflict != OnConflict::KeepFirst,
+            replaces: !self.key.is_empty() && self.on_conflict != OnConflict::First,
         })
     }
 }
@@ -315,7 +317,7 @@ impl TimescaleDbConfig {
 impl TimescaleDbConfig {
     /// What tells which of two rows is newer, where that is asked for.
     fn newest_by(&self, columns: &[Column]) -> Result<Option<String>, BuildError> {
-        if self.on_conflict != OnConflict::KeepNewest {
+        if self.on_conflict != OnConflict::Newest {
             return match &self.newest_by {
                 None => Ok(None),
                 Some(_) => Err(BuildError::invalid("newest_by", "nothing asks which row is newer")

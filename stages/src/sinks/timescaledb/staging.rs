@@ -57,7 +57,7 @@ impl Staging {
         );
         let wins = table.newest_by.as_ref().map(|column| format!(" AND new.\"{column}\" >= stored.\"{column}\""));
         let (store, policy) = match on_conflict {
-            OnConflict::KeepFirst => (
+            OnConflict::First => (
                 format!(
                     "INSERT INTO {name} ({columns}) SELECT {columns} FROM pg_temp.pipeline_staging ORDER BY {PLACE} \
                      ON CONFLICT ({key}) DO NOTHING"
@@ -66,7 +66,7 @@ impl Staging {
                     find_conflicts: joined(table, time, "pg_temp.pipeline_staging", &differences(table)),
                 },
             ),
-            OnConflict::KeepLast | OnConflict::KeepNewest => (
+            OnConflict::Last | OnConflict::Newest => (
                 format!(
                     "INSERT INTO {name} AS stored ({columns}) SELECT {columns} FROM ({last_of_each_key}) AS new \
                      ON CONFLICT ({key}) {}",

@@ -75,10 +75,13 @@ fn a_surprise_of_a_clock_that_was_ahead_does_not_silence_the_next() {
     assert!(found.contains(&400) && found.contains(&1500), "{found:?}");
 }
 
+/// A value made of a bell curve, an even one, and the time of the day.
+type Noise = fn(f64, f64, f64) -> f64;
+
 /// False alarms of two days, for noise of several kinds; the first day is for learning what a day is like.
 #[test]
 fn noise_has_a_few_alerts_a_day_whatever_the_rate() {
-    let kinds: [(&str, fn(f64, f64, f64) -> f64); 4] = [
+    let kinds: [(&str, Noise); 4] = [
         ("the bell curve", |bell, _, _| 20.0 + 0.3 * bell),
         ("with a daily rhythm", |bell, _, day| 20.0 + 5.0 * day + 0.3 * bell),
         ("lognormal", |bell, _, day| (1.0 + 0.5 * day + 0.8 * bell).exp()),
