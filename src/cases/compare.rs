@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn too_many_and_too_few_rows_are_shown() {
         let one = row(json!({ "a": 1 }));
-        let told = differences("s", &[one.clone()], &[]);
+        let told = differences("s", std::slice::from_ref(&one), &[]);
         assert_eq!(told, ["  s: expected 1 row, found 0 rows", "    missing: {\"a\":1}"]);
         let told = differences("s", &[], &vec![one; 7]);
         assert_eq!(told[0], "  s: expected 0 rows, found 7 rows");
