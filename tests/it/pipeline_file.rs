@@ -46,7 +46,9 @@ fn every_broken_file_shows_all_its_mistakes_with_their_places() {
 
 #[test]
 fn every_pipeline_that_ships_is_valid() {
-    let shipped = files("pipelines");
+    // `iot.test.toml` holds the cases of `iot.toml`.
+    let is_pipeline = |file: &PathBuf| !file.to_string_lossy().ends_with(".test.toml");
+    let shipped: Vec<PathBuf> = files("pipelines").into_iter().filter(is_pipeline).collect();
     assert!(shipped.len() >= 2);
     for file in shipped {
         let output = check(&file);
