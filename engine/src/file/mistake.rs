@@ -58,8 +58,14 @@ impl Mistakes {
     pub(crate) fn new(file: &str, text: &str, mut all: Vec<Mistake>) -> Self {
         all.iter_mut().for_each(|mistake| mistake.narrow(text));
         all.sort_by_key(|mistake| mistake.place.as_ref().map_or(usize::MAX, |place| place.start));
-        all.dedup();
-        Self { file: file.to_owned(), text: masked(text).into_owned(), all }
+        // The parser may find one more than once, with another between.
+        let mut once: Vec<Mistake> = Vec::with_capacity(all.len());
+        for mistake in all {
+            if !once.contains(&mistake) {
+                once.push(mistake);
+            }
+        }
+        Self { file: file.to_owned(), text: masked(text).into_owned(), all: once }
     }
 
     /// As a terminal shows it; `styled` with colours.

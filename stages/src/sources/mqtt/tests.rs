@@ -410,7 +410,11 @@ async fn what_a_broker_has_sent_before_it_died_is_kept() {
             deliver(batch);
         }
         assert_eq!(got, sent);
-        stop(outlet, house.broker.welcome(true).await, run).await;
+        outlet.stop();
+        let mut peer = house.broker.welcome(true).await;
+        while !matches!(peer.next().await, Some(Packet::Disconnect(_))) {}
+        drop(peer);
+        within(run).await.unwrap().unwrap();
     }
 }
 
