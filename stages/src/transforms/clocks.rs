@@ -6,7 +6,6 @@
 
 use pipeline_engine::stage::StageError;
 
-use super::fleet::Fleet;
 use super::snapshot::{Reader, Writer, damaged};
 
 /// So many of the devices that are ahead are known.
@@ -38,25 +37,6 @@ impl Partitions {
 
     pub(super) fn partition(&mut self, number: usize) -> &mut Partition {
         &mut self.0[number]
-    }
-
-    /// A slot has no part any more in how far a partition has come. `of` gives a device's partition and newest time.
-    pub(super) fn leave<S>(
-        &mut self,
-        number: usize,
-        slot: usize,
-        fleet: &mut Fleet<S>,
-        of: impl Fn(&S) -> (usize, i64),
-    ) {
-        if !self.0[number].forget(slot) {
-            return;
-        }
-        for (other, device) in fleet.devices().filter(|(other, _)| *other != slot) {
-            let (partition, newest_us) = of(&device.state);
-            if partition == number {
-                self.0[number].saw(other, newest_us);
-            }
-        }
     }
 
     pub(super) fn count(&self) -> usize {
@@ -94,8 +74,8 @@ impl Partition {
         self.leaders.truncate(LEADERS_MAX);
     }
 
-    /// A device is no longer here. True if it was ahead: then all that are must be told again.
-    fn forget(&mut self, slot: usize) -> bool {
+    /// A device is no longer here. True if it was ahead: then [`Partition::saw`] must be told of all that are.
+    pub(super) fn forget(&mut self, slot: usize) -> bool {
         let is_leader = self.leaders.iter().any(|(_, leader)| *leader == slot);
         if is_leader {
             self.leaders.clear();

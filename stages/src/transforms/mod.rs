@@ -7,6 +7,7 @@ pub mod downsample;
 pub mod enrich;
 pub mod exec;
 mod fleet;
+mod followed;
 pub mod gaps;
 mod keys;
 mod refusal;

@@ -70,8 +70,7 @@ use self::aggregate::Aggregate;
 use self::column::Needs;
 use self::run::{Counters, Downsample, Times};
 use self::windows::Shape;
-use super::clocks::Partitions;
-use super::fleet::Fleet;
+use super::followed::Followed;
 use super::keys::{KeyColumns, is_device};
 use super::snapshot::Fingerprint;
 use super::units::micros;
@@ -189,8 +188,7 @@ impl TransformConfig for DownsampleConfig {
             aggregates,
             columns: aggregated,
             needs,
-            fleet: Fleet::new(self.devices_max),
-            partitions: Partitions::default(),
+            devices: Followed::new(self.devices_max),
             fingerprint,
             output: output.clone(),
             counters: Counters::of(cx),

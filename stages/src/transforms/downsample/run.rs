@@ -12,10 +12,9 @@ use super::aggregate::Aggregate;
 use super::column::{Needs, Values};
 use super::output::{self, Closed};
 use super::windows::{Columns, Shape, Windows};
-use crate::transforms::clocks::Partitions;
-use crate::transforms::fleet::Fleet;
+use crate::transforms::followed::{Followed, Placed};
 use crate::transforms::keys::KeyColumns;
-use crate::transforms::snapshot::{Format, Reader, Writer, damaged};
+use crate::transforms::snapshot::{Format, Reader, Writer};
 
 const FORMAT: Format = Format { name: 5, version: 1 };
 
@@ -38,8 +37,7 @@ pub(super) struct Downsample {
     /// The input's columns that are aggregated, and what of each is needed.
     pub(super) columns: Vec<usize>,
     pub(super) needs: Vec<Needs>,
-    pub(super) fleet: Fleet<Windows>,
-    pub(super) partitions: Partitions,
+    pub(super) devices: Followed<Windows>,
     pub(super) fingerprint: u128,
     pub(super) output: SchemaRef,
     pub(super) counters: Counters,
@@ -76,7 +74,7 @@ impl Counters {
 
 impl Transform for Downsample {
     fn apply(&mut self, batch: Batch, out: &mut Emitter) -> Result<(), StageError> {
-        let partition = self.partitions.find(batch.ack().span().map_or("", |(partition, _)| partition));
+        let partition = self.devices.partition_named(batch.ack().span().map_or("", |(partition, _)| partition));
         let latest_us = batch.ack().received_at_us().map_or(i64::MAX, |us| us.saturating_add(self.times.ahead_max));
         self.outside.clear();
         self.observe(&batch.rows, partition, latest_us)?;
@@ -95,30 +93,22 @@ impl Transform for Downsample {
 
     fn snapshot(&self) -> Option<Vec<u8>> {
         let mut writer = Writer::new(FORMAT, self.fingerprint);
-        self.partitions.write(&mut writer);
-        self.fleet.write(&mut writer, Windows::write);
+        self.devices.write(&mut writer, Windows::write);
         Some(writer.seal())
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), StageError> {
         let mut reader = Reader::open(snapshot, FORMAT, self.fingerprint)?;
-        let mut partitions = Partitions::read(&mut reader)?;
         let columns = self.columns.len();
-        let mut fleet = self.fleet.read(&mut reader, |reader| Windows::read(reader, columns))?;
+        let devices = self.devices.read(&mut reader, |reader| Windows::read(reader, columns))?;
         reader.end()?;
-        for (slot, device) in fleet.devices() {
-            if device.state.partition >= partitions.count() {
-                return Err(damaged());
-            }
-            partitions.partition(device.state.partition).saw(slot, device.state.newest_us);
-        }
-        (self.partitions, self.fleet) = (partitions, fleet);
+        self.devices = devices;
         Ok(())
     }
 
     /// The input has ended: there is nothing to wait for.
     fn finish(&mut self, out: &mut Emitter) -> Result<(), StageError> {
-        for (_, device) in self.fleet.devices() {
+        for device in self.devices.devices() {
             let (key, closed) = (&device.key, &mut self.closed);
             device.state.close(i64::MAX, |window| closed.push((key.clone(), window)));
         }
@@ -159,58 +149,30 @@ impl Downsample {
 
     /// Takes in a row of the device whose key is in `bytes`; false if it comes too late.
     fn observe_row(&mut self, time_us: i64, row: usize, columns: &Columns<'_>, partition: usize) -> bool {
-        let slot = match self.fleet.find(&self.bytes) {
-            Some(slot) => slot,
-            None => self.welcome(time_us, partition),
-        };
-        if self.fleet.device(slot).state.partition != partition {
-            self.move_to(slot, partition);
+        let begin = |swept_us| Windows::starting(partition, time_us, swept_us);
+        let met = self.devices.meet(&self.bytes, partition, begin);
+        if let Some(mut forgotten) = met.forgotten {
+            self.counters.forgotten.increment();
+            let (key, closed) = (forgotten.key, &mut self.closed);
+            forgotten.state.close(i64::MAX, |window| closed.push((key.clone(), window)));
         }
         let Times { shape, lateness, .. } = self.times;
-        let device = self.fleet.device(slot);
+        let device = self.devices.device(met.slot);
         let is_in_time = device.state.add(shape, time_us, row, columns);
-        if is_in_time && time_us >= device.state.newest_us {
+        if is_in_time && time_us >= device.state.newest_us() {
             device.state.newest_us = time_us;
             let (key, closed) = (&device.key, &mut self.closed);
             device.state.close(time_us.saturating_sub(lateness), |window| closed.push((key.clone(), window)));
-            self.partitions.partition(partition).saw(slot, time_us);
+            self.devices.partition(partition).saw(met.slot, time_us);
             self.sweep(partition);
         }
         is_in_time
     }
 
-    /// A device that is not known gets a slot; the windows of the one that must go for it are closed.
-    fn welcome(&mut self, time_us: i64, partition: usize) -> usize {
-        let swept_us = self.partitions.partition(partition).swept_us;
-        let (slot, forgotten) = self.fleet.add(&self.bytes, Windows::starting(partition, time_us, swept_us));
-        if let Some(mut forgotten) = forgotten {
-            self.counters.forgotten.increment();
-            let (key, closed) = (forgotten.key, &mut self.closed);
-            forgotten.state.close(i64::MAX, |window| closed.push((key.clone(), window)));
-            self.leave(slot, forgotten.state.partition);
-        }
-        self.partitions.partition(partition).saw(slot, time_us);
-        slot
-    }
-
-    /// A device's rows come from elsewhere now.
-    fn move_to(&mut self, slot: usize, partition: usize) {
-        let state = &mut self.fleet.device(slot).state;
-        let (before, newest_us) = (state.partition, state.newest_us);
-        state.partition = partition;
-        self.leave(slot, before);
-        self.partitions.partition(partition).saw(slot, newest_us);
-    }
-
-    /// The slot has no part any more in how far a partition has come.
-    fn leave(&mut self, slot: usize, partition: usize) {
-        self.partitions.leave(partition, slot, &mut self.fleet, |windows| (windows.partition, windows.newest_us));
-    }
-
     /// Closes the windows of devices that are silent, once the partition has come so far.
     fn sweep(&mut self, number: usize) {
         let Times { shape, lateness, idle, .. } = self.times;
-        let partition = self.partitions.partition(number);
+        let partition = self.devices.partition(number);
         let Some(time_us) = partition.time_of_three_us() else { return };
         let watermark_us = time_us.saturating_sub(lateness).saturating_sub(idle);
         let step = shape.step();
@@ -219,7 +181,7 @@ impl Downsample {
         }
         partition.swept_us = watermark_us;
         let from = self.closed.len();
-        for (_, device) in self.fleet.devices().filter(|(_, device)| device.state.partition == number) {
+        for device in self.devices.devices_of(number) {
             let (key, closed) = (&device.key, &mut self.closed);
             device.state.close(watermark_us, |window| closed.push((key.clone(), window)));
         }
@@ -237,7 +199,7 @@ impl Downsample {
     }
 }
 
-/// By their ends, and those of one end by device: slots mean nothing, another run may have given others.
+/// By their ends, and those of one end by device, since the order of devices means nothing.
 fn in_order(closed: &mut [Closed]) {
     closed.sort_by(|left, right| (left.1.end, &left.0).cmp(&(right.1.end, &right.0)));
 }

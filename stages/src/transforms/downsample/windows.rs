@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use pipeline_engine::stage::StageError;
 
 use super::column::{ColumnState, Needs, Values};
+use crate::transforms::followed::Placed;
 use crate::transforms::snapshot::{Reader, Writer};
 
 /// How time is cut, in microseconds.
@@ -92,7 +93,21 @@ pub(super) struct Windows {
     /// The newest time of the device's rows.
     pub(super) newest_us: i64,
     /// Where its rows last came from.
-    pub(super) partition: usize,
+    partition: usize,
+}
+
+impl Placed for Windows {
+    fn partition(&self) -> usize {
+        self.partition
+    }
+
+    fn set_partition(&mut self, partition: usize) {
+        self.partition = partition;
+    }
+
+    fn newest_us(&self) -> i64 {
+        self.newest_us
+    }
 }
 
 impl Windows {

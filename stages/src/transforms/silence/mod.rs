@@ -42,8 +42,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use self::run::{Allowance, Counters, Silence};
-use super::clocks::Partitions;
-use super::fleet::Fleet;
+use super::followed::Followed;
 use super::keys::{KeyColumns, is_device};
 use super::snapshot::Fingerprint;
 use super::units::micros;
@@ -129,8 +128,7 @@ impl TransformConfig for SilenceConfig {
             time,
             allowance,
             ahead_max_us,
-            fleet: Fleet::new(self.devices_max),
-            partitions: Partitions::default(),
+            devices: Followed::new(self.devices_max),
             fingerprint: fingerprint.finish(),
             schema: alerts.clone(),
             counters: Counters::of(cx),

@@ -10,10 +10,9 @@ use pipeline_engine::stage::{Batch, BuildContext, Emitter, StageError, Transform
 
 use super::ALERTS;
 use super::rhythm::Rhythm;
-use crate::transforms::clocks::Partitions;
-use crate::transforms::fleet::Fleet;
+use crate::transforms::followed::{Followed, Placed};
 use crate::transforms::keys::KeyColumns;
-use crate::transforms::snapshot::{Format, Reader, Writer, damaged};
+use crate::transforms::snapshot::{Format, Reader, Writer};
 
 const FORMAT: Format = Format { name: 6, version: 1 };
 
@@ -49,6 +48,20 @@ pub(super) struct Heard {
     rhythm: Rhythm,
 }
 
+impl Placed for Heard {
+    fn partition(&self) -> usize {
+        self.partition
+    }
+
+    fn set_partition(&mut self, partition: usize) {
+        self.partition = partition;
+    }
+
+    fn newest_us(&self) -> i64 {
+        self.newest_us
+    }
+}
+
 /// A device that falls silent or is back.
 pub(super) struct Alert {
     key: Arc<[u8]>,
@@ -64,8 +77,7 @@ pub(super) struct Silence {
     pub(super) time: usize,
     pub(super) allowance: Allowance,
     pub(super) ahead_max_us: i64,
-    pub(super) fleet: Fleet<Heard>,
-    pub(super) partitions: Partitions,
+    pub(super) devices: Followed<Heard>,
     pub(super) fingerprint: u128,
     pub(super) schema: SchemaRef,
     pub(super) counters: Counters,
@@ -96,7 +108,7 @@ impl Counters {
 
 impl Transform for Silence {
     fn apply(&mut self, batch: Batch, out: &mut Emitter) -> Result<(), StageError> {
-        let partition = self.partitions.find(batch.ack().span().map_or("", |(partition, _)| partition));
+        let partition = self.devices.partition_named(batch.ack().span().map_or("", |(partition, _)| partition));
         let latest_us = batch.ack().received_at_us().map_or(i64::MAX, |us| us.saturating_add(self.ahead_max_us));
         self.alerts.clear();
         self.observe(&batch.rows, partition, latest_us)?;
@@ -114,8 +126,7 @@ impl Transform for Silence {
 
     fn snapshot(&self) -> Option<Vec<u8>> {
         let mut writer = Writer::new(FORMAT, self.fingerprint);
-        self.partitions.write(&mut writer);
-        self.fleet.write(&mut writer, |device, writer| {
+        self.devices.write(&mut writer, |device, writer| {
             writer.i64(device.newest_us);
             writer.u32(device.partition as u32);
             writer.u32(device.is_silent.into());
@@ -126,8 +137,7 @@ impl Transform for Silence {
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), StageError> {
         let mut reader = Reader::open(snapshot, FORMAT, self.fingerprint)?;
-        let mut partitions = Partitions::read(&mut reader)?;
-        let mut fleet = self.fleet.read(&mut reader, |reader| {
+        let devices = self.devices.read(&mut reader, |reader| {
             Ok(Heard {
                 newest_us: reader.i64()?,
                 partition: reader.u32()? as usize,
@@ -136,13 +146,7 @@ impl Transform for Silence {
             })
         })?;
         reader.end()?;
-        for (slot, device) in fleet.devices() {
-            if device.state.partition >= partitions.count() {
-                return Err(damaged());
-            }
-            partitions.partition(device.state.partition).saw(slot, device.state.newest_us);
-        }
-        (self.partitions, self.fleet) = (partitions, fleet);
+        self.devices = devices;
         Ok(())
     }
 }
@@ -163,23 +167,16 @@ impl Silence {
 
     /// The device whose key is in `bytes` is heard.
     fn observe_device(&mut self, time_us: i64, partition: usize) {
-        let Some(slot) = self.fleet.find(&self.bytes) else {
-            let heard = Heard { newest_us: time_us, partition, is_silent: false, rhythm: Rhythm::default() };
-            let (slot, forgotten) = self.fleet.add(&self.bytes, heard);
-            if let Some(forgotten) = forgotten {
-                self.counters.forgotten.increment();
-                self.leave(slot, forgotten.state.partition);
-            }
-            self.partitions.partition(partition).saw(slot, time_us);
+        let begin = |_| Heard { newest_us: time_us, partition, is_silent: false, rhythm: Rhythm::default() };
+        let met = self.devices.meet(&self.bytes, partition, begin);
+        if met.forgotten.is_some() {
+            self.counters.forgotten.increment();
+        }
+        if met.is_new {
             self.look_through(partition);
             return;
-        };
-        let before = std::mem::replace(&mut self.fleet.device(slot).state.partition, partition);
-        if before != partition {
-            self.leave(slot, before);
-            self.partitions.partition(partition).saw(slot, self.fleet.device(slot).state.newest_us);
         }
-        let device = self.fleet.device(slot);
+        let device = self.devices.device(met.slot);
         if time_us <= device.state.newest_us {
             return;
         }
@@ -197,25 +194,20 @@ impl Silence {
             device.state.rhythm.learn(time_us - device.state.newest_us);
         }
         device.state.newest_us = time_us;
-        self.partitions.partition(partition).saw(slot, time_us);
+        self.devices.partition(partition).saw(met.slot, time_us);
         self.look_through(partition);
-    }
-
-    /// The slot has no part any more in how far a partition has come.
-    fn leave(&mut self, slot: usize, partition: usize) {
-        self.partitions.leave(partition, slot, &mut self.fleet, |heard| (heard.partition, heard.newest_us));
     }
 
     /// Tells of all devices of the partition that the others have left behind.
     fn look_through(&mut self, number: usize) {
-        let partition = self.partitions.partition(number);
+        let partition = self.devices.partition(number);
         let Some(now_us) = partition.time_of_others_us() else { return };
         if now_us.div_euclid(TICK_US) <= partition.swept_us.div_euclid(TICK_US) {
             return;
         }
         partition.swept_us = now_us;
         let from = self.alerts.len();
-        for (_, device) in self.fleet.devices().filter(|(_, device)| device.state.partition == number) {
+        for device in self.devices.devices_of(number) {
             let Some(allowed_us) = self.allowance.of(&device.state).filter(|_| !device.state.is_silent) else {
                 continue;
             };
@@ -231,7 +223,7 @@ impl Silence {
                 });
             }
         }
-        // Slots mean nothing: another run may have given others.
+        // The order of devices means nothing.
         self.alerts[from..].sort_by(|left, right| left.key.cmp(&right.key));
     }
 
