@@ -41,6 +41,7 @@
 
 mod bind;
 mod column;
+mod condition;
 mod dice;
 mod evaluate;
 mod expression;
@@ -67,6 +68,8 @@ use pipeline_engine::schema::{ColumnType, timestamp_type};
 use pipeline_engine::stage::{BuildContext, BuildError, BuiltTransform, Port, StageDoc, TransformConfig};
 use schemars::JsonSchema;
 use serde::Deserialize;
+
+pub(super) use self::condition::Condition;
 
 use self::bind::{Bound, SQL_VERSION, Surroundings};
 use self::input::Places;
