@@ -93,6 +93,9 @@ impl Walked {
     fn check_order(&self) {
         let mut expected = 1;
         for (lsns, is_lost) in &self.stretches {
+            if self.never_given.iter().any(|gap| gap.contains(&expected)) && *lsns.start() > expected {
+                expected = *lsns.start();
+            }
             // A frame that was begun to be read in the middle comes whole.
             let fits = if *is_lost { *lsns.start() == expected } else { *lsns.start() <= expected };
             assert!(fits && *lsns.end() >= expected, "{expected} is silently absent: {self:?}");

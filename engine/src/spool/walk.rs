@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::error::SpoolError;
+use super::log::Shared;
 use super::options::SpoolOptions;
 use super::reader::{Replay, Walk};
 use super::{frame, recovery, segment};
@@ -23,6 +24,8 @@ pub(crate) struct Walked {
     pub stretches: Vec<(RangeInclusive<u64>, bool)>,
     /// The records that were read.
     pub lsns: std::collections::BTreeSet<u64>,
+    /// Numbers between two segments that no record has: those of a group that a crash tore off are not given again.
+    pub never_given: Vec<RangeInclusive<u64>>,
     pub durable_lsn: u64,
     pub next_lsn: u64,
 }
@@ -39,6 +42,7 @@ pub(crate) fn recover_and_read(
     let mut walked = Walked {
         stretches: Vec::new(),
         lsns: std::collections::BTreeSet::new(),
+        never_given: never_given(&shared),
         durable_lsn: shared.durable_lsn(),
         next_lsn: report.next_lsn,
     };
@@ -55,6 +59,16 @@ pub(crate) fn recover_and_read(
         }
     }
     Ok(walked)
+}
+
+fn never_given(shared: &Shared) -> Vec<RangeInclusive<u64>> {
+    let mut gaps = Vec::new();
+    let mut at = 1;
+    while let Some(segment) = shared.segment_of(at) {
+        gaps.extend(Some(segment.follows_lsn + 1..=segment.first_lsn - 1).filter(|gap| !gap.is_empty()));
+        at = segment.last_lsn.max(segment.first_lsn) + 1;
+    }
+    gaps
 }
 
 /// Sets the checksums of the header and of all that looks like a frame right.
