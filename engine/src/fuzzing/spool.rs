@@ -101,6 +101,9 @@ impl Walked {
             assert!(fits && *lsns.end() >= expected, "{expected} is silently absent: {self:?}");
             expected = lsns.end() + 1;
         }
+        if let Some(gap) = self.never_given.iter().find(|gap| gap.contains(&expected)) {
+            expected = gap.end() + 1;
+        }
         assert!(expected > self.durable_lsn, "{expected} is silently absent: {self:?}");
         assert!(self.next_lsn >= expected, "{} is given again: {self:?}", self.next_lsn);
     }
