@@ -64,3 +64,33 @@ fn a_program_that_crashes_and_hangs_loses_no_row_and_doubles_none() {
     stage.transform.finish(&mut out).unwrap();
     assert!(cx.counter("restarts").get() > 0, "it did crash");
 }
+
+/// Answers once more after its input has ended.
+const TALKATIVE: &str = r#"
+import sys
+import pyarrow as pa
+
+with pa.ipc.open_stream(sys.stdin.buffer) as rows, pa.ipc.new_stream(sys.stdout.buffer, rows.schema) as out:
+    for batch in rows:
+        out.write_batch(batch)
+        sys.stdout.buffer.flush()
+    out.write_batch(batch)
+"#;
+
+#[test]
+fn what_a_program_answers_after_its_last_batch_is_told() {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let subscriber = tracing_subscriber::fmt().with_writer(std::sync::Mutex::new(log.reopen().unwrap())).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let text = format!("command = [\"{}\", \"-c\", '''{TALKATIVE}''']", python().display());
+    let config: ExecConfig = toml::from_str(&text).unwrap();
+    let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..3));
+    let rows = RecordBatch::try_from_iter_with_nullable([("id", ids, true)]).unwrap();
+    let mut stage = config.build(&rows.schema(), &BuildContext::detached("copied", BTreeMap::new())).unwrap();
+    stage.transform.open().unwrap();
+    let mut out = Emitter::default();
+    stage.transform.apply(Batch::detached(rows), &mut out).unwrap();
+    stage.transform.finish(&mut out).unwrap();
+    let log = std::fs::read_to_string(log.path()).unwrap();
+    assert!(log.contains("it answered 3 rows more after its last batch"), "{log}");
+}

@@ -253,6 +253,15 @@ fn a_snapshot_of_another_configuration_or_with_a_damaged_byte_is_refused() {
 }
 
 #[test]
+fn a_window_takes_what_the_header_says() {
+    use super::column::ColumnState;
+    use super::windows::Window;
+
+    assert!(size_of::<Window>() <= 80, "{}", size_of::<Window>());
+    assert!(size_of::<ColumnState>() <= 270, "{}", size_of::<ColumnState>());
+}
+
+#[test]
 fn mistakes_are_named_with_a_way_out() {
     for (text, key, says) in [
         ("[aggregates]\nn = \"count()\"", "", "it has no window"),

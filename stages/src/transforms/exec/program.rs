@@ -21,7 +21,7 @@ use pipeline_engine::terminal::printable;
 const LINES_TOLD: usize = 5;
 /// A longer line is cut.
 const LINE_BYTES_MAX: u64 = 4096;
-/// How often a program that should end is looked at.
+/// How often a program that should end is looked at, and how long words are waited for that should be there.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// What is started, and what it reads and answers.
@@ -133,7 +133,12 @@ impl Running {
     /// Ends its input and waits for its end. Gives what was not right about that.
     pub(super) fn finish(mut self, timeout: Duration) -> Option<String> {
         self.to = None;
-        match self.ended_within(timeout) {
+        let ended = self.ended_within(timeout);
+        // Nobody has asked for it, and no batch is left that it could leave with.
+        if let Ok(Ok(rows)) = self.from.recv_timeout(LOOK) {
+            return Some(format!("it answered {} rows more after its last batch, which are left out", rows.num_rows()));
+        }
+        match ended {
             Some(status) if status.success() => None,
             Some(status) => Some(format!("it ended ({status})")),
             None => Some(format!("it did not end within {} s after its input, and was killed", timeout.as_secs_f64())),

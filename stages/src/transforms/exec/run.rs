@@ -47,7 +47,7 @@ impl Transform for Exec {
     fn finish(&mut self, _: &mut Emitter) -> Result<(), StageError> {
         let Some(running) = self.running.take() else { return Ok(()) };
         if let Some(wrong) = blocking(|| running.finish(self.timeout)) {
-            tracing::warn!(stage = self.stage, "`{}`: {wrong}; all its answers are here", self.program.shown());
+            tracing::warn!(stage = self.stage, "`{}`: {wrong}", self.program.shown());
         }
         Ok(())
     }
