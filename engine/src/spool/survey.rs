@@ -200,7 +200,19 @@ fn read_entries(storage: &dyn Storage, dir: &Path, trimmed_lsn: u64) -> Result<(
         entries.push(Entry { name, bytes, first_lsn, header });
     }
     entries.sort_by_key(|entry| entry.first_lsn);
+    distrust_contradictions(&mut entries);
     Ok((entries, all_read))
+}
+
+/// When a segment is made, the one before has durable records, or what came before that one still ends the durable ones.
+/// A header that says otherwise is damaged, whatever its checksum says.
+fn distrust_contradictions(entries: &mut [Entry]) {
+    for index in 1..entries.len() {
+        let [before, after] = &mut entries[index - 1..=index] else { continue };
+        if after.follows_lsn() < before.first_lsn && after.follows_lsn() != before.follows_lsn() {
+            after.header = HeaderFound::Damaged;
+        }
+    }
 }
 
 /// A segment's file; `None` if the pipeline that is running has trimmed it since it was listed.

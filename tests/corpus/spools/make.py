@@ -559,6 +559,12 @@ def segment_follows_more(files):
     put(files, THIRD, 0, header(13, follows_lsn=13))
 
 
+@spool
+def segment_follows_less(files):
+    """A segment says that it follows records from before the one before it, which is not empty."""
+    put(files, THIRD, 0, header(13, follows_lsn=3))
+
+
 # --- the cursors are damaged
 
 
