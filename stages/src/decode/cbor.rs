@@ -73,6 +73,8 @@ impl Plain {
         let mut takes_out = false;
         // The value before was a tag, and this one must be what it marks.
         let mut is_marked = false;
+        // That tag makes a large integer of bytes, and of nothing else: not even of bytes behind another tag.
+        let mut is_large_integer = false;
         // Text or bytes of unknown length have begun: the pieces have this kind, until a break.
         let mut pieces: Option<u8> = None;
         // Values lie one behind the other, so that no nesting has to be followed.
@@ -81,12 +83,16 @@ impl Plain {
             if head == BREAK && is_marked || head != BREAK && pieces.is_some_and(|kind| !is_piece(kind)) {
                 return None;
             }
+            if is_large_integer && head >> 5 != 2 {
+                return None;
+            }
             pieces = match head {
                 BREAK => None,
                 0x5f | 0x7f => Some(head >> 5),
                 _ => pieces,
             };
             is_marked = matches!(head, 0xc0..=0xdb);
+            is_large_integer = matches!(head, 0xc2 | 0xc3);
             takes_out |= Self::takes(head);
             let argument = match head & 0x1f {
                 0..=23 | 31 => 0,
@@ -183,6 +189,8 @@ mod tests {
             (&[0x7f, 0xc1, 0x61, b'x', 0xff], "a tag among the pieces of a text"),
             (&[0x5f, 0x61, b'x', 0xff], "text among the pieces of bytes"),
             (&[0x7f, 0x7f, 0xff, 0xff], "pieces inside pieces"),
+            (&[0xc2, 0xc1, 0x41, 1], "a tag between a large integer and its bytes"),
+            (&[0xc3, 0x61, b'x'], "a large integer of text"),
         ] {
             assert_eq!(Plain::default().rewrite(payload), None, "{what}");
         }

@@ -78,6 +78,7 @@ fn what_becomes_of_cbor_does_not_depend_on_what_came_before() {
         (b"\xa1\x61x\x01\xc1".as_slice(), Some("trailing_data")),
         (&tag_behind, Some("invalid_cbor")),
         (b"\xa1\x61j\x9f\x01\xc1\xff", Some("invalid_cbor")),
+        (b"\xa1\x61j\xc2\xc1\x41\x01", Some("invalid_cbor")),
         (b"\xa1\x61t\x7f\xc1\x61x\xff", Some("invalid_cbor")),
         (&tags_in_a_stranger, None),
     ] {
