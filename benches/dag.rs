@@ -6,7 +6,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use pipeline_engine::stage::*;
@@ -111,33 +110,8 @@ impl Source for Payloads {
     }
 }
 
-/// Takes rows and lets them go.
-#[derive(serde::Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct DiscardConfig {}
-
-impl SinkConfig for DiscardConfig {
-    const DOC: StageDoc = StageDoc { type_name: "discard", summary: "", ports: &[], failure: "" };
-
-    fn build(self, _: &SchemaRef, _: &BuildContext) -> Result<BuiltSink, BuildError> {
-        Ok(BuiltSink { sink: Box::new(self), grouping: Grouping::default(), outputs: Vec::new() })
-    }
-}
-
-#[async_trait]
-impl Sink for DiscardConfig {
-    async fn open(&mut self) -> Result<(), StageError> {
-        Ok(())
-    }
-
-    async fn write(&mut self, group: &Group) -> Result<(), StageError> {
-        std::hint::black_box(group.rows());
-        Ok(())
-    }
-}
-
 fn plan(table: &str) -> Plan {
-    let registry = pipeline_stages::registry().with_source::<PayloadsConfig>().with_sink::<DiscardConfig>();
+    let registry = pipeline_stages::registry().with_source::<PayloadsConfig>();
     let variables = Variables { get: &|name| (name == "TABLE").then(|| table.to_owned()), ..Variables::of_process() };
     match Plan::parse(PIPELINE, "dag.toml", &registry, &variables) {
         Ok(plan) => plan,

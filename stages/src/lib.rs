@@ -33,7 +33,8 @@ pub fn registry() -> Registry {
         .with_transform::<transforms::rule::RuleConfig>()
         .with_transform::<transforms::silence::SilenceConfig>()
         .with_transform::<transforms::validate::ValidateConfig>()
-        .with_sink::<sinks::console::ConsoleConfig>();
+        .with_sink::<sinks::console::ConsoleConfig>()
+        .with_sink::<sinks::discard::DiscardConfig>();
     #[cfg(feature = "mqtt")]
     let registry = registry.with_source::<sources::mqtt::MqttSourceConfig>().with_sink::<sinks::mqtt::MqttSinkConfig>();
     #[cfg(feature = "timescaledb")]

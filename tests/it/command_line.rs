@@ -68,6 +68,28 @@ fn a_run_that_fails_exits_with_1_and_names_the_stage() {
 }
 
 #[test]
+fn what_is_thrown_away_is_counted_and_accounted_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (file, readings) = (folder.path().join("p.toml"), folder.path().join("readings.jsonl"));
+    std::fs::write(&readings, "{\"n\": 1}\nbad\n{\"n\": 2}\n").expect("writable");
+    let stages = format!(
+        "[schema.s]\nn = \"int64\"\n
+         [sources.readings]\ntype = \"file\"\nformat = \"jsonl\"\nschema = \"s\"\npath = \"{}\"\n
+         [sinks.nowhere]\ntype = \"discard\"\ninputs = [\"readings\"]\n
+         [sinks.refused]\ntype = \"discard\"\ninputs = [\"readings.rejected\"]\n",
+        readings.display()
+    );
+    std::fs::write(&file, stages).expect("writable");
+    let output = pipeline(&["run", &file.display().to_string()]);
+    let shown = text(&output.stdout) + &text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{shown}");
+    for (sink, rows) in [("nowhere", 2), ("refused", 1)] {
+        let line = shown.lines().find(|line| line.contains(sink) && line.contains(" received = "));
+        assert!(line.is_some_and(|line| line.contains(&format!("{rows} received = {rows} stored"))), "{shown}");
+    }
+}
+
+#[test]
 fn a_wrong_command_line_and_a_missing_file_exit_with_2() {
     for arguments in
         [&["run"][..], &["run", "/nowhere.toml"], &["fly"], &["stages", "mqqt"], &["simulate", "--interval", "x"]]

@@ -1,6 +1,7 @@
 //! Where rows are stored: `[sinks.NAME]`.
 
 pub mod console;
+pub mod discard;
 #[cfg(feature = "mqtt")]
 pub mod mqtt;
 #[cfg(feature = "parquet")]
