@@ -131,6 +131,19 @@ impl Keys<'_> {
         bytes.clear();
         self.0.iter().all(|array| array.encode(row, bytes))
     }
+
+    /// The same where a null is a value like any other, equal to itself alone. These are other keys than those of
+    /// [`Keys::encode`].
+    pub(super) fn encode_with_nulls(&self, row: usize, bytes: &mut Vec<u8>) {
+        bytes.clear();
+        for array in &self.0 {
+            let mark = bytes.len();
+            bytes.push(1);
+            if !array.encode(row, bytes) {
+                bytes[mark] = 0;
+            }
+        }
+    }
 }
 
 impl KeyArray<'_> {
@@ -203,6 +216,30 @@ mod tests {
         let found = keys(vec![left, right]);
         assert!(found[0] != found[1] && found[1] != found[2] && found[0] != found[2]);
         assert_eq!(found[3], None, "a null makes no key");
+    }
+
+    #[test]
+    fn a_null_can_be_a_value_like_any_other() {
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("text", Arc::new(StringArray::from(vec![Some("a"), None, Some(""), None, None, Some("a")]))),
+            ("number", Arc::new(Int64Array::from(vec![None, None, None, Some(0), None, None]))),
+        ];
+        let rows =
+            RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true)))
+                .unwrap();
+        let names = ["text".to_owned(), "number".to_owned()];
+        let found = KeyColumns::find(&rows.schema(), &names, "a value", is_hashable).unwrap();
+        let keys = found.of(&rows).unwrap();
+        let keys: Vec<Vec<u8>> = (0..rows.num_rows())
+            .map(|row| {
+                let mut bytes = vec![9];
+                keys.encode_with_nulls(row, &mut bytes);
+                bytes
+            })
+            .collect();
+        assert!(keys[0] == keys[5] && keys[1] == keys[4]);
+        let different: std::collections::HashSet<&Vec<u8>> = keys[..4].iter().collect();
+        assert_eq!(different.len(), 4);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The services around the pipeline die, hang and break off in the middle of a word.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::chance::{Chance, rounds};
 use super::daemons::{BrokerSettings, Service};
@@ -33,9 +33,46 @@ fn services_killed_frozen_and_cut_off_cost_no_row_and_double_none() {
     cut_connections(&site, &mut chance, &mut table);
     stall_connections(&site, &mut chance, &mut table);
     freeze_services(&site, &mut table);
-    kill_services(&mut site, &mut chance, &mut table);
+    kill_services(&site, &mut chance, &mut table);
     site.settle(fleet, pipeline);
     site.conclude(&format!("faults of the services at {PER_SECOND} messages a second"), table);
+}
+
+/// A broker that is killed sends again, without a mark, what it had delivered and not saved as delivered: to MQTT these
+/// are new messages. Only what is in them tells, so here the rows go through `dedupe`.
+#[test]
+fn killed_brokers_cost_no_row_and_double_none() {
+    if !super::chance::is_asked_for() {
+        return;
+    }
+    let mut chance = Chance::new();
+    let mut site = Site::new("killed_broker", BrokerSettings::Shipped);
+    site.set("ROWS", "once");
+    site.set("UNREADABLE", "unreadable_once");
+    site.set("OUT_OF_RANGE", "out_of_range_once");
+    let pipeline = site.start_and_subscribe();
+    let fleet = site.fleet(PER_SECOND);
+    let mut table = Table::default();
+    let times = rounds(20).div_ceil(20);
+    for _ in 0..times {
+        wait_for_saved_broker(&site);
+        std::thread::sleep(chance.millis(1_000));
+        site.broker.kill();
+        std::thread::sleep(chance.millis(1_500));
+        site.broker.start_again();
+        wait_until_the_queue_is_delivered(&site);
+        site.broker.kill();
+        site.broker.start_again();
+        site.wait_for_row_after(now_us());
+    }
+    table.row("Broker killed", 2 * times);
+    let log = site.settle(fleet, pipeline);
+    let again =
+        log.lines().rev().find_map(|line| line.split(", ").find_map(|part| part.strip_suffix(" repeated rows")));
+    let again: u64 = again.and_then(|count| count.parse().ok()).expect("a count in the report");
+    assert!(again > 0, "no broker has sent anything again: nothing was tried");
+    table.row("sent again as new", again);
+    site.conclude(&format!("kills of the broker at {PER_SECOND} messages a second"), table);
 }
 
 /// Where a connection breaks, and how.
@@ -129,17 +166,8 @@ fn freeze_services(site: &Site, table: &mut Table) {
     table.row("Broker frozen for", seconds(FREEZE));
 }
 
-fn kill_services(site: &mut Site, chance: &mut Chance, table: &mut Table) {
+fn kill_services(site: &Site, chance: &mut Chance, table: &mut Table) {
     let times = rounds(20).div_ceil(20);
-    for _ in 0..times {
-        wait_for_saved_broker(site);
-        std::thread::sleep(chance.millis(1_000));
-        site.broker.kill();
-        std::thread::sleep(chance.millis(1_500));
-        site.broker.start_again();
-        site.wait_for_row_after(now_us());
-    }
-    table.row("Broker killed", times);
     // An object store takes long to come back.
     for (service, times) in [(Service::Database, times), (Service::ObjectStore, times.div_ceil(3))] {
         for _ in 0..times {
@@ -160,6 +188,24 @@ fn wait_for_saved_broker(site: &Site) {
     site.wait_for_row_after(now_us());
     site.wait_for_row_after(now_us());
     std::thread::sleep(BROKER_SAVES_EVERY);
+}
+
+/// What has come while the pipeline was away is sent to it at once, and then what comes. Until the broker saves again, it
+/// does not remember that it has sent the former; what it has neither sent nor saved would be lost.
+fn wait_until_the_queue_is_delivered(site: &Site) {
+    const TURN: Duration = Duration::from_millis(50);
+    const QUIET_TURNS: u32 = 6;
+    let live = u64::from(PER_SECOND) * TURN.as_millis() as u64 / 1_000;
+    let started = Instant::now();
+    let (mut passed, mut has_begun, mut quiet) = (site.mqtt.passed(Moment::Publish), false, 0);
+    while !has_begun || quiet < QUIET_TURNS {
+        assert!(started.elapsed() < PATIENCE, "no queue was delivered within {PATIENCE:?}");
+        std::thread::sleep(TURN);
+        let now = site.mqtt.passed(Moment::Publish);
+        let came = now - std::mem::replace(&mut passed, now);
+        has_begun |= came > 4 * live;
+        quiet = if came > 2 * live { 0 } else { quiet + 1 };
+    }
 }
 
 /// Waits until the service takes in again what is sent now.

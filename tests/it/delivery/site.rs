@@ -184,12 +184,13 @@ impl Site {
         Duration::from_micros(u64::try_from(now_us() - newest).unwrap_or(0))
     }
 
-    /// Ends the fleet, waits until everything has arrived or nothing more does, and stops the pipeline.
-    pub fn settle(&self, fleet: Fleet, pipeline: Process) {
+    /// Ends the fleet, waits until everything has arrived or nothing more does, and stops the pipeline; returns its log.
+    pub fn settle(&self, fleet: Fleet, pipeline: Process) -> String {
         self.runtime.block_on(fleet.finish());
         self.wait_for_all();
         let (status, log) = pipeline.stop();
         assert!(status.success(), "{log}");
+        log
     }
 
     /// What the runs of the pipeline have said that none should ever say.

@@ -12,8 +12,12 @@
 //! one's, in either direction, is left out and counted as `repeated_rows`. One that is farther away is
 //! a new first: so a counter that wraps, or a name that is used again, is no repetition.
 //!
-//! A row with a null in its key or without a time goes on unjudged, is not remembered, and is counted
-//! as `unjudged_rows`.
+//! A row with a null in its key goes on unjudged, is not remembered, and is counted as `unjudged_rows`;
+//! with `nulls = "equal"` a null is a value like any other, as in a table whose key is unique with
+//! `NULLS NOT DISTINCT`. A row without a time always goes on unjudged.
+//!
+//! With all columns in the key, a row is left out only if another was the same in everything: one that
+//! says something else under a known name goes on, for a sink with a key to refuse and keep.
 //!
 //! # What it remembers
 //! Keys in the order in which they came, as 128-bit hashes with their times. A key is forgotten
@@ -53,8 +57,11 @@ use super::snapshot::Fingerprint;
 #[serde(deny_unknown_fields)]
 pub struct DedupeConfig {
     /// The columns that tell one row from another, of any type; rows with the same values in all of
-    /// them are the same row. A row with a null in one of them goes on unjudged.
+    /// them are the same row.
     pub key: Vec<String>,
+    /// What a null in the key means.
+    #[serde(default)]
+    pub nulls: Nulls,
     /// How far the time of a row may lie from that of the first one with its key, in either direction,
     /// for the row to be a repetition. Also how long a key is remembered at least, by the time of the
     /// rows, unless there are more than `keys_max`.
@@ -67,6 +74,17 @@ pub struct DedupeConfig {
     /// the oldest is forgotten, and counted as `forgotten_keys`.
     #[serde(default = "keys_max")]
     pub keys_max: u32,
+}
+
+/// What a null in a key means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Nulls {
+    /// Nothing is known: the row goes on unjudged.
+    #[default]
+    Unjudged,
+    /// A value like any other.
+    Equal,
 }
 
 fn within() -> DurationText {
@@ -103,11 +121,15 @@ impl TransformConfig for DedupeConfig {
         }
         let mut fingerprint = Fingerprint::default();
         key.mark(&mut fingerprint);
+        if self.nulls == Nulls::Equal {
+            fingerprint.text("nulls are equal");
+        }
         fingerprint.text(&self.time_column);
         fingerprint.number(within_us);
         fingerprint.number(self.keys_max.into());
         let transform = Dedupe {
             key,
+            nulls: self.nulls,
             time,
             memory: Memory::new(within_us, self.keys_max),
             fingerprint: fingerprint.finish(),

@@ -5,6 +5,7 @@ use arrow::datatypes::TimestampMicrosecondType;
 use pipeline_engine::Counter;
 use pipeline_engine::stage::{Batch, Emitter, StageError, Transform};
 
+use super::Nulls;
 use super::memory::{Memory, Verdict};
 use crate::transforms::keys::KeyColumns;
 use crate::transforms::refusal;
@@ -15,6 +16,7 @@ const FORMAT: Format = Format { name: 1, version: 1 };
 /// What has been seen, by the columns that tell.
 pub(super) struct Dedupe {
     pub(super) key: KeyColumns,
+    pub(super) nulls: Nulls,
     pub(super) time: usize,
     pub(super) memory: Memory,
     pub(super) fingerprint: u128,
@@ -33,7 +35,14 @@ impl Transform for Dedupe {
         let keys = self.key.of(&batch.rows)?;
         let times = batch.rows.column(self.time).as_primitive::<TimestampMicrosecondType>();
         for (index, row) in (0..batch.rows.num_rows()).zip(0u32..) {
-            if times.is_null(index) || !keys.encode(index, &mut self.bytes) {
+            let has_key = match self.nulls {
+                Nulls::Unjudged => keys.encode(index, &mut self.bytes),
+                Nulls::Equal => {
+                    keys.encode_with_nulls(index, &mut self.bytes);
+                    true
+                }
+            };
+            if times.is_null(index) || !has_key {
                 self.unjudged.increment();
                 continue;
             }

@@ -70,6 +70,19 @@ fn a_row_without_a_key_or_a_time_goes_on_and_is_not_remembered() {
 }
 
 #[test]
+fn where_nulls_are_equal_two_rows_with_the_same_ones_are_one() {
+    let mut readings = marked(&[("a", 0), ("a", 0), ("a", 0), ("a", 0), ("a", 0)]);
+    readings[0].floor = None;
+    readings[1].floor = None;
+    readings[2].timestamp = None;
+    readings[3].device_id = None;
+    readings[4].device_id = None;
+    let (kept, counters) = told(&format!("{TEXT}\nnulls = \"equal\""), &readings);
+    assert_eq!(kept, ["0", "2", "3"], "a row without a time can't be judged");
+    assert_eq!(counters, [2, 0, 1]);
+}
+
+#[test]
 fn the_oldest_key_is_forgotten_first_and_counted() {
     let (kept, counters) =
         told(TEXT, &marked(&[("a", 0), ("b", 0), ("c", 0), ("d", 0), ("a", 1), ("e", 0), ("b", 0), ("a", 0)]));
