@@ -92,6 +92,8 @@ pub enum Origin {
     Topic,
     /// When the message was received.
     ReceivedAt,
+    /// The fields of the payload that no other column asks for, as one JSON object.
+    Rest,
 }
 
 /// One column of a declared schema.
@@ -159,6 +161,9 @@ pub(crate) struct ColumnText {
     topic_segment: Option<usize>,
     /// The value comes with the message, not with its payload: `topic` or `received_at`.
     message: Option<MessagePart>,
+    /// The value is an object with the fields of the payload that no other column asks for; null where there are none.
+    #[serde(default)]
+    rest: bool,
 }
 
 /// What a message has besides its payload.
@@ -176,13 +181,13 @@ pub(crate) type ColumnMistake = (&'static str, String);
 
 impl ColumnText {
     pub(crate) fn of(kind: ColumnType) -> Self {
-        Self { kind, required: false, format: None, path: None, topic_segment: None, message: None }
+        Self { kind, required: false, format: None, path: None, topic_segment: None, message: None, rest: false }
     }
 
     pub(crate) fn column(self, name: &str) -> Result<Column, ColumnMistake> {
-        let origins = [self.path.is_some(), self.topic_segment.is_some(), self.message.is_some()];
+        let origins = [self.path.is_some(), self.topic_segment.is_some(), self.message.is_some(), self.rest];
         if origins.into_iter().filter(|given| *given).count() > 1 {
-            return Err(("", "a column has one origin: path, topic_segment or message".to_owned()));
+            return Err(("", "a column has one origin: path, topic_segment, message or rest".to_owned()));
         }
         if self.format.is_some() && self.kind != ColumnType::Timestamp {
             return Err(("format", "only a timestamp has a format".to_owned()));
@@ -201,6 +206,14 @@ impl ColumnText {
                 return Err(("topic_segment", "a segment of a topic is text".to_owned()));
             }
             Origin::TopicSegment(segment)
+        } else if self.rest {
+            if self.kind != ColumnType::Json {
+                return Err(("rest", "what no other column asks for is kept as json".to_owned()));
+            }
+            if self.required {
+                return Err(("required", "a message may well have no field but those of the other columns".to_owned()));
+            }
+            Origin::Rest
         } else {
             match self.message {
                 Some(MessagePart::Topic) if self.kind == ColumnType::Text => Origin::Topic,

@@ -29,7 +29,7 @@ use read::{Reader, readable};
 
 use crate::plan::{Draft, DraftStage, Settings, Source};
 use crate::registry::{Kind, Registry};
-use crate::schema::{ColumnText, ColumnType, DeclaredSchema};
+use crate::schema::{ColumnText, ColumnType, DeclaredSchema, Origin};
 use crate::suggest::suggest;
 use crate::units::{DurationText, SizeText};
 
@@ -188,10 +188,16 @@ fn read_schemas<'i>(
             reader.report(Mistake::new(Some(name.span()), format!("{what} has no columns")));
         }
         let mut columns = Vec::new();
-        for (column, value) in in_order(table.into_inner()) {
-            if let Some(column) = read_column(reader, &column, value) {
-                columns.push(column);
+        let mut rest: Option<String> = None;
+        for (name, value) in in_order(table.into_inner()) {
+            let Some(column) = read_column(reader, &name, value) else { continue };
+            if column.origin == Origin::Rest
+                && let Some(other) = rest.replace(column.name.clone())
+            {
+                let message = format!("\"{other}\" keeps already what no other column asks for");
+                reader.report(Mistake::new(Some(name.span()), message));
             }
+            columns.push(column);
         }
         schemas.insert(name.get_ref().to_string(), Arc::new(DeclaredSchema { columns }));
     }

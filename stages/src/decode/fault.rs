@@ -22,6 +22,8 @@ pub(crate) mod reason {
     pub(crate) const NOT_AN_OBJECT: &str = "not_an_object";
     /// A key that leads to a column stands twice in one object.
     pub(crate) const DUPLICATE_KEY: &str = "duplicate_key";
+    /// A field that no column asks for, where the source refuses such.
+    pub(crate) const UNKNOWN_FIELD: &str = "unknown_field";
     /// A value of another type than its column.
     pub(crate) const WRONG_TYPE: &str = "wrong_type";
     /// No value, or null, for a required column.

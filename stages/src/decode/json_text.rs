@@ -37,6 +37,15 @@ impl JsonText<'_> {
         E::custom("refused")
     }
 
+    /// Writes the text of a field that has no type of its own.
+    pub(super) fn put_field(mut self, text: &str) -> Verdict {
+        let written = self.again().put_text::<serde_json::Error>(text);
+        match (written, self.fault.take()) {
+            (Err(_), Some(fault)) => Err(fault),
+            _ => Ok(()),
+        }
+    }
+
     fn put(&mut self, text: impl fmt::Display) {
         use std::io::Write;
         write!(self.out, "{text}").expect("memory takes all that is written");

@@ -47,6 +47,10 @@ impl RowMessage {
                     segments.extend(text(&row, &column.name).map(|segment| (*number, segment)));
                 }
                 Origin::ReceivedAt => {}
+                Origin::Rest => match in_message(column, value, format)? {
+                    Value::Object(fields) => merge(&mut message, fields)?,
+                    _ => return Err(format!("has a value for \"{}\" that is no object", column.name)),
+                },
             }
         }
         let message = Value::Object(message);
@@ -129,6 +133,18 @@ fn put(message: &mut Map<String, Value>, path: &[String], value: Value) -> Resul
     }
 }
 
+/// Puts fields beside those that are there, also inside objects.
+fn merge(message: &mut Map<String, Value>, fields: Map<String, Value>) -> Result<(), String> {
+    for (key, value) in fields {
+        match (message.get_mut(&key), value) {
+            (None, value) => drop(message.insert(key, value)),
+            (Some(Value::Object(there)), Value::Object(more)) => merge(there, more)?,
+            (Some(_), _) => return Err(format!("has two values for the field \"{key}\"")),
+        }
+    }
+    Ok(())
+}
+
 fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits = text.as_bytes();
     // The numbers' own parser would take a sign as well.
@@ -201,6 +217,20 @@ mod tests {
         assert_eq!((message.topic, message.segments), (None, Vec::new()));
         there_and_back(COLUMNS, Format::Cbor, "t", &cbor4ii::serde::to_vec(Vec::new(), &payload()).unwrap());
         there_and_back(COLUMNS, Format::MessagePack, "t", &rmp_serde::to_vec(&payload()).unwrap());
+    }
+
+    #[test]
+    fn what_no_column_asks_for_comes_back_to_its_place() {
+        let columns = "n = \"int64\"\nrest = { type = \"json\", rest = true }\n
+                       temp = { type = \"float64\", path = \"state.temp\" }\n";
+        let payload = br#"{"a":{"b":1},"n":1,"state":{"fan":"on","temp":2.5}}"#;
+        let message = there_and_back(columns, Format::Json, "t", payload);
+        let (found, sent): (Value, Value) =
+            (serde_json::from_slice(&message.payload).unwrap(), serde_json::from_slice(payload).unwrap());
+        assert_eq!(found, sent);
+        let schema = schema(columns);
+        let twice = RowMessage::of(Some(&schema), Format::Json, br#"{"n":1,"rest":"{\"n\":2}"}"#);
+        assert_eq!(twice.unwrap_err(), "has two values for the field \"n\"");
     }
 
     #[test]

@@ -19,17 +19,20 @@
 //!
 //! Numbers in text are text. Null and a missing key are the same, and refused where the column is
 //! required. A key that leads to a column must not stand twice in one object. Fields that no column
-//! asks for are ignored, whatever they hold. Arrays and objects may nest 32 deep; what is ignored in
+//! asks for are counted and told once each; they are left out, kept by a column with `rest = true`, or refused, as [`drift`]
+//! says. Arrays and objects may nest 32 deep; what is ignored in
 //! CBOR may nest to 64. A CBOR tag is taken for the value it marks.
 
 mod cbor;
 mod column;
+mod drift;
 mod fault;
 mod json_text;
 #[cfg(feature = "mqtt")]
 mod message;
 mod msgpack;
 mod read;
+mod rest;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -39,6 +42,7 @@ mod visit;
 use arrow::array::{ArrayRef, BinaryBuilder, StringBuilder, TimestampMicrosecondBuilder};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use pipeline_engine::Counter;
 use pipeline_engine::dead_letter::{self, DeadLetter, DeadLetters};
 use pipeline_engine::position::Position;
 use pipeline_engine::schema::{DeclaredSchema, timestamp_type};
@@ -48,6 +52,8 @@ use serde::Deserialize;
 use std::sync::Arc;
 
 use cbor::Plain;
+use drift::Drift;
+pub use drift::UnknownFields;
 pub(crate) use fault::{Fault, Verdict, reason};
 #[cfg(feature = "mqtt")]
 pub(crate) use message::RowMessage;
@@ -138,6 +144,15 @@ impl Decoder {
         Self { stage: stage.to_owned(), format, schema, rows, letters: DeadLetters::default(), bytes: 0 }
     }
 
+    /// Says what becomes of fields that no column asks for, and where they are counted; by default they are left out.
+    #[must_use]
+    pub fn with_unknown_fields(mut self, policy: UnknownFields, count: Counter) -> Self {
+        if let Rows::Typed(table, _) = &mut self.rows {
+            table.drift = Drift::new(policy, count);
+        }
+        self
+    }
+
     /// The ports to declare: the main one, and `rejected` if there is a schema to break.
     pub fn outputs(&self) -> Outputs {
         let mut outputs = vec![(Port::MAIN, self.schema.clone())];
@@ -158,6 +173,7 @@ impl Decoder {
                 let rows = table.rows();
                 if let Err(fault) = read::read(self.format, table, plain, &message) {
                     table.take_back(rows);
+                    table.drift.tell_fault(&fault);
                     self.put_letter(&message, &fault);
                 }
             }
@@ -189,7 +205,12 @@ impl Decoder {
         self.bytes = 0;
         let (count, _) = self.waiting();
         let columns = match &mut self.rows {
-            Rows::Typed(table, _) => table.take(),
+            Rows::Typed(table, _) => {
+                for news in table.drift.flush() {
+                    tracing::warn!(stage = self.stage, "{news}");
+                }
+                table.take()
+            }
             Rows::Raw(raw) => raw.take(),
         };
         // A schema without columns still has rows.
@@ -223,16 +244,24 @@ impl Decoder {
     /// # Errors
     /// What is wrong with the header: a field that a required column needs is not there, or one that
     /// a column asks for is there twice.
-    pub(crate) fn bind_header<'n>(&self, names: impl Iterator<Item = &'n str>) -> Result<Header, String> {
-        let Rows::Typed(table, _) = &self.rows else { return Ok(Header { fields: Vec::new() }) };
-        let fields: Vec<_> = names.map(|name| table.node_of(name)).collect();
+    pub(crate) fn bind_header<'n>(&mut self, names: impl Iterator<Item = &'n str>) -> Result<Header, String> {
+        let Rows::Typed(table, _) = &mut self.rows else { return Ok(Header::default()) };
+        let (mut fields, mut unknown) = (Vec::new(), Vec::new());
+        for name in names {
+            let node = table.node_of(name);
+            if node.is_none() {
+                table.tell_unknown_in_header(name);
+                unknown.push(name.to_owned());
+            }
+            fields.push(node);
+        }
         if let Some(path) = table.first_missing(&fields) {
             return Err(format!("has no field \"{path}\", which a required column needs"));
         }
         let twice = fields.iter().enumerate().find(|(index, node)| node.is_some() && fields[..*index].contains(node));
         match twice {
             Some((index, _)) => Err(format!("has the name of field {} twice", index + 1)),
-            None => Ok(Header { fields }),
+            None => Ok(Header { fields, unknown }),
         }
     }
 
@@ -249,9 +278,12 @@ impl Decoder {
         let Rows::Typed(table, _) = &mut self.rows else { return Ok(()) };
         let rows = table.rows();
         let verdict = read_record(table, message, header, fields);
-        match verdict {
+        match &verdict {
             Ok(()) => self.bytes += message.payload.len(),
-            Err(_) => table.take_back(rows),
+            Err(fault) => {
+                table.take_back(rows);
+                table.drift.tell_fault(fault);
+            }
         }
         verdict
     }
@@ -277,6 +309,8 @@ impl Decoder {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Header {
     fields: Vec<Option<NodeId>>,
+    /// The names of those that no column asks for, in their order.
+    unknown: Vec<String>,
 }
 
 fn read_record<'f>(
@@ -289,11 +323,20 @@ fn read_record<'f>(
         let detail = format!("the header has {} fields, the record {}", header.fields.len(), fields.len());
         return Err(Fault::new(reason::INVALID_CSV, detail));
     }
+    let mut unknown = header.unknown.iter();
     for (field, node) in fields.zip(&header.fields) {
         let Ok(text) = std::str::from_utf8(field) else {
             return Err(Fault::new(reason::INVALID_UTF8, "a field of the record is no UTF-8"));
         };
-        let Some(node) = node.filter(|_| !text.is_empty()) else { continue };
+        let Some(node) = *node else {
+            if let Some(name) = unknown.next().filter(|_| !text.is_empty()) {
+                table.put_unknown_field(name, text)?;
+            }
+            continue;
+        };
+        if text.is_empty() {
+            continue;
+        }
         table.enter(node)?;
         for place in 0..table.columns_at(node).len() {
             let column = table.columns_at(node)[place];

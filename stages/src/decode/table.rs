@@ -8,8 +8,11 @@ use pipeline_engine::schema::{DeclaredSchema, Origin};
 
 use super::Message;
 use super::column::Column;
+use super::drift::{Drift, UnknownFields};
 use super::fault::{Fault, Verdict, reason};
+use super::json_text::JsonText;
 use super::msgpack::Doubtful;
+use super::rest::Rest;
 
 /// An index into [`Table::nodes`].
 pub(super) type NodeId = usize;
@@ -31,12 +34,35 @@ pub(super) struct Table {
     pub(super) base64: bool,
     /// Bytes of the message that is being read which may be text.
     pub(super) doubtful: Doubtful,
+    /// What payloads hold beyond the schema.
+    pub(super) drift: Drift,
+    rest: Option<Rest>,
+    /// The key of the field at hand, where somebody wants to know it.
+    key: String,
+    /// Columns take the whole object that is being read: nothing inside it is unknown.
+    pub(super) is_within_shared: bool,
+}
+
+/// Where a key of an object leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// To a column, or to an object with columns inside.
+    Node(NodeId),
+    /// To nothing that a column asks for.
+    Unknown,
+    /// The same, and nobody has been told yet.
+    New,
+    /// The key is neither text nor a whole number.
+    Unnamed,
 }
 
 /// A place in the payload that a path of keys leads to or through.
 #[derive(Debug)]
 struct Node {
     path: String,
+    /// The last key of the path, and the node before it.
+    key: Box<str>,
+    parent: NodeId,
     /// Sorted by key.
     children: Vec<(Box<str>, NodeId)>,
     target: Target,
@@ -66,6 +92,8 @@ struct Learned {
 
 /// Beyond so many keys in an object, and for keys longer than so many bytes, nothing is learned.
 const LEARNED_MAX: usize = 64;
+/// How much of a key is told.
+const PATH_KEY_BYTES_MAX: usize = 80;
 
 impl Table {
     pub(super) fn new(schema: &DeclaredSchema) -> Self {
@@ -74,16 +102,22 @@ impl Table {
         let mut table = Self {
             columns: columns.collect(),
             origins: schema.columns.iter().map(|column| column.origin.clone()).collect(),
-            nodes: vec![Node::new(String::new())],
+            nodes: vec![Node::new(String::new(), "", ROOT)],
             rows: 0,
             row_stamp: 1,
             fault: None,
             base64: false,
             doubtful: Doubtful::default(),
+            drift: Drift::default(),
+            rest: None,
+            key: String::new(),
+            is_within_shared: false,
         };
         for (index, column) in schema.columns.iter().enumerate() {
-            if let Origin::Field(path) = &column.origin {
-                table.lead_to(path, index);
+            match &column.origin {
+                Origin::Field(path) => table.lead_to(path, index),
+                Origin::Rest => table.rest = Some(Rest::new(index)),
+                Origin::TopicSegment(_) | Origin::Topic | Origin::ReceivedAt => {}
             }
         }
         table
@@ -98,7 +132,7 @@ impl Table {
                     let above = &self.nodes[node].path;
                     let path = if above.is_empty() { key.clone() } else { format!("{above}.{key}") };
                     let child = self.nodes.len();
-                    self.nodes.push(Node::new(path));
+                    self.nodes.push(Node::new(path, key, node));
                     self.nodes[node].children.insert(place, (key.as_str().into(), child));
                     if let Target::Column(other) = self.nodes[node].target {
                         self.nodes[node].target = Target::Shared([other].into());
@@ -122,14 +156,25 @@ impl Table {
     }
 
     /// Where the `ordinal`th key of an object leads.
-    pub(super) fn find(&mut self, node: NodeId, ordinal: usize, key: &str) -> Option<NodeId> {
-        match self.nodes[node].learned.get(ordinal) {
-            Some(learned) if learned.key == key.as_bytes() => learned.child,
+    #[inline]
+    pub(super) fn find(&mut self, node: NodeId, ordinal: usize, key: &str) -> Place {
+        let place = match self.nodes[node].learned.get(ordinal) {
+            Some(learned) if learned.key == key.as_bytes() => learned.child.map_or(Place::Unknown, Place::Node),
             _ => self.learn(node, ordinal, key),
+        };
+        if place == Place::New || place == Place::Unknown && self.wants_unknown() {
+            self.key.clear();
+            self.key.push_str(key);
         }
+        place
     }
 
-    fn learn(&mut self, node: NodeId, ordinal: usize, key: &str) -> Option<NodeId> {
+    /// Whether it does not do to count a field that no column asks for.
+    pub(super) fn wants_unknown(&self) -> bool {
+        !self.is_within_shared && (self.rest.is_some() || self.drift.policy == UnknownFields::Reject)
+    }
+
+    fn learn(&mut self, node: NodeId, ordinal: usize, key: &str) -> Place {
         let child = self.child(node, key).ok();
         if ordinal < LEARNED_MAX && key.len() <= LEARNED_MAX {
             let learned = &mut self.nodes[node].learned;
@@ -142,7 +187,78 @@ impl Table {
             place.key.extend_from_slice(key.as_bytes());
             place.child = child;
         }
-        child
+        match child {
+            Some(child) => Place::Node(child),
+            None if !self.is_within_shared && self.drift.is_new(node, key) => Place::New,
+            None => Place::Unknown,
+        }
+    }
+
+    #[inline]
+    pub(super) fn count_unknown(&mut self) {
+        if !self.is_within_shared {
+            self.drift.count();
+        }
+    }
+
+    /// The path of the unknown field at hand, as far as a person will read.
+    fn unknown_path(&self, node: NodeId) -> String {
+        let key = &self.key[..self.key.floor_char_boundary(PATH_KEY_BYTES_MAX)];
+        let above = &self.nodes[node].path;
+        let cut = if key.len() < self.key.len() { "…" } else { "" };
+        if above.is_empty() { format!("{key}{cut}") } else { format!("{above}.{key}{cut}") }
+    }
+
+    pub(super) fn tell_unknown(&mut self, node: NodeId) {
+        let kept_in = self.rest.as_ref().map(|rest| self.columns[rest.column].name.as_str());
+        self.drift.tell_field(&self.unknown_path(node), kept_in);
+    }
+
+    #[cold]
+    pub(super) fn unknown_field(&self, node: NodeId, place: Place) -> Box<Fault> {
+        let detail = match place {
+            Place::Unnamed => "a field has a key that is neither text nor a whole number".to_owned(),
+            _ => format!("no column asks for the field {:?}", self.unknown_path(node)),
+        };
+        Fault::new(reason::UNKNOWN_FIELD, detail)
+    }
+
+    /// Where the value of the unknown field at hand is written, behind its key; `None` where it is not kept.
+    pub(super) fn keep_unknown(&mut self, node: NodeId) -> Option<JsonText<'_>> {
+        let Self { rest, nodes, key, fault, doubtful, columns, .. } = self;
+        let rest = rest.as_mut()?;
+        let mut chain = Vec::new();
+        let mut at = node;
+        while at != ROOT {
+            chain.push((at, &*nodes[at].key));
+            at = nodes[at].parent;
+        }
+        chain.reverse();
+        let name = &columns[rest.column].name;
+        Some(JsonText { out: rest.begin(&chain, key), fault, doubtful, name })
+    }
+
+    /// Keeps a field of a record, which is text, or refuses it.
+    pub(super) fn put_unknown_field(&mut self, name: &str, text: &str) -> Verdict {
+        self.drift.count();
+        self.key.clear();
+        self.key.push_str(name);
+        if self.drift.policy == UnknownFields::Reject {
+            return Err(self.unknown_field(ROOT, Place::Unknown));
+        }
+        match self.keep_unknown(ROOT) {
+            Some(kept) => kept.put_field(text),
+            None => Ok(()),
+        }
+    }
+
+    /// Tells of the fields of a header that no column asks for.
+    pub(super) fn tell_unknown_in_header(&mut self, name: &str) {
+        if self.drift.is_new(ROOT, name) {
+            self.key.clear();
+            self.key.push_str(name);
+            self.tell_unknown(ROOT);
+        }
     }
 
     /// The node that this path of keys leads to, if a column lies there.
@@ -202,12 +318,19 @@ impl Table {
     /// # Errors
     /// A required column has no value.
     pub(super) fn finish_row(&mut self, message: &Message<'_>) -> Verdict {
+        if let Some(rest) = &mut self.rest {
+            let column = rest.column;
+            if let Some(object) = rest.end() {
+                self.columns[column].put_json(object)?;
+            }
+            rest.clear();
+        }
         for (column, origin) in self.columns.iter_mut().zip(&self.origins) {
             if column.len() > self.rows {
                 continue;
             }
             let text = match origin {
-                Origin::Field(_) => None,
+                Origin::Field(_) | Origin::Rest => None,
                 Origin::Topic => message.topic,
                 Origin::TopicSegment(number) => message.topic.and_then(|topic| topic.split('/').nth(number - 1)),
                 Origin::ReceivedAt => {
@@ -235,6 +358,10 @@ impl Table {
         self.columns.iter_mut().for_each(|column| column.truncate(rows));
         self.rows = rows;
         self.row_stamp += 1;
+        self.is_within_shared = false;
+        if let Some(rest) = &mut self.rest {
+            rest.clear();
+        }
     }
 
     pub(super) fn take(&mut self) -> Vec<ArrayRef> {
@@ -273,7 +400,15 @@ impl Table {
 }
 
 impl Node {
-    fn new(path: String) -> Self {
-        Self { path, children: Vec::new(), target: Target::Object, stamp: 0, learned: Vec::new() }
+    fn new(path: String, key: &str, parent: NodeId) -> Self {
+        Self {
+            path,
+            key: key.into(),
+            parent,
+            children: Vec::new(),
+            target: Target::Object,
+            stamp: 0,
+            learned: Vec::new(),
+        }
     }
 }

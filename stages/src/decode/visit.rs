@@ -9,9 +9,10 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 
 use pipeline_engine::schema::ColumnType;
 
+use super::drift::UnknownFields;
 use super::fault::{Fault, Verdict, reason};
 use super::json_text::JsonText;
-use super::table::{NodeId, ROOT, Table, Target};
+use super::table::{NodeId, Place, ROOT, Table, Target};
 use super::{Message, timestamp};
 
 /// Leaves the reason in the table, since an error of serde carries only text.
@@ -181,10 +182,12 @@ impl<'de> Visitor<'de> for ObjectVisitor<'_> {
             let key = KeySeed { table: self.table, node: self.node, ordinal };
             match entries.next_key_seed(key)? {
                 None => return Ok(()),
-                Some(None) => {
+                Some(Place::Node(child)) => entries.next_value_seed(ValueSeed { table: self.table, node: child })?,
+                Some(Place::Unknown) if !self.table.wants_unknown() => {
                     entries.next_value::<IgnoredAny>()?;
+                    self.table.count_unknown();
                 }
-                Some(Some(child)) => entries.next_value_seed(ValueSeed { table: self.table, node: child })?,
+                Some(place) => entries.next_value_seed(UnknownSeed { table: self.table, node: self.node, place })?,
             }
             ordinal += 1;
         }
@@ -215,7 +218,7 @@ struct KeySeed<'t> {
 }
 
 impl<'de> DeserializeSeed<'de> for KeySeed<'_> {
-    type Value = Option<NodeId>;
+    type Value = Place;
 
     #[inline]
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
@@ -224,7 +227,7 @@ impl<'de> DeserializeSeed<'de> for KeySeed<'_> {
 }
 
 impl<'de> Visitor<'de> for KeySeed<'_> {
-    type Value = Option<NodeId>;
+    type Value = Place;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a key that is text or a whole number")
@@ -252,37 +255,63 @@ impl<'de> Visitor<'de> for KeySeed<'_> {
     }
 
     fn visit_bytes<E: Error>(self, _: &[u8]) -> Result<Self::Value, E> {
-        Ok(None)
+        Ok(Place::Unnamed)
     }
 
     fn visit_bool<E: Error>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(None)
+        Ok(Place::Unnamed)
     }
 
     fn visit_f64<E: Error>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(None)
+        Ok(Place::Unnamed)
     }
 
     fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
-        Ok(None)
+        Ok(Place::Unnamed)
     }
 
     fn visit_none<E: Error>(self) -> Result<Self::Value, E> {
-        Ok(None)
+        Ok(Place::Unnamed)
     }
 
     fn visit_newtype_struct<D: Deserializer<'de>>(self, extension: D) -> Result<Self::Value, D::Error> {
-        IgnoredAny::deserialize(extension).map(|_| None)
+        IgnoredAny::deserialize(extension).map(|_| Place::Unnamed)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
         while items.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(None)
+        Ok(Place::Unnamed)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
         while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(None)
+        Ok(Place::Unnamed)
+    }
+}
+
+/// The value of a key that no column asks for.
+struct UnknownSeed<'t> {
+    table: &'t mut Table,
+    node: NodeId,
+    place: Place,
+}
+
+impl<'de> DeserializeSeed<'de> for UnknownSeed<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        let Self { table, node, place } = self;
+        table.count_unknown();
+        if place == Place::New {
+            table.tell_unknown(node);
+        }
+        if table.drift.policy == UnknownFields::Reject {
+            return Err(table.unknown_field(node, place)).or_refuse(table);
+        }
+        match if place == Place::Unnamed { None } else { table.keep_unknown(node) } {
+            Some(kept) => kept.deserialize(deserializer),
+            None => IgnoredAny::deserialize(deserializer).map(drop),
+        }
     }
 }
 
@@ -343,7 +372,9 @@ fn read_shared_text(table: &mut Table, node: NodeId, columns: &[usize], text: &[
     }
     if table.has_children(node) {
         let mut parser = serde_json::Deserializer::from_slice(text);
+        let was_within = std::mem::replace(&mut table.is_within_shared, true);
         Deserializer::deserialize_any(&mut parser, ObjectVisitor { table, node })?;
+        table.is_within_shared = was_within;
     }
     Ok(())
 }

@@ -112,7 +112,7 @@ fn same(row: &str, other: &str) -> bool {
 
     let plain = |text: &str| {
         let mut row: Value = serde_json::from_str(text).ok()?;
-        for column in ["j", "state"] {
+        for column in ["j", "state", "rest"] {
             if let Some(Value::String(text)) = row.get(column) {
                 row[column] = serde_json::from_str(text).ok()?;
             }

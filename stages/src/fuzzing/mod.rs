@@ -41,6 +41,7 @@ temperature = { type = "float64", path = "state.reported.temp" }
 site = { type = "text", topic_segment = 2 }
 topic = { type = "text", message = "topic" }
 received = { type = "timestamp", message = "received_at" }
+rest = { type = "json", rest = true }
 
 [schema.shared]
 state = "json"

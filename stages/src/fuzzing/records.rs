@@ -33,7 +33,7 @@ fn read(choice: u8, file: &[u8], step: usize) -> Result<(String, String, Vec<u64
     let schema = super::schema(choice >> 2);
     let mut decoder = Decoder::new(Some(&schema), Format::Json, "fuzzed");
     let input = InPieces { rest: file.to_vec(), step };
-    let mut reader = RecordReader::new(Box::new(input), format, bytes_max, &decoder)
+    let mut reader = RecordReader::new(Box::new(input), format, bytes_max, &mut decoder)
         .map_err(|error| error.to_string())?
         .map_err(|(mistake, names)| format!("{mistake} {names:?}"))?;
     let mut lines = Vec::new();

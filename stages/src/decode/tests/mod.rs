@@ -1,6 +1,7 @@
 //! Rules of the decoder, each with the word it refuses with.
 
 mod corpus;
+mod drift;
 mod formats;
 #[cfg(feature = "mqtt")]
 mod letters;

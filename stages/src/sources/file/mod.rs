@@ -13,11 +13,10 @@ mod reader;
 use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
-use pipeline_engine::schema::{DeclaredSchema, timestamp_type};
+use pipeline_engine::schema::timestamp_type;
 use pipeline_engine::stage::{
     BuildContext, BuildError, BuiltSource, Outputs, Port, Source, SourceConfig, SourceContext, StageDoc, StageError,
 };
@@ -31,7 +30,8 @@ use tokio::sync::mpsc;
 use self::pace::{Pace, Paced};
 pub(crate) use self::reader::RecordReader;
 use self::reader::{Chunk, FileReader, Plan};
-use crate::decode::{Decoder, Format};
+use super::decoder;
+use crate::decode::{Decoder, Format, UnknownFields};
 
 /// Chunks that wait between the reading thread and the pipeline: one is always ready, and memory
 /// stays at a few times the chunk's size.
@@ -50,6 +50,9 @@ pub struct FileConfig {
     /// The schema to decode into. Without one the rows are the lines themselves: topic, payload and
     /// received_at. CSV needs one.
     schema: Option<String>,
+    /// What becomes of a field that no column of the schema asks for; a column with `rest = true` keeps it as JSON. All are
+    /// counted as `unknown_fields`, and the first one of its name is told.
+    unknown_fields: Option<UnknownFields>,
     /// The topic that each line seems to have come by.
     topic: Option<String>,
     /// The column of timestamps to replay by. Without it the files are read as fast as the pipeline
@@ -109,13 +112,13 @@ impl SourceConfig for FileConfig {
             return Err(BuildError::invalid("line_bytes_max", "no line has zero bytes"));
         }
         let schema = self.schema.as_ref().map(|name| cx.schema("schema", name)).transpose()?;
-        let decoder = Decoder::new(schema.as_deref(), Format::Json, &cx.stage);
+        let decoder = decoder(cx, schema.as_deref(), Format::Json, self.unknown_fields)?;
         let mut outputs = decoder.outputs();
         if outputs.iter().all(|(port, _)| *port != Port::REJECTED) {
             outputs.push((Port::REJECTED, dead_letter::schema()));
         }
         let pace = self.pace(&outputs, &decoder.received_at_columns())?;
-        let source = FileSource { config: self, schema, stage: cx.stage.clone(), pace };
+        let source = FileSource { config: self, decoder, pace };
         Ok(BuiltSource { source: Box::new(source), outputs })
     }
 }
@@ -154,8 +157,7 @@ impl FileConfig {
 /// The running source.
 struct FileSource {
     config: FileConfig,
-    schema: Option<Arc<DeclaredSchema>>,
-    stage: String,
+    decoder: Decoder,
     pace: Option<Pace>,
 }
 
@@ -198,21 +200,19 @@ impl Source for FileSource {
 
     /// On the caller's thread: a few opens and headers, and nothing else runs during a check.
     async fn probe(&mut self) -> Result<String, StageError> {
-        let decoder = Decoder::new(self.schema.as_deref(), Format::Json, &self.stage);
-        let files = self.open_all(&decoder)?.len();
+        let files = self.open_all()?.len();
         Ok(if files == 1 { "the file can be read".to_owned() } else { format!("all {files} files can be read") })
     }
 }
 
 impl FileSource {
     /// Reads all files, on a thread of its own, until nobody takes the chunks any more.
-    fn read(&self, chunks: &mpsc::Sender<Chunk>) -> Result<(), StageError> {
-        let mut decoder = Decoder::new(self.schema.as_deref(), Format::Json, &self.stage);
-        let files = self.open_all(&decoder)?;
+    fn read(mut self, chunks: &mpsc::Sender<Chunk>) -> Result<(), StageError> {
+        let files = self.open_all()?;
         let plan =
             Plan { topic: self.config.topic.as_deref(), pace_column: self.pace.as_ref().map(|pace| pace.column) };
         for (index, file) in files.into_iter().enumerate() {
-            let read_on = file.read(index, &plan, &mut decoder, chunks)?;
+            let read_on = file.read(index, &plan, &mut self.decoder, chunks)?;
             if !read_on {
                 break;
             }
@@ -222,8 +222,8 @@ impl FileSource {
 
     /// All are opened before any is read: a missing file or a header that doesn't fit shows before
     /// any row leaves.
-    fn open_all(&self, decoder: &Decoder) -> Result<Vec<FileReader>, StageError> {
-        let config = &self.config;
+    fn open_all(&mut self) -> Result<Vec<FileReader>, StageError> {
+        let Self { config, decoder, .. } = self;
         let open = |path: &PathBuf| {
             FileReader::open(path, config.is_gzip(path), config.format, config.line_bytes_max.bytes(), decoder)
         };

@@ -91,7 +91,7 @@ impl RecordReader {
         input: Input,
         format: FileFormat,
         bytes_max: usize,
-        decoder: &Decoder,
+        decoder: &mut Decoder,
     ) -> io::Result<Result<Self, HeaderMistake>> {
         if format == FileFormat::Jsonl {
             return Ok(Ok(Self::Lines(Lines::new(input, bytes_max))));
@@ -131,7 +131,7 @@ impl FileReader {
         gzip: bool,
         format: FileFormat,
         bytes_max: usize,
-        decoder: &Decoder,
+        decoder: &mut Decoder,
     ) -> Result<Self, StageError> {
         let refused =
             |error: io::Error| StageError::permanent(format!("can't open \"{}\"", path.display())).because(error);

@@ -33,8 +33,9 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use tokio::task::{JoinError, JoinSet};
 
+use super::decoder;
 use super::spooled::{self, Forward, Opened, SpoolConfig};
-use crate::decode::{Decoder, Format};
+use crate::decode::{Decoder, Format, UnknownFields};
 use crate::mqtt_client::{self, Address, Direction, Login, Protocol, Session, Settings, TlsConfig, Topics};
 use intake::{Counters, Intake};
 use redelivery::Redeliveries;
@@ -88,6 +89,9 @@ pub struct MqttSourceConfig {
     /// The schema that payloads are decoded by. Without one the rows are the messages themselves:
     /// `topic`, `payload` and `received_at`.
     schema: Option<String>,
+    /// What becomes of a field that no column of the schema asks for; a column with `rest = true` keeps it as JSON. All are
+    /// counted as `unknown_fields`, and the first one of its name is told.
+    unknown_fields: Option<UnknownFields>,
     /// How payloads are encoded.
     #[serde(default)]
     format: Format,
@@ -170,7 +174,7 @@ impl SourceConfig for MqttSourceConfig {
         }
         let spool = self.spool.options(cx)?;
         let schema = self.schema.as_deref().map(|name| cx.schema("schema", name)).transpose()?;
-        let decoder = Decoder::new(schema.as_deref(), self.format, &cx.stage);
+        let decoder = decoder(cx, schema.as_deref(), self.format, self.unknown_fields)?;
         let mut outputs = decoder.outputs();
         if !outputs.iter().any(|(port, _)| *port == Port::REJECTED) {
             // Without a schema every message is a row; an oversize one is none all the same.

@@ -30,7 +30,8 @@ use pipeline_engine::units::DurationText;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::decode::{Decoder, Format};
+use super::decoder;
+use crate::decode::Format;
 use fleet::FleetSettings;
 use replay::ReplaySettings;
 use run::{Origin, Simulator};
@@ -179,12 +180,7 @@ impl SimulatorConfig {
             Some(path) => Origin::Replay(self.replay_settings(path.clone(), topic, duration_us)?),
             None => Origin::Fleet(self.fleet_settings(topic, duration_us)?, start_us),
         };
-        Ok(Simulator {
-            origin,
-            speed,
-            truth: self.truth,
-            decoder: Decoder::new(schema.as_deref(), Format::Json, &cx.stage),
-        })
+        Ok(Simulator { origin, speed, truth: self.truth, decoder: decoder(cx, schema.as_deref(), Format::Json, None)? })
     }
 
     fn checked_speed(&self) -> Result<Option<f64>, BuildError> {
