@@ -13,7 +13,7 @@ mod status;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use commands::{Failure, check, dlq, graph, reconcile, run, spool, stages, test};
+use commands::{Failure, check, dlq, graph, reconcile, run, schema, spool, stages, test};
 
 // Many small messages are many small allocations; the library leaves the choice to its embedder.
 #[global_allocator]
@@ -37,6 +37,7 @@ enum Command {
     Stages(stages::StagesArguments),
     Simulate(simulate::SimulateArgs),
     Dlq(dlq::DlqArguments),
+    Schema(schema::SchemaArguments),
     Spool(spool::SpoolArguments),
     Reconcile(reconcile::ReconcileArguments),
     Test(test::TestArguments),
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         Command::Stages(arguments) => stages::run(arguments),
         Command::Simulate(arguments) => commands::simulate::run(arguments),
         Command::Dlq(arguments) => dlq::run(arguments),
+        Command::Schema(arguments) => schema::run(arguments),
         Command::Spool(arguments) => spool::run(arguments),
         Command::Reconcile(arguments) => reconcile::run(arguments),
         Command::Test(arguments) => test::run(arguments),

@@ -183,6 +183,15 @@ pub trait Sink: Send {
         Ok(None)
     }
 
+    /// How the rows that this sink is given differ from what lies at its far end, for `pipeline schema diff`; `None` if nothing
+    /// there has a schema. Changes nothing, and may be asked while a run stores by it.
+    ///
+    /// # Errors
+    /// Why nothing can be read now.
+    async fn compare_schema(&mut self) -> Result<Option<SchemaComparison>, StageError> {
+        Ok(None)
+    }
+
     /// The dead letters that this sink has stored, for `pipeline dlq`; `None` if they can't be read back.
     /// Asked only of a sink that reads dead letters.
     fn dead_letters(&self) -> Option<Box<dyn LetterStore>> {
@@ -236,6 +245,30 @@ pub struct Account {
     pub found_in: String,
     /// What can't be if nothing was lost and nothing stored twice, in sentences without a full stop.
     pub contradictions: Vec<String>,
+}
+
+/// A sink's rows against what has been stored before, column by column.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SchemaComparison {
+    /// What the rows were held against: a table, the newest of so many objects.
+    pub against: String,
+    /// Columns that are not the same on both sides, in the order of the rows, then those of the far end.
+    pub differences: Vec<ColumnDifference>,
+}
+
+/// A column that the rows and the far end of a sink do not agree on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ColumnDifference {
+    /// Its name.
+    pub column: String,
+    /// Its type in the rows; `None` if these don't have it.
+    pub ours: Option<String>,
+    /// Its type at the far end; `None` if that has none of this name.
+    pub theirs: Option<String>,
+    /// What is different, as the rest of a sentence that begins with the column.
+    pub consequence: String,
+    /// What would make both the same, such as a statement of SQL.
+    pub mend: Option<String>,
 }
 
 impl Group {

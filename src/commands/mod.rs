@@ -5,6 +5,7 @@ pub mod dlq;
 pub mod graph;
 pub mod reconcile;
 pub mod run;
+pub mod schema;
 pub mod simulate;
 pub mod spool;
 pub mod stages;

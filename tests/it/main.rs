@@ -17,6 +17,7 @@ mod oracle;
 mod parquet;
 mod pipeline_file;
 mod process;
+mod schema;
 mod services;
 mod spools;
 mod timescaledb;

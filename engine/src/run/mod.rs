@@ -36,7 +36,7 @@ use crate::plan::{Node, Plan};
 use crate::queue::{Inbox, Outbox};
 use crate::registry::{Built, Kind};
 use crate::report::Report;
-use crate::stage::Account;
+use crate::stage::{Account, SchemaComparison};
 use crate::stats::{EdgeStats, RunStats, StageState, StageStats};
 use crate::storage::{FsStorage, Storage};
 use sink::{OnPermanent, SinkTask};
@@ -138,6 +138,17 @@ impl Run {
         for node in &mut self.plan.nodes {
             if let Built::Sink(built) = &mut node.built {
                 found.push((node.name.clone(), built.sink.account().await));
+            }
+        }
+        found
+    }
+
+    /// How the rows of each sink differ from what lies at its far end. One entry a sink, in the order of the plan.
+    pub async fn compare_schemas(&mut self) -> Vec<(String, Result<Option<SchemaComparison>, StageError>)> {
+        let mut found = Vec::new();
+        for node in &mut self.plan.nodes {
+            if let Built::Sink(built) = &mut node.built {
+                found.push((node.name.clone(), built.sink.compare_schema().await));
             }
         }
         found

@@ -27,6 +27,7 @@ mod cbor;
 mod column;
 mod drift;
 mod fault;
+pub mod infer;
 mod json_text;
 #[cfg(feature = "mqtt")]
 mod message;

@@ -8,13 +8,14 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use pipeline_engine::stage::StageError;
 
 use super::disk::{failed, not_synced, off_the_runtime};
-use super::store::{Guard, Object, Reader, Store, taken};
+use super::store::{Guard, Listed, Object, Reader, Store, taken};
 
 /// Where files are written aside, below the root. Readers leave out folders that begin with a dot;
 /// one folder for all days, so that cleaning up after a crash looks at one folder.
@@ -52,12 +53,12 @@ impl Reader for Folder {
         self.root.display().to_string()
     }
 
-    async fn keys(&mut self) -> Result<Vec<String>, StageError> {
+    async fn list(&mut self) -> Result<Vec<Listed>, StageError> {
         let root = self.root.clone();
         off_the_runtime(move || {
-            let mut keys = Vec::new();
-            list(&root, "", &mut keys).map_err(|error| failed("list", &root, error))?;
-            Ok(keys)
+            let mut listed = Vec::new();
+            list(&root, "", &mut listed).map_err(|error| failed("list", &root, error))?;
+            Ok(listed)
         })
         .await
     }
@@ -73,8 +74,8 @@ impl Reader for Folder {
     }
 }
 
-/// The files below a folder, as keys; none if there is no such folder.
-fn list(folder: &Path, prefix: &str, keys: &mut Vec<String>) -> io::Result<()> {
+/// The files below a folder; none if there is no such folder.
+fn list(folder: &Path, prefix: &str, listed: &mut Vec<Listed>) -> io::Result<()> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         entries => entries?,
@@ -84,9 +85,11 @@ fn list(folder: &Path, prefix: &str, keys: &mut Vec<String>) -> io::Result<()> {
         // Not one of ours.
         let Ok(name) = entry.file_name().into_string() else { continue };
         if entry.file_type()?.is_dir() {
-            list(&entry.path(), &format!("{prefix}{name}/"), keys)?;
+            list(&entry.path(), &format!("{prefix}{name}/"), listed)?;
         } else {
-            keys.push(format!("{prefix}{name}"));
+            let made_at = entry.metadata()?.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+            let made_at_us = i64::try_from(made_at.as_micros()).unwrap_or(i64::MAX);
+            listed.push(Listed { key: format!("{prefix}{name}"), made_at_us });
         }
     }
     Ok(())

@@ -28,6 +28,7 @@
 
 mod account;
 mod bucket;
+mod compare;
 mod config;
 mod days;
 mod destination;
@@ -49,7 +50,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use pipeline_engine::dlq::LetterStore;
-use pipeline_engine::stage::{Account, Committed, Group, Sink, StageError};
+use pipeline_engine::stage::{Account, Committed, Group, SchemaComparison, Sink, StageError};
 use pipeline_engine::{Counter, now_us};
 
 use self::account::Objects;
@@ -59,7 +60,7 @@ use self::encode::Encoder;
 use self::journal::{Journal, Staged};
 use self::letters::{LakeLetters, is_object_of};
 use self::provenance::Provenance;
-use self::store::{Guard, Object, Store};
+use self::store::{Guard, Listed, Object, Store};
 
 /// Objects of one group that are on their way at once. A group has one as a rule; a fleet of bad
 /// clocks can make thousands.
@@ -125,6 +126,22 @@ impl Sink for Parquet {
             }
         }
         objects.account().map(Some)
+    }
+
+    async fn compare_schema(&mut self) -> Result<Option<SchemaComparison>, StageError> {
+        let Some(mut reader) = self.store.reader() else { return Ok(None) };
+        let mut listed = reader.list().await?;
+        listed.retain(|listed| is_object_of(&self.owner, &listed.key));
+        let count = listed.len();
+        let newest =
+            listed.into_iter().max_by(|one, other| (one.made_at_us, &one.key).cmp(&(other.made_at_us, &other.key)));
+        let none_yet =
+            || SchemaComparison { against: format!("{}, which is empty", reader.place()), ..Default::default() };
+        let Some(Listed { key, .. }) = newest else { return Ok(Some(none_yet())) };
+        match reader.get(&key).await? {
+            Some(content) => compare::compare(&self.encoder.schema, &key, content, count).await.map(Some),
+            None => Err(StageError::transient(format!("\"{key}\" has gone since it was listed"))),
+        }
     }
 
     fn dead_letters(&self) -> Option<Box<dyn LetterStore>> {

@@ -44,11 +44,24 @@ pub(super) trait Reader: Send + Sync {
     /// The place, for a person.
     fn place(&self) -> String;
 
+    /// All objects there are now, those of others too, in any order.
+    async fn list(&mut self) -> Result<Vec<Listed>, StageError>;
+
     /// The keys of all objects there are now, those of others too, in any order.
-    async fn keys(&mut self) -> Result<Vec<String>, StageError>;
+    async fn keys(&mut self) -> Result<Vec<String>, StageError> {
+        Ok(self.list().await?.into_iter().map(|listed| listed.key).collect())
+    }
 
     /// The content of an object; `None` if it is gone.
     async fn get(&mut self, key: &str) -> Result<Option<Bytes>, StageError>;
+}
+
+/// An object in a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Listed {
+    pub(super) key: String,
+    /// When it was made, by the store's clock; microseconds since 1970.
+    pub(super) made_at_us: i64,
 }
 
 /// The key is taken by something that is not ours.

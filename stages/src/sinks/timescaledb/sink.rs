@@ -13,7 +13,7 @@ use arrow::row::{RowConverter, SortField};
 use async_trait::async_trait;
 use pipeline_engine::Counter;
 use pipeline_engine::dlq::LetterStore;
-use pipeline_engine::stage::{Account, Committed, Fault, Group, Sink, StageError};
+use pipeline_engine::stage::{Account, Committed, Fault, Group, SchemaComparison, Sink, StageError};
 
 use super::connect::Database;
 use super::error::while_opening;
@@ -126,6 +126,13 @@ impl Sink for TimescaleDb {
         }
         let direct = nature.on_direct_compress(&server, self.direct_compress);
         Ok(format!("{server}; table {} fits: {nature}, {}; {direct}", table.sql_name(), table.key_text()))
+    }
+
+    async fn compare_schema(&mut self) -> Result<Option<SchemaComparison>, StageError> {
+        let link = self.database.connect().await?;
+        let comparison = self.table.compare(&link.client).await?;
+        let against = || format!("table {}, which is not there yet", self.table.sql_name());
+        Ok(Some(comparison.unwrap_or_else(|| SchemaComparison { against: against(), differences: Vec::new() })))
     }
 
     async fn account(&mut self) -> Result<Option<Account>, StageError> {

@@ -6,7 +6,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use pipeline_engine::stage::StageError;
+use pipeline_engine::stage::{ColumnDifference, SchemaComparison, StageError};
 use tokio_postgres::Client;
 
 use super::error::while_opening;
@@ -162,6 +162,69 @@ impl Table {
         Err(StageError::permanent(message).hint(format!("To mend it: {}.", mend.join(" "))))
     }
 
+    /// How the rows differ from the table, column by column; `None` if there is no table.
+    pub async fn compare(&self, client: &Client) -> Result<Option<SchemaComparison>, StageError> {
+        let Some((oid, _)) = self.oid(client).await? else { return Ok(None) };
+        let differences = self.differences(&columns_of(client, oid).await?);
+        Ok(Some(SchemaComparison { against: format!("table {}", self.sql_name()), differences }))
+    }
+
+    /// Columns that the rows and the table do not agree on; the sink can't run with those that have something to mend.
+    fn differences(&self, found: &[Found]) -> Vec<ColumnDifference> {
+        let table = self.sql_name();
+        let mut differences = Vec::new();
+        for Column { name, kind, .. } in &self.columns {
+            let wanted = kind.name();
+            let column = found.iter().find(|column| column.name == *name);
+            let mut differs = |text: String, mend: String| {
+                differences.push(ColumnDifference {
+                    column: name.clone(),
+                    ours: Some(wanted.to_owned()),
+                    theirs: column.map(|column| column.type_text.clone()),
+                    consequence: text,
+                    mend: Some(mend),
+                });
+            };
+            let Some(Found { type_name, type_text, generated, .. }) = column else {
+                differs("is missing".to_owned(), format!("ALTER TABLE {table} ADD COLUMN \"{name}\" {wanted};"));
+                continue;
+            };
+            if !kind.reads_as(type_name) {
+                differs(
+                    format!("is {type_text}, the input's is {wanted}"),
+                    format!("ALTER TABLE {table} ALTER COLUMN \"{name}\" TYPE {wanted} USING \"{name}\"::{wanted};"),
+                );
+            }
+            if *generated {
+                differs(
+                    "is generated".to_owned(),
+                    format!("ALTER TABLE {table} ALTER COLUMN \"{name}\" DROP EXPRESSION;"),
+                );
+            }
+        }
+        let filled = |name: &str| self.columns.iter().any(|column| column.name == name);
+        for Found { name, type_text, needs_value, .. } in
+            found.iter().filter(|found| !found.generated && !filled(&found.name))
+        {
+            let (consequence, mend) = if *needs_value {
+                (
+                    "is NOT NULL without a default, and the input has no such column",
+                    Some(format!("ALTER TABLE {table} ALTER COLUMN \"{name}\" DROP NOT NULL;")),
+                )
+            } else {
+                ("is filled by no row", None)
+            };
+            differences.push(ColumnDifference {
+                column: name.clone(),
+                ours: None,
+                theirs: Some(type_text.clone()),
+                consequence: consequence.to_owned(),
+                mend,
+            });
+        }
+        differences
+    }
+
     async fn oid(&self, client: &Client) -> Result<Option<(u32, String)>, StageError> {
         let sql = "SELECT oid, relkind::text FROM pg_class WHERE oid = to_regclass($1)";
         let row = client.query_opt(sql, &[&self.sql_name()]).await.map_err(unreadable)?;
@@ -170,38 +233,11 @@ impl Table {
 
     /// What is wrong and what mends it, a pair for each column.
     fn wrong_columns(&self, found: &[Found]) -> Vec<(String, String)> {
-        let table = self.sql_name();
-        let mut mistakes = Vec::new();
-        for Column { name, kind, .. } in &self.columns {
-            let wanted = kind.name();
-            let Some(column) = found.iter().find(|column| column.name == *name) else {
-                mistakes.push((
-                    format!("column \"{name}\" is missing"),
-                    format!("ALTER TABLE {table} ADD COLUMN \"{name}\" {wanted};"),
-                ));
-                continue;
-            };
-            if !kind.reads_as(&column.type_name) {
-                mistakes.push((
-                    format!("column \"{name}\" is {}, the input's is {wanted}", column.type_text),
-                    format!("ALTER TABLE {table} ALTER COLUMN \"{name}\" TYPE {wanted} USING \"{name}\"::{wanted};"),
-                ));
-            }
-            if column.generated {
-                mistakes.push((
-                    format!("column \"{name}\" is generated"),
-                    format!("ALTER TABLE {table} ALTER COLUMN \"{name}\" DROP EXPRESSION;"),
-                ));
-            }
-        }
-        let filled = |name: &str| self.columns.iter().any(|column| column.name == name);
-        for Found { name, .. } in found.iter().filter(|found| found.needs_value && !filled(&found.name)) {
-            mistakes.push((
-                format!("column \"{name}\" is NOT NULL without a default, and the input has no such column"),
-                format!("ALTER TABLE {table} ALTER COLUMN \"{name}\" DROP NOT NULL;"),
-            ));
-        }
-        mistakes
+        let mend = |difference: ColumnDifference| {
+            let ColumnDifference { column, consequence, mend, .. } = difference;
+            mend.map(|mend| (format!("column \"{column}\" {consequence}"), mend))
+        };
+        self.differences(found).into_iter().filter_map(mend).collect()
     }
 
     /// `ON CONFLICT` takes a unique index over exactly the key: whole, immediate, of plain columns.

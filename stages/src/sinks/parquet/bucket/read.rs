@@ -10,7 +10,7 @@ use object_store::{Error, ObjectStore, ObjectStoreExt};
 use pipeline_engine::stage::StageError;
 
 use super::Bucket;
-use crate::sinks::parquet::store::Reader;
+use crate::sinks::parquet::store::{Listed, Reader};
 
 impl Bucket {
     pub(super) fn reader_of(&self) -> Box<dyn Reader> {
@@ -37,11 +37,14 @@ impl Reader for Bucket {
         format!("s3://{}{slash}{}", self.settings.bucket, self.prefix)
     }
 
-    async fn keys(&mut self) -> Result<Vec<String>, StageError> {
+    async fn list(&mut self) -> Result<Vec<Listed>, StageError> {
         let client = self.connected().await?;
         let objects: Vec<_> =
             client.list(Some(&self.prefix)).try_collect().await.map_err(|error| self.failed("listed", error))?;
-        Ok(objects.iter().filter_map(|object| self.key_of(&object.location)).collect())
+        let listed = objects.iter().filter_map(|object| {
+            Some(Listed { key: self.key_of(&object.location)?, made_at_us: object.last_modified.timestamp_micros() })
+        });
+        Ok(listed.collect())
     }
 
     async fn get(&mut self, key: &str) -> Result<Option<Bytes>, StageError> {
