@@ -153,7 +153,11 @@ impl Auditor {
 mod tests {
     use std::sync::Arc;
 
+    use arrow::array::{ArrayRef, Int64Array};
+    use arrow::record_batch::RecordBatch;
+
     use super::*;
+    use crate::batch::Batch;
 
     /// A source `in` that was given 10 rows by nobody, and a sink `out` behind it.
     fn run() -> RunStats {
@@ -164,20 +168,25 @@ mod tests {
         }
     }
 
+    fn eight_rows() -> Batch {
+        let column: ArrayRef = Arc::new(Int64Array::from(vec![0; 8]));
+        Batch::detached(RecordBatch::try_from_iter([("n", column)]).expect("one column of one length"))
+    }
+
     #[test]
     fn what_a_sink_was_given_is_what_became_of_it() {
         let run = run();
         let sink = &run.stages[1];
-        run.edges[0].sent(10);
+        run.edges[0].sent(10, None);
         assert_eq!(run.balance(sink).unwrap().imbalance(), 10);
         run.edges[0].entered(4);
         sink.taken_in_hand(6);
         let balance = run.balance(sink).unwrap();
         assert_eq!((balance.in_flight, balance.imbalance()), (10, 0));
-        run.edges[0].left(4);
+        run.edges[0].left(4, None);
         sink.taken_in_hand(4);
         sink.out_of_hand(10);
-        sink.stored(8, None);
+        sink.stored(&[eight_rows()]);
         sink.counter(DUPLICATES).add(3);
         sink.left(Port::REJECTED, 1);
         sink.counter(STORED_BEFORE).add(1);
@@ -202,13 +211,13 @@ mod tests {
     fn only_what_stays_out_of_balance_is_told_and_once() {
         let run = run();
         let mut auditor = Auditor::default();
-        run.edges[0].sent(1);
+        run.edges[0].sent(1, None);
         assert!(auditor.audit(&run).is_empty(), "it may be on its way");
-        run.edges[0].sent(1);
+        run.edges[0].sent(1, None);
         assert!(auditor.audit(&run).is_empty(), "something moves");
         run.edges[0].entered(1);
         assert!(auditor.audit(&run).is_empty() && auditor.audit(&run).is_empty(), "something is on its way");
-        run.edges[0].left(1);
+        run.edges[0].left(1, None);
         assert!(auditor.audit(&run).is_empty(), "it has just arrived");
         let found = auditor.audit(&run);
         assert_eq!(found.len(), 1);

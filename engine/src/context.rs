@@ -12,8 +12,9 @@ use crate::checkpoint::{Gate, Shut};
 use crate::error::StageError;
 use crate::position::Position;
 use crate::schema::DeclaredSchema;
+use crate::spool::SpoolMeter;
 use crate::stage::{BuildError, Port};
-use crate::stats::{Counter, IntakeStats, StageStats};
+use crate::stats::{Counter, IntakeStats, Running, StageStats};
 use crate::storage::Storage;
 use crate::suggest::suggest;
 
@@ -163,7 +164,11 @@ impl SourceContext {
     /// A stage behind this one has ended: return the error, the engine knows the real cause.
     pub async fn send_by_ports<const N: usize>(&self, batches: [(Port, Batch); N]) -> Result<(), StageError> {
         let rows = batches.each_ref().map(|(port, batch)| (*port, batch.rows.num_rows()));
-        match self.gate.send(batches).await {
+        batches.iter().for_each(|(port, batch)| self.stats.shows(*port, batch));
+        let waits_for_room = self.stats.blocked.start();
+        let sent = self.gate.send(batches).await;
+        drop(waits_for_room);
+        match sent {
             Ok(()) => {
                 rows.into_iter().for_each(|(port, rows)| self.stats.left(port, rows));
                 Ok(())
@@ -212,6 +217,16 @@ impl SourceContext {
     /// account for it.
     pub fn intake(&self) -> IntakeStats {
         self.stats.start_intake()
+    }
+
+    /// Counts as time at work until the result is dropped: decoding, say, and not waiting for the outside.
+    pub fn working(&self) -> Running<'_> {
+        self.stats.busy.start()
+    }
+
+    /// Shows how much the source's spool holds.
+    pub fn show_spool(&self, meter: SpoolMeter) {
+        self.stats.set_spool(meter);
     }
 
     /// Shows a counter that somebody else counts with, such as the source's spool.

@@ -32,6 +32,7 @@ pub mod stage;
 mod stats;
 pub mod storage;
 pub mod suggest;
+pub mod tap;
 pub mod terminal;
 pub mod testing;
 pub mod time;
@@ -48,4 +49,7 @@ pub use registry::{Kind, Registry, StageType};
 pub use report::Report;
 pub use retry::Backoff;
 pub use run::{Run, RunError};
-pub use stats::{Counter, EdgeStats, Gauge, IntakeStats, RunStats, StageState, StageStats, now_us};
+pub use stats::{
+    Counter, EdgeStats, Gauge, IntakeStats, LATENCY_BOUNDS_SECONDS, Latencies, LatencyCounts, RunStats, Running,
+    StageState, StageStats, Stopwatch, now_us,
+};

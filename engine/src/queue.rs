@@ -107,7 +107,7 @@ impl Receiver {
             next.map(|item| match item {
                 Item::Barrier(id) => Arrival::Barrier(id),
                 Item::Batch { room, batch } => {
-                    self.stats.left(batch.rows.num_rows());
+                    self.stats.left(batch.rows.num_rows(), batch.ack.received_at_us());
                     self.room.add_permits(room as usize);
                     Arrival::Batch(0, batch)
                 }
@@ -237,10 +237,10 @@ impl Outbox {
             return Ok(());
         };
         for reader in others {
-            reader.edge.sent(batch.rows.num_rows());
+            reader.edge.sent(batch.rows.num_rows(), batch.ack.received_at_us());
             reader.send(batch.fan_out()).await?;
         }
-        last.edge.sent(batch.rows.num_rows());
+        last.edge.sent(batch.rows.num_rows(), batch.ack.received_at_us());
         last.send(batch).await
     }
 

@@ -165,6 +165,12 @@ pub trait Sink: Send {
         Ok(())
     }
 
+    /// The column of the input that says when a row happened, where the sink knows one: latency is measured
+    /// from it to the commit.
+    fn time_column(&self) -> Option<usize> {
+        None
+    }
+
     /// Reaches the outside and leaves nothing behind there, for `pipeline check --connect`. Says in a
     /// few words what it found.
     ///

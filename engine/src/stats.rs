@@ -1,14 +1,27 @@
 //! Counters of a run, kept by the engine and read while it runs.
 //!
-//! Reading takes no lock that a stage waits for. The same counters make the status line, the final
-//! report and, later, the metrics endpoint.
+//! Reading takes no lock that a stage waits for, and nothing here costs a stage more than a few instructions a
+//! batch; a sink's latency by event time, a comparison a row. The same counters make the status line, the final
+//! report, health, metrics and the live page.
+
+mod counter;
+mod edge;
+mod latency;
+mod stopwatch;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::batch::Batch;
+use crate::spool::SpoolMeter;
 use crate::stage::Port;
+use crate::tap::Tap;
+pub use counter::{Counter, Gauge, IntakeStats};
+pub use edge::EdgeStats;
+pub use latency::{LATENCY_BOUNDS_SECONDS, Latencies, LatencyCounts};
+pub use stopwatch::{Running, Stopwatch};
 
 /// Microseconds since 1970 by this machine's clock: when a row is received, when it is stored.
 pub fn now_us() -> i64 {
@@ -19,6 +32,12 @@ pub fn now_us() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
+
+/// Nothing is held: later than any time, so that the least of both is the time.
+const NOTHING_HELD: i64 = i64::MAX;
+
+/// Nothing was seen: before any time, so that the greatest of both is the time.
+const NOTHING_SEEN: i64 = i64::MIN;
 
 /// All counters of one run.
 #[derive(Debug)]
@@ -72,6 +91,8 @@ pub struct StageStats {
     pub kind: &'static str,
     rows_in: AtomicU64,
     rows_out: Vec<(Port, AtomicU64)>,
+    /// One for each port, closed until somebody wants to look.
+    taps: Vec<Tap>,
     rows_filtered: AtomicU64,
     rows_made: AtomicU64,
     rows_in_hand: AtomicI64,
@@ -79,11 +100,24 @@ pub struct StageStats {
     rows_stored: AtomicU64,
     groups_stored: AtomicU64,
     retries: AtomicU64,
-    busy_us: AtomicU64,
+    /// Time spent in the stage's own code.
+    pub busy: Stopwatch,
+    /// Time spent waiting for those behind it: for room in a queue, or of a sink, for an outside that refuses.
+    pub blocked: Stopwatch,
+    /// From receipt to commit, one count a row. Of a sink.
+    pub latency_received: Latencies,
+    /// From when a row happened, by the device's clock, to its commit. Of a sink that knows a time column.
+    pub latency_event: Latencies,
+    /// The column that says when a row happened: of what a source sends, of what a sink is given.
+    time_column: OnceLock<usize>,
+    newest_event_at_us: AtomicI64,
+    oldest_in_hand_at_us: AtomicI64,
+    spool: OnceLock<SpoolMeter>,
     last_commit_lag_us: AtomicI64,
     last_commit_at_us: AtomicI64,
     state: AtomicU8,
-    last_error: Mutex<Option<String>>,
+    state_since_us: AtomicI64,
+    last_error: Mutex<Option<(String, i64)>>,
     named: Mutex<BTreeMap<&'static str, Counter>>,
 }
 
@@ -95,6 +129,7 @@ impl StageStats {
             kind,
             rows_in: AtomicU64::new(0),
             rows_out: ports.iter().map(|port| (*port, AtomicU64::new(0))).collect(),
+            taps: ports.iter().map(|_| Tap::default()).collect(),
             rows_filtered: AtomicU64::new(0),
             rows_made: AtomicU64::new(0),
             rows_in_hand: AtomicI64::new(0),
@@ -102,10 +137,18 @@ impl StageStats {
             rows_stored: AtomicU64::new(0),
             groups_stored: AtomicU64::new(0),
             retries: AtomicU64::new(0),
-            busy_us: AtomicU64::new(0),
+            busy: Stopwatch::default(),
+            blocked: Stopwatch::default(),
+            latency_received: Latencies::default(),
+            latency_event: Latencies::default(),
+            time_column: OnceLock::new(),
+            newest_event_at_us: AtomicI64::new(NOTHING_SEEN),
+            oldest_in_hand_at_us: AtomicI64::new(NOTHING_HELD),
+            spool: OnceLock::new(),
             last_commit_lag_us: AtomicI64::new(-1),
             last_commit_at_us: AtomicI64::new(-1),
             state: AtomicU8::new(StageState::Starting as u8),
+            state_since_us: AtomicI64::new(now_us()),
             last_error: Mutex::default(),
             named: Mutex::default(),
         }
@@ -161,11 +204,6 @@ impl StageStats {
         self.retries.load(Relaxed)
     }
 
-    /// Time spent inside the stage's own code.
-    pub fn busy(&self) -> Duration {
-        Duration::from_micros(self.busy_us.load(Relaxed))
-    }
-
     /// Age of the oldest row of the last committed group, from receipt to commit.
     pub fn commit_lag(&self) -> Option<Duration> {
         u64::try_from(self.last_commit_lag_us.load(Relaxed)).ok().map(Duration::from_micros)
@@ -176,14 +214,54 @@ impl StageStats {
         Some(self.last_commit_at_us.load(Relaxed)).filter(|at| *at >= 0)
     }
 
+    /// Age of the oldest row that a sink was given and has not stored; zero if it holds none. Rows that it has
+    /// not taken in yet are younger.
+    pub fn lag(&self, now_us: i64) -> Duration {
+        match self.oldest_in_hand_at_us.load(Relaxed) {
+            NOTHING_HELD => Duration::ZERO,
+            oldest => Duration::from_micros(u64::try_from(now_us - oldest).unwrap_or(0)),
+        }
+    }
+
+    /// When the newest row happened that a source has sent, in microseconds since 1970; `None` where no time
+    /// column is known. Clocks that are ahead of ours move it no further than to now.
+    pub fn newest_event_at_us(&self) -> Option<i64> {
+        Some(self.newest_event_at_us.load(Relaxed)).filter(|at| *at != NOTHING_SEEN)
+    }
+
+    /// The spool of a source that has one.
+    pub fn spool(&self) -> Option<&SpoolMeter> {
+        self.spool.get()
+    }
+
+    /// Where to look at the newest rows that leave by a port; `None` for a port that the stage does not have.
+    pub fn tap(&self, port: Port) -> Option<&Tap> {
+        self.rows_out.iter().position(|(name, _)| *name == port).map(|index| &self.taps[index])
+    }
+
+    /// The column of what a source sends, or of what a sink is given, that says when a row happened.
+    pub fn time_column(&self) -> Option<usize> {
+        self.time_column.get().copied()
+    }
+
     /// What the stage is doing.
     pub fn state(&self) -> StageState {
         use StageState::{Ended, Failed, Paused, Retrying, Running, Starting};
         [Starting, Running, Retrying, Paused, Ended, Failed][usize::from(self.state.load(Relaxed))]
     }
 
+    /// Since when it does that, in microseconds since 1970.
+    pub fn state_since_us(&self) -> i64 {
+        self.state_since_us.load(Relaxed)
+    }
+
     /// The last error, also after it has passed.
     pub fn last_error(&self) -> Option<String> {
+        self.last_error_and_time().map(|(error, _)| error)
+    }
+
+    /// The last error, and when it was noted, in microseconds since 1970.
+    pub fn last_error_and_time(&self) -> Option<(String, i64)> {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -236,27 +314,74 @@ impl StageStats {
         }
     }
 
-    pub(crate) fn stored(&self, rows: usize, oldest_received_at_us: Option<i64>) {
+    /// A source sends this by a port, or a transform, or a sink that refuses it.
+    pub(crate) fn shows(&self, port: Port, batch: &Batch) {
+        if let Some(tap) = self.tap(port) {
+            tap.offer(&batch.rows);
+        }
+        if self.kind == "source"
+            && port == Port::MAIN
+            && let Some(column) = self.time_column()
+            && let Some(newest) = latency::newest(batch.rows.column(column), now_us())
+        {
+            self.newest_event_at_us.fetch_max(newest, Relaxed);
+        }
+    }
+
+    pub(crate) fn set_time_column(&self, column: usize) {
+        // Set once, when the run is made.
+        self.time_column.set(column).ok();
+    }
+
+    pub(crate) fn set_spool(&self, meter: SpoolMeter) {
+        // A source has one spool.
+        self.spool.set(meter).ok();
+    }
+
+    /// A sink has taken in rows that were received then.
+    pub(crate) fn holds_since(&self, received_at_us: Option<i64>) {
+        if let Some(at) = received_at_us {
+            self.oldest_in_hand_at_us.fetch_min(at, Relaxed);
+        }
+    }
+
+    /// All that the sink had taken in is stored or refused.
+    pub(crate) fn holds_nothing(&self) {
+        self.oldest_in_hand_at_us.store(NOTHING_HELD, Relaxed);
+    }
+
+    /// A sink has made these batches durable.
+    pub(crate) fn stored(&self, batches: &[Batch]) {
         let now = now_us();
-        self.rows_stored.fetch_add(rows as u64, Relaxed);
+        let mut oldest: Option<i64> = None;
+        for batch in batches {
+            self.rows_stored.fetch_add(batch.rows.num_rows() as u64, Relaxed);
+            if let Some(at) = batch.ack().received_at_us() {
+                self.latency_received.observe(now - at, batch.rows.num_rows() as u64);
+                oldest = Some(oldest.map_or(at, |oldest| oldest.min(at)));
+            }
+            if let Some(column) = self.time_column() {
+                self.latency_event.observe_times(batch.rows.column(column), now);
+            }
+        }
         self.groups_stored.fetch_add(1, Relaxed);
         self.last_commit_at_us.store(now, Relaxed);
-        if let Some(received) = oldest_received_at_us {
+        if let Some(received) = oldest {
             self.last_commit_lag_us.store((now - received).max(0), Relaxed);
         }
     }
 
-    pub(crate) fn busy_for(&self, spent: Duration) {
-        self.busy_us.fetch_add(u64::try_from(spent.as_micros()).unwrap_or(u64::MAX), Relaxed);
-    }
-
     pub(crate) fn set_state(&self, state: StageState) {
-        self.state.store(state as u8, Relaxed);
+        if self.state.swap(state as u8, Relaxed) != state as u8 {
+            self.state_since_us.store(now_us(), Relaxed);
+        }
     }
 
     pub(crate) fn set_state_if(&self, now: StageState, then: StageState) {
         // Whoever has set another state meanwhile knows better.
-        self.state.compare_exchange(now as u8, then as u8, Relaxed, Relaxed).ok();
+        if self.state.compare_exchange(now as u8, then as u8, Relaxed, Relaxed).is_ok() {
+            self.state_since_us.store(now_us(), Relaxed);
+        }
     }
 
     pub(crate) fn failed_once(&self, error: String) {
@@ -265,174 +390,6 @@ impl StageStats {
     }
 
     pub(crate) fn note_error(&self, error: String) {
-        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-    }
-}
-
-/// A counter that a stage keeps by name. Clones count together.
-#[derive(Debug, Clone, Default)]
-pub struct Counter(Arc<AtomicU64>);
-
-impl Counter {
-    /// Counts one more.
-    pub fn increment(&self) {
-        self.add(1);
-    }
-
-    /// Counts some more.
-    pub fn add(&self, count: u64) {
-        self.0.fetch_add(count, Relaxed);
-    }
-
-    /// The count so far.
-    pub fn get(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-}
-
-/// A figure that goes up and down. Clones are the same one.
-#[derive(Debug, Clone, Default)]
-pub struct Gauge(Arc<AtomicU64>);
-
-impl Gauge {
-    /// It is so much now.
-    pub fn set(&self, value: u64) {
-        self.0.store(value, Relaxed);
-    }
-
-    /// How much it is.
-    pub fn get(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-}
-
-/// What a source has taken in from outside and passed on, in records of its own: messages, lines. Clones
-/// count together.
-#[derive(Debug, Clone, Default)]
-pub struct IntakeStats {
-    /// Taken in by this run, or kept for it by an earlier one.
-    pub received: Counter,
-    /// Decoded or refused, and sent into the pipeline.
-    pub passed_on: Counter,
-    /// The number of the last record that was taken in.
-    pub taken_to: Gauge,
-    /// The number of the last record that was passed on.
-    pub passed_to: Gauge,
-}
-
-impl IntakeStats {
-    /// Records received and not passed on yet: by their numbers, not as the difference of the counts.
-    pub fn waiting(&self) -> u64 {
-        self.taken_to.get().saturating_sub(self.passed_to.get())
-    }
-}
-
-/// Counters of one edge.
-#[derive(Debug)]
-pub struct EdgeStats {
-    /// The stage that writes.
-    pub from: String,
-    /// The port it writes by.
-    pub port: Port,
-    /// The stage that reads.
-    pub to: String,
-    rows_max: AtomicU32,
-    rows_sent: AtomicU64,
-    rows_waiting: AtomicI64,
-    /// The queue before the disk, on an edge that has one.
-    before_overflow: OnceLock<Arc<EdgeStats>>,
-    rows_passed: AtomicU64,
-    overflow_rows: AtomicU64,
-    overflow_bytes: AtomicU64,
-    shed_rows: AtomicU64,
-}
-
-impl EdgeStats {
-    pub(crate) fn new(from: &str, port: Port, to: &str) -> Self {
-        Self {
-            from: from.to_owned(),
-            port,
-            to: to.to_owned(),
-            rows_max: AtomicU32::new(0),
-            rows_sent: AtomicU64::new(0),
-            rows_waiting: AtomicI64::new(0),
-            before_overflow: OnceLock::new(),
-            rows_passed: AtomicU64::new(0),
-            overflow_rows: AtomicU64::new(0),
-            overflow_bytes: AtomicU64::new(0),
-            shed_rows: AtomicU64::new(0),
-        }
-    }
-
-    /// Rows that wait on disk for a sink that is slow or away.
-    pub fn overflow_rows(&self) -> u64 {
-        self.overflow_rows.load(Relaxed)
-    }
-
-    /// What they take on disk.
-    pub fn overflow_bytes(&self) -> u64 {
-        self.overflow_bytes.load(Relaxed)
-    }
-
-    /// Rows that an optional sink went without.
-    pub fn shed_rows(&self) -> u64 {
-        self.shed_rows.load(Relaxed)
-    }
-
-    /// Rows that the writing stage has given to this edge.
-    pub fn rows_sent(&self) -> u64 {
-        self.rows_sent.load(Relaxed)
-    }
-
-    /// Rows that the reading stage has not taken yet, in memory and on disk.
-    pub fn rows_in_flight(&self) -> u64 {
-        let before = self.before_overflow.get().map_or(0, |queue| queue.rows_waiting());
-        before + self.overflow_rows() + self.rows_waiting()
-    }
-
-    pub(crate) fn sent(&self, rows: usize) {
-        self.rows_sent.fetch_add(rows as u64, Relaxed);
-    }
-
-    pub(crate) fn set_before_overflow(&self, queue: Arc<EdgeStats>) {
-        // Set once, when the edge is made.
-        self.before_overflow.set(queue).ok();
-    }
-
-    pub(crate) fn set_overflow(&self, rows: u64, bytes: u64) {
-        self.overflow_rows.store(rows, Relaxed);
-        self.overflow_bytes.store(bytes, Relaxed);
-    }
-
-    pub(crate) fn shed(&self, rows: usize) {
-        self.shed_rows.fetch_add(rows as u64, Relaxed);
-    }
-
-    /// The bound of the queue.
-    pub fn rows_max(&self) -> u32 {
-        self.rows_max.load(Relaxed)
-    }
-
-    /// Rows in the queue now.
-    pub fn rows_waiting(&self) -> u64 {
-        u64::try_from(self.rows_waiting.load(Relaxed)).unwrap_or(0)
-    }
-
-    /// Rows that were taken out of the queue.
-    pub fn rows_passed(&self) -> u64 {
-        self.rows_passed.load(Relaxed)
-    }
-
-    pub(crate) fn set_rows_max(&self, rows_max: u32) {
-        self.rows_max.store(rows_max, Relaxed);
-    }
-
-    pub(crate) fn entered(&self, rows: usize) {
-        self.rows_waiting.fetch_add(rows as i64, Relaxed);
-    }
-
-    pub(crate) fn left(&self, rows: usize) {
-        self.rows_waiting.fetch_sub(rows as i64, Relaxed);
-        self.rows_passed.fetch_add(rows as u64, Relaxed);
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some((error, now_us()));
     }
 }

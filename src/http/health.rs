@@ -3,8 +3,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use pipeline_engine::spool::SpoolMeter;
 use pipeline_engine::stage::Port;
-use pipeline_engine::{Backlog, BacklogMeter, Balance, RunStats, StageState, StageStats};
+use pipeline_engine::time::format_us;
+use pipeline_engine::{Backlog, BacklogMeter, Balance, RunStats, StageState, StageStats, now_us};
 use serde_json::{Map, Value, json};
 
 /// How often backlogs are measured, however often somebody asks.
@@ -47,6 +49,7 @@ impl Health {
     pub fn json(&self, pipeline: &str) -> Value {
         let backlogs = self.backlogs();
         let stages: Vec<Value> = self.stats.stages.iter().map(|stage| self.stage(stage, &backlogs)).collect();
+        let now = now_us();
         let edges: Vec<Value> = self
             .stats
             .edges
@@ -62,6 +65,7 @@ impl Health {
                     "overflow_rows": edge.overflow_rows(),
                     "overflow_bytes": edge.overflow_bytes(),
                     "shed_rows": edge.shed_rows(),
+                    "lag_seconds": edge.lag(now).map(|lag| lag.as_secs_f64()),
                 })
             })
             .collect();
@@ -102,18 +106,26 @@ impl Health {
             .iter()
             .find(|backlog| backlog.stage == stage.name)
             .map(|backlog| json!({ "rows": backlog.rows, "eta_seconds": backlog.eta().map(|eta| eta.as_secs()) }));
+        let (error, error_at) = stage.last_error_and_time().unzip();
+        let now = now_us();
         json!({
             "name": stage.name,
             "kind": stage.kind,
             "type": stage.type_name,
             "state": stage.state().word(),
-            "last_error": stage.last_error(),
+            "since": format_us(stage.state_since_us()),
+            "last_error": error,
+            "last_error_at": error_at.map(format_us),
             "retries": stage.retries(),
             "rows_in": stage.rows_in(),
             "rows_out": out,
             "rows_stored": stage.rows_stored(),
+            "lag_seconds": (stage.kind == "sink").then(|| stage.lag(now).as_secs_f64()),
             "commit_lag_seconds": stage.commit_lag().map(|lag| lag.as_secs_f64()),
-            "busy_seconds": stage.busy().as_secs_f64(),
+            "newest_event_at": stage.newest_event_at_us().map(format_us),
+            "spool_bytes": stage.spool().and_then(SpoolMeter::bytes),
+            "busy_seconds": stage.busy.elapsed().as_secs_f64(),
+            "blocked_seconds": stage.blocked.elapsed().as_secs_f64(),
             "backlog": backlog,
             "balance": self.stats.balance(stage).map(|balance| balance_json(&balance)),
             "counters": counters,

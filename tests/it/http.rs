@@ -24,6 +24,7 @@ name = "looked-at"
 {http}
 [schema.reading]
 device_id   = {{ type = "text", required = true }}
+timestamp   = {{ type = "timestamp", required = true }}
 temperature = "float64"
 [sources.fleet]
 type = "simulator"
@@ -38,6 +39,7 @@ range = {{ temperature = [-40, 60] }}
 type = "parquet"
 inputs = ["valid"]
 url = "{lake}/rows"
+time_column = "timestamp"
 roll_age = "100ms"
 [sinks.refused]
 type = "parquet"
@@ -90,11 +92,32 @@ fn health_and_metrics_tell_how_a_run_is() {
     assert!(received >= value(&metrics, stored), "{metrics}");
     assert_eq!(value(&metrics, &format!("pipeline_component_up{valid}")), 1.0);
 
+    let lake = r#"pipeline="looked-at",component="lake",component_type="parquet""#;
+    for clock in ["received", "event"] {
+        let of = |part: &str, bucket: &str| {
+            let series = format!("{part}{{{bucket}{lake},clock=\"{clock}\"}}");
+            value(&metrics, &format!("pipeline_end_to_end_latency_seconds_{series}"))
+        };
+        let within = of("bucket", "le=\"300.0\",");
+        assert_eq!(of("bucket", "le=\"+Inf\","), within, "no row of this fleet is older\n{metrics}");
+        assert_eq!(of("count", ""), within, "{metrics}");
+        assert_eq!(within, value(&metrics, stored), "one count a row\n{metrics}");
+        assert!(of("sum", "") > 0.0);
+    }
+    for activity in ["busy", "blocked"] {
+        let series = format!("pipeline_component_time_seconds_total{{{lake},activity=\"{activity}\"}}");
+        assert!(value(&metrics, &series) >= 0.0);
+    }
+    let watermark = r#"pipeline_watermark_timestamp_seconds{pipeline="looked-at",component="fleet""#;
+    assert!(value(&metrics, watermark) > 1.7e9, "{metrics}");
+
     let health: Value = serde_json::from_str(&get(port, "/healthz", None).1).expect("JSON");
     assert_eq!((&health["pipeline"], &health["status"]), (&"looked-at".into(), &"ok".into()), "{health:#}");
     let names: Vec<&str> =
         health["stages"].as_array().expect("stages").iter().filter_map(|stage| stage["name"].as_str()).collect();
     assert_eq!(names, ["fleet", "valid", "lake", "refused"]);
+    let since = health["stages"][2]["since"].as_str().expect("a time");
+    assert!(since.ends_with('Z') && health["stages"][2]["last_error_at"].is_null(), "{health:#}");
     assert_eq!(get(port, "/nowhere", None).0, 404);
 
     let (status, log) = pipeline.stop();

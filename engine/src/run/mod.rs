@@ -13,6 +13,7 @@ mod edges;
 mod sink;
 #[cfg(test)]
 mod tests;
+mod times;
 mod transform;
 
 use std::collections::BTreeMap;
@@ -99,6 +100,7 @@ type Ended = (usize, Result<(), StageError>);
 impl Run {
     /// Prepares the counters; nothing starts yet.
     pub fn new(plan: Plan) -> Self {
+        times::find(&plan.nodes, &plan.edges);
         let edges: Vec<_> = plan.edges.iter().map(|edge| Arc::new(edges::stats(&plan.nodes, *edge))).collect();
         let stages = plan.nodes.iter().map(|node| node.stats.clone()).collect();
         let stats = Arc::new(RunStats { stages, edges: edges.clone() });

@@ -95,6 +95,7 @@ impl Patience {
             Fault::Permanent | Fault::Data | Fault::Bug => return Err(error),
         };
         stats.failed_once(error.chain());
+        let _waits_for_outside = stats.blocked.start();
         tokio::time::sleep(wait).await;
         Ok(())
     }
@@ -174,6 +175,7 @@ impl SinkTask {
             let Some(first) = self.unless_stored(edge, batch) else { continue };
             let group = self.collect(edge, first, &mut inbox).await?;
             self.store(group).await?;
+            self.stats.holds_nothing();
         }
         self.sink.close().await
     }
@@ -258,6 +260,7 @@ impl SinkTask {
             }
             gathered.advances.insert(key, span.last);
         }
+        self.stats.holds_since(batch.ack.received_at_us());
         gathered.rows += batch.rows.num_rows();
         gathered.bytes += batch.rows.get_array_memory_size();
         gathered.batches.push(batch);
@@ -282,9 +285,9 @@ impl SinkTask {
         }
         let mut patience = Patience::new(self.pauses());
         loop {
-            let started = Instant::now();
+            let busy = self.stats.busy.start();
             let outcome = told_of(self.sink.write(group), &self.stats.name, group.rows()).await;
-            self.stats.busy_for(started.elapsed());
+            drop(busy);
             match outcome {
                 Err(error) if error.fault() != Fault::Data => {
                     patience.wait(error, &self.stats, "store a group").await?
@@ -299,9 +302,8 @@ impl SinkTask {
 
     fn keep_promises(&mut self, group: Group) {
         let rows = group.rows();
-        let received = group.batches().iter().filter_map(|batch| batch.ack().received_at_us()).min();
         if rows > 0 {
-            self.stats.stored(rows, received);
+            self.stats.stored(group.batches());
             self.stats.out_of_hand(rows);
         }
         let (batches, advances) = group.into_parts();

@@ -1,7 +1,6 @@
 //! Runs a transform: one batch in, what it emits out, in order; its state out at each barrier.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use arrow::compute::concat_batches;
 use tokio_util::sync::CancellationToken;
@@ -32,9 +31,9 @@ impl TransformTask {
                     let given = batch.rows.num_rows();
                     self.stats.entered(given);
                     self.stats.taken_in_hand(given);
-                    let started = Instant::now();
+                    let busy = self.stats.busy.start();
                     self.transform.apply(batch, &mut emitter)?;
-                    self.stats.busy_for(started.elapsed());
+                    drop(busy);
                     #[cfg(test)]
                     crate::simulated::work().await;
                     self.send_all(given, &mut emitter).await?;
@@ -69,6 +68,8 @@ impl TransformTask {
         self.stats.transformed(given, passed_on.map(|(_, batch)| batch.rows.num_rows()).sum());
         for (port, batch) in emitted {
             let rows = batch.rows.num_rows();
+            self.stats.shows(port, &batch);
+            let _waits_for_room = self.stats.blocked.start();
             self.outbox.send(port, batch).await.map_err(|Closed| StageError::reader_gone())?;
             self.stats.left(port, rows);
         }

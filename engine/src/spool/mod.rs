@@ -53,7 +53,7 @@ mod worker;
 mod writer;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use tokio::sync::watch;
 
@@ -136,9 +136,32 @@ impl Spool {
         self.shared.counters.clone()
     }
 
+    /// How much it holds, for whoever looks.
+    pub fn meter(&self) -> SpoolMeter {
+        SpoolMeter { shared: Arc::downgrade(&self.shared) }
+    }
+
     /// Bytes that all segments take.
     pub fn bytes(&self) -> u64 {
         self.shared.bytes()
+    }
+}
+
+/// How much a spool holds. Keeps neither the spool nor its lock.
+#[derive(Debug, Clone)]
+pub struct SpoolMeter {
+    shared: Weak<Shared>,
+}
+
+impl SpoolMeter {
+    /// Bytes that all segments take; `None` once the spool is closed.
+    pub fn bytes(&self) -> Option<u64> {
+        self.shared.upgrade().map(|shared| shared.bytes())
+    }
+
+    /// How many it may take before messages are no longer acknowledged; `None` once the spool is closed.
+    pub fn bytes_max(&self) -> Option<u64> {
+        self.shared.upgrade().map(|shared| shared.options.bytes_max)
     }
 }
 

@@ -140,10 +140,13 @@ impl SinkTask {
     /// rather twice than never.
     async fn send_letters(&mut self, letters: Letters, with_positions: bool) -> Result<(), StageError> {
         let mut verdicts = Vec::new();
+        let _waits_for_others = self.stats.blocked.start();
         for (rows, ack) in letters.by_promise {
             let count = rows.num_rows();
             let (followed, verdict) = ack.followed(with_positions);
-            let sent = self.outbox.send(Port::REJECTED, Batch::new(rows, followed)).await;
+            let batch = Batch::new(rows, followed);
+            self.stats.shows(Port::REJECTED, &batch);
+            let sent = self.outbox.send(Port::REJECTED, batch).await;
             sent.map_err(|Closed| StageError::reader_gone())?;
             self.stats.left(Port::REJECTED, count);
             self.stats.out_of_hand(count);

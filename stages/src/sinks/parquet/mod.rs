@@ -113,6 +113,13 @@ impl Sink for Parquet {
         })
     }
 
+    fn time_column(&self) -> Option<usize> {
+        match self.folders {
+            Folders::ByReceipt => None,
+            Folders::ByColumn(column) => Some(column),
+        }
+    }
+
     async fn account(&mut self) -> Result<Option<Account>, StageError> {
         let Some(mut reader) = self.store.reader() else { return Ok(None) };
         let mut keys = reader.keys().await?;

@@ -74,6 +74,12 @@ impl Sink for TimescaleDb {
         Ok(())
     }
 
+    fn time_column(&self) -> Option<usize> {
+        let named = self.table.time.as_ref()?;
+        let place = self.table.columns.iter().position(|column| column.name == *named)?;
+        self.layout.stored.get(place).copied()
+    }
+
     async fn committed(&mut self) -> Result<Vec<Committed>, StageError> {
         self.keeps_positions = true;
         let session = self.ready_session().await?;

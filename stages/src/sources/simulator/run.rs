@@ -156,7 +156,10 @@ impl Sender {
     ) -> Result<(), StageError> {
         let first = self.position + 1;
         let now_us = now_us();
-        let outcome = self.fill(due_by_us, is_paced.then_some(now_us));
+        let outcome = {
+            let _making = cx.working();
+            self.fill(due_by_us, is_paced.then_some(now_us))
+        };
         if self.position >= first {
             let Decoded { rows, rejected } = self.decoder.take();
             let ack = partition.open(Span::new(first, self.position), now_us);

@@ -187,6 +187,7 @@ impl Sending<'_> {
     }
 
     fn take_in(&mut self, replay: Replay) -> Stretch {
+        let _decoding = self.cx.working();
         match replay {
             Replay::Frame(frame) => self.take_in_frame(&frame),
             Replay::Lost(lsns) => self.take_in_lost(lsns),
@@ -249,13 +250,16 @@ impl Sending<'_> {
     /// Sends rows and dead letters under one promise: both must be where they belong before the spool
     /// lets go of these records.
     async fn send(&mut self, stretch: &Stretch) -> Result<(), StageError> {
-        let decoded = self.forward.decoder.take();
-        let rejected = joined(decoded.rejected, &mut self.letters)?;
+        let (decoded, rejected) = {
+            let _decoding = self.cx.working();
+            let decoded = self.forward.decoder.take();
+            (decoded.rows, joined(decoded.rejected, &mut self.letters)?)
+        };
         let place = |lsn| position(self.spool.epoch(), lsn);
         let span = Span::new(place(*stretch.lsns.start()), place(*stretch.lsns.end()));
         let ack = self.partition.open(span, stretch.received_at_us);
-        let rows = decoded.rows.clone();
-        let (rows, rejected) = Batch::new(decoded.rows, ack).split(rows, rejected);
+        let rows = decoded.clone();
+        let (rows, rejected) = Batch::new(decoded, ack).split(rows, rejected);
         self.cx.send_by_ports([(Port::REJECTED, rejected), (Port::MAIN, rows)]).await?;
         self.intake.passed_on.add(stretch.records);
         self.intake.passed_to.set(*stretch.lsns.end());

@@ -55,6 +55,7 @@ pub(crate) async fn open(
             Ok(Ok((spool, writer, report))) => {
                 tell(stage, &report);
                 show_counters(cx, &spool);
+                cx.show_spool(spool.meter());
                 cx.intake().taken_to.set(report.durable_lsn);
                 return Ok(Some(Opened { spool, writer, report }));
             }

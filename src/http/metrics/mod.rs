@@ -1,14 +1,19 @@
 //! The counters of a run in the form that Prometheus reads. Base units, `_total`, one series a stage or
 //! edge: how many there are is decided by the pipeline file and never by what devices send.
 
+mod families;
+
 use std::fmt;
 use std::sync::Arc;
 
-use pipeline_engine::{Balance, EdgeStats, RunStats, StageState, StageStats};
+use pipeline_engine::spool::SpoolMeter;
+use pipeline_engine::{RunStats, StageState, StageStats, now_us};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, MetricEncoder};
+use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
+
+use families::{Families, counter, edge_labels, histogram, labels};
 
 /// All metrics of a run.
 pub fn registry(pipeline: &str, stats: Arc<RunStats>) -> Registry {
@@ -30,18 +35,10 @@ impl Collector for RunCollector {
         families.sources()?;
         families.stages()?;
         families.sinks()?;
+        families.latencies()?;
         families.edges()
     }
 }
-
-/// Writes one family of metrics after the other.
-struct Families<'a, 'e> {
-    run: &'a RunCollector,
-    encoder: DescriptorEncoder<'e>,
-}
-
-/// What a name is followed by when it is shown.
-type Value<T> = fn(&StageStats, &Balance) -> Option<T>;
 
 impl Families<'_, '_> {
     fn build_info(&mut self) -> fmt::Result {
@@ -69,6 +66,26 @@ impl Families<'_, '_> {
             None,
             of,
             |stage, _| stage.intake().map(|intake| intake.waiting() as f64),
+        )?;
+        self.stage_gauge(
+            "watermark_timestamp",
+            "When the newest row happened that the source has sent, by the devices' clocks",
+            Some(Unit::Seconds),
+            of,
+            |stage, _| stage.newest_event_at_us().map(|at| at as f64 / 1e6),
+        )?;
+        self.stage_gauge("spool", "What the source's spool takes on disk", Some(Unit::Bytes), of, |stage, _| {
+            stage.spool().and_then(SpoolMeter::bytes).map(|bytes| bytes as f64)
+        })?;
+        self.stage_gauge("spool_max", "What it may take", Some(Unit::Bytes), of, |stage, _| {
+            stage.spool().and_then(SpoolMeter::bytes_max).map(|bytes| bytes as f64)
+        })?;
+        self.stage_gauge(
+            "spool_records",
+            "Messages in the spool that are not sent into the pipeline yet",
+            None,
+            of,
+            |stage, _| stage.spool().and(stage.intake()).map(|intake| intake.waiting() as f64),
         )
     }
 
@@ -95,8 +112,9 @@ impl Families<'_, '_> {
             |_, balance| Some(balance.filtered),
         )?;
         self.stage_gauge("component_busy_seconds", "Time spent in the stage's own code", None, all, |stage, _| {
-            Some(stage.busy().as_secs_f64())
+            Some(stage.busy.elapsed().as_secs_f64())
         })?;
+        self.time_by_activity()?;
         self.stage_gauge(
             "conservation_imbalance_rows",
             "What was received and is not accounted for: 0 whenever nothing is on its way",
@@ -130,6 +148,13 @@ impl Families<'_, '_> {
             |_, balance| Some(balance.in_flight as f64),
         )?;
         self.stage_gauge(
+            "sink_lag",
+            "Age of the oldest row that the sink was given and has not stored; 0 if there is none",
+            Some(Unit::Seconds),
+            of,
+            |stage, _| Some(stage.lag(now_us()).as_secs_f64()),
+        )?;
+        self.stage_gauge(
             "sink_commit_lag",
             "Age of the oldest row of the last group when it was committed",
             Some(Unit::Seconds),
@@ -146,12 +171,22 @@ impl Families<'_, '_> {
     }
 
     fn edges(&mut self) -> fmt::Result {
-        self.edge_gauge("edge_waiting_rows", "Rows in the queue", |edge| edge.rows_waiting())?;
-        self.edge_gauge("edge_capacity_rows", "Rows that the queue holds", |edge| u64::from(edge.rows_max()))?;
-        self.edge_gauge("edge_overflow_rows", "Rows that wait on disk for a sink that is slow or away", |edge| {
-            edge.overflow_rows()
+        self.edge_gauge("edge_waiting_rows", "Rows in the queue", None, |edge| Some(edge.rows_waiting() as f64))?;
+        self.edge_gauge("edge_capacity_rows", "Rows that the queue holds", None, |edge| {
+            Some(f64::from(edge.rows_max()))
         })?;
-        self.edge_gauge("edge_overflow_bytes", "What these take on disk", |edge| edge.overflow_bytes())?;
+        self.edge_gauge("edge_lag", "Age of the rows that wait; 0 if none do", Some(Unit::Seconds), |edge| {
+            edge.lag(now_us()).map(|lag| lag.as_secs_f64())
+        })?;
+        self.edge_gauge(
+            "edge_overflow_rows",
+            "Rows that wait on disk for a sink that is slow or away",
+            None,
+            |edge| Some(edge.overflow_rows() as f64),
+        )?;
+        self.edge_gauge("edge_overflow_bytes", "What these take on disk", None, |edge| {
+            Some(edge.overflow_bytes() as f64)
+        })?;
         let mut family = self.encoder.encode_descriptor(
             "edge_shed_rows",
             "Rows that an optional sink went without",
@@ -160,6 +195,39 @@ impl Families<'_, '_> {
         )?;
         for edge in &self.run.stats.edges {
             counter(&mut family, &edge_labels(&self.run.pipeline, edge), edge.shed_rows())?;
+        }
+        Ok(())
+    }
+
+    /// From receipt and from the device's own time to the commit, one count a row.
+    fn latencies(&mut self) -> fmt::Result {
+        let help = "From when a row was received (clock=\"received\") or happened (clock=\"event\") to its commit";
+        let unit = Unit::Seconds;
+        let mut family =
+            self.encoder.encode_descriptor("end_to_end_latency", help, Some(&unit), MetricType::Histogram)?;
+        for stage in self.run.stats.stages.iter().filter(|stage| stage.kind == "sink") {
+            let [pipeline, component, kind] = labels(&self.run.pipeline, stage);
+            let received = [pipeline, component, kind, ("clock", "received")];
+            histogram(&mut family, &received, &stage.latency_received.counts())?;
+            if stage.time_column().is_some() {
+                let event = [pipeline, component, kind, ("clock", "event")];
+                histogram(&mut family, &event, &stage.latency_event.counts())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The rest of the time a stage is idle.
+    fn time_by_activity(&mut self) -> fmt::Result {
+        let help = "Time in the stage's own code (busy), and waiting for those behind it (blocked)";
+        let unit = Unit::Seconds;
+        let mut family = self.encoder.encode_descriptor("component_time", help, Some(&unit), MetricType::Counter)?;
+        for stage in &self.run.stats.stages {
+            for (activity, watch) in [("busy", &stage.busy), ("blocked", &stage.blocked)] {
+                let [pipeline, component, kind] = labels(&self.run.pipeline, stage);
+                let seconds = watch.elapsed().as_secs_f64();
+                counter(&mut family, &[pipeline, component, kind, ("activity", activity)], seconds)?;
+            }
         }
         Ok(())
     }
@@ -197,65 +265,4 @@ impl Families<'_, '_> {
         }
         Ok(())
     }
-
-    fn stage_counter(&mut self, name: &str, help: &str, of: fn(&StageStats) -> bool, value: Value<u64>) -> fmt::Result {
-        let mut family = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for stage in self.run.stats.stages.iter().filter(|stage| of(stage)) {
-            let balance = self.run.stats.balance(stage).unwrap_or_default();
-            if let Some(value) = value(stage, &balance) {
-                counter(&mut family, &labels(&self.run.pipeline, stage), value)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn stage_gauge(
-        &mut self,
-        name: &str,
-        help: &str,
-        unit: Option<Unit>,
-        of: fn(&StageStats) -> bool,
-        value: Value<f64>,
-    ) -> fmt::Result {
-        let mut family = self.encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
-        for stage in self.run.stats.stages.iter().filter(|stage| of(stage)) {
-            let balance = self.run.stats.balance(stage).unwrap_or_default();
-            if let Some(value) = value(stage, &balance) {
-                gauge(&mut family, &labels(&self.run.pipeline, stage), value)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn edge_gauge(&mut self, name: &str, help: &str, value: fn(&EdgeStats) -> u64) -> fmt::Result {
-        let mut family = self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for edge in &self.run.stats.edges {
-            gauge(&mut family, &edge_labels(&self.run.pipeline, edge), value(edge) as f64)?;
-        }
-        Ok(())
-    }
-}
-
-fn labels<'a>(pipeline: &'a str, stage: &'a StageStats) -> [(&'static str, &'a str); 3] {
-    [("pipeline", pipeline), ("component", &stage.name), ("component_type", stage.type_name)]
-}
-
-fn edge_labels<'a>(pipeline: &'a str, edge: &'a EdgeStats) -> [(&'static str, &'a str); 4] {
-    [("pipeline", pipeline), ("from", &edge.from), ("port", edge.port.name()), ("to", &edge.to)]
-}
-
-fn counter<const N: usize>(
-    family: &mut MetricEncoder<'_>,
-    labels: &[(&str, &str); N],
-    value: impl EncodeCounterValue,
-) -> fmt::Result {
-    family.encode_family(labels)?.encode_counter::<[(&str, &str); 0], _, u64>(&value, None)
-}
-
-fn gauge<const N: usize>(
-    family: &mut MetricEncoder<'_>,
-    labels: &[(&str, &str); N],
-    value: impl EncodeGaugeValue,
-) -> fmt::Result {
-    family.encode_family(labels)?.encode_gauge(&value)
 }
