@@ -9,6 +9,8 @@ use pipeline_engine::time::format_us;
 use pipeline_engine::{Backlog, BacklogMeter, Balance, RunStats, StageState, StageStats, now_us};
 use serde_json::{Map, Value, json};
 
+use super::live;
+
 /// How often backlogs are measured, however often somebody asks.
 const BACKLOG_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -72,25 +74,11 @@ impl Health {
         json!({
             "pipeline": pipeline,
             "version": env!("CARGO_PKG_VERSION"),
-            "status": self.status(),
+            "status": live::status(&self.stats),
             "running_seconds": self.started.elapsed().as_secs(),
             "stages": stages,
             "edges": edges,
         })
-    }
-
-    /// The worst of all stages, in one word.
-    fn status(&self) -> &'static str {
-        let is = |state| self.stats.stages.iter().any(|stage| stage.state() == state);
-        if is(StageState::Failed) {
-            "failed"
-        } else if is(StageState::Paused) || is(StageState::Retrying) {
-            "degraded"
-        } else if is(StageState::Starting) {
-            "starting"
-        } else {
-            "ok"
-        }
     }
 
     fn stage(&self, stage: &StageStats, backlogs: &[Backlog]) -> Value {

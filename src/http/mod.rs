@@ -2,35 +2,43 @@
 //!
 //! | path | answers |
 //! |---|---|
+//! | `/` | the live page |
+//! | `/events` | what it shows, a second at a time, as server-sent events |
+//! | `/snapshot` | the last of these seconds, for `pipeline top` |
 //! | `/livez` | 200 while the process answers at all |
 //! | `/readyz` | 200 while it takes in messages, 503 with the reason otherwise. A sink that is away is no reason: its rows wait on disk, and a restart would help nobody |
 //! | `/healthz` | every stage as JSON: state, figures, last error, what it has to catch up |
 //! | `/metrics` | the same for Prometheus |
 
+mod access;
 mod health;
+pub mod live;
 mod metrics;
+mod page;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::middleware::{self, Next};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use pipeline_engine::{HttpSettings, RunStats};
-use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 
 use crate::commands::Failure;
+use access::Access;
 use health::Health;
+use live::Live;
 
 /// What answers ask.
 #[derive(Clone)]
 struct Shared {
     pipeline: Arc<str>,
     health: Arc<Health>,
+    live: Arc<Live>,
     metrics: Arc<prometheus_client::registry::Registry>,
 }
 
@@ -59,9 +67,10 @@ pub async fn serve(listener: TcpListener, settings: &HttpSettings, pipeline: &st
     let shared = Shared {
         pipeline: pipeline.into(),
         health: Arc::new(Health::new(stats.clone())),
+        live: Arc::new(Live::start(pipeline, stats.clone())),
         metrics: Arc::new(metrics::registry(pipeline, stats)),
     };
-    if let Err(error) = axum::serve(listener, router(shared, settings.token.clone())).await {
+    if let Err(error) = axum::serve(listener, router(shared, Access::new(settings))).await {
         tracing::error!(%error, "the status page ended");
     }
     // The pipeline goes on without it.
@@ -71,40 +80,24 @@ pub async fn serve(listener: TcpListener, settings: &HttpSettings, pipeline: &st
 fn tell(address: SocketAddr, settings: &HttpSettings) {
     let open = !address.ip().is_loopback() && settings.token.is_none();
     if open {
-        tracing::warn!("status and metrics at http://{address}, for everybody who can reach it");
+        tracing::warn!("live page, status and metrics at http://{address}, for everybody who can reach it");
     } else {
-        tracing::info!("status and metrics at http://{address}");
+        tracing::info!("live page, status and metrics at http://{address}");
     }
 }
 
-fn router(shared: Shared, token: Option<SecretString>) -> Router {
-    let router = Router::new()
+fn router(shared: Shared, access: Access) -> Router {
+    Router::new()
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(readyz))
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics))
-        .with_state(shared);
-    match token {
-        Some(token) => router.layer(middleware::from_fn_with_state(Arc::new(token), only_with_token)),
-        None => router,
-    }
-}
-
-/// Whether it is alive, anybody may know.
-async fn only_with_token(State(token): State<Arc<SecretString>>, request: Request, next: Next) -> Response {
-    let brought =
-        request.headers().get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-    if request.uri().path() == "/livez" || brought.is_some_and(|brought| is_same(brought, token.expose_secret())) {
-        return next.run(request).await;
-    }
-    (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], "a token is needed\n").into_response()
-}
-
-/// Takes as long for a token that is nearly right as for one that is not.
-fn is_same(brought: &[u8], token: &str) -> bool {
-    let token = token.as_bytes();
-    brought.len() == token.len()
-        && brought.iter().zip(token).fold(0, |differs, (one, other)| differs | (one ^ other)) == 0
+        .route("/snapshot", get(snapshot))
+        .route("/events", get(events))
+        .route("/", get(page::index))
+        .route("/page/{name}", get(page::file))
+        .with_state(shared)
+        .layer(middleware::from_fn_with_state(Arc::new(access), access::guard))
 }
 
 async fn readyz(State(shared): State<Shared>) -> Response {
@@ -117,6 +110,14 @@ async fn readyz(State(shared): State<Shared>) -> Response {
 async fn healthz(State(shared): State<Shared>) -> Response {
     let json = shared.health.json(&shared.pipeline);
     ([(header::CONTENT_TYPE, "application/json")], format!("{json:#}\n")).into_response()
+}
+
+async fn snapshot(State(shared): State<Shared>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], shared.live.last().to_string()).into_response()
+}
+
+async fn events(State(shared): State<Shared>) -> Response {
+    live::stream(&shared.live)
 }
 
 async fn metrics(State(shared): State<Shared>) -> Response {

@@ -20,6 +20,9 @@ pub(crate) struct HttpText {
     /// Let everybody ask who can reach the address.
     #[serde(default)]
     insecure: bool,
+    /// Names by which browsers may ask, besides addresses and `localhost`. Needed without a token only.
+    #[serde(default)]
+    hosts: Vec<String>,
 }
 
 /// Where a running pipeline answers, and whom.
@@ -31,12 +34,14 @@ pub struct HttpSettings {
     pub is_chosen: bool,
     /// What a request must bring along.
     pub token: Option<SecretString>,
+    /// Names by which browsers may ask without a token, besides addresses and `localhost`.
+    pub hosts: Vec<String>,
 }
 
 impl Default for HttpSettings {
     fn default() -> Self {
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 9600));
-        Self { listen: Some(listen), is_chosen: false, token: None }
+        Self { listen: Some(listen), is_chosen: false, token: None, hosts: Vec::new() }
     }
 }
 
@@ -60,6 +65,14 @@ impl HttpText {
                 "Set \"token\", or \"insecure = true\" if the network keeps them out.",
             ));
         }
-        Ok(HttpSettings { listen, is_chosen: self.listen.is_some(), token: self.token })
+        if let Some(host) = self.hosts.iter().find(|host| !is_host_name(host)) {
+            let mistake = format!("\"{host}\" is no name of a host");
+            return Err(("hosts", mistake, "A name without scheme and port, such as \"pipeline.example\"."));
+        }
+        Ok(HttpSettings { listen, is_chosen: self.listen.is_some(), token: self.token, hosts: self.hosts })
     }
+}
+
+fn is_host_name(host: &str) -> bool {
+    !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
 }
