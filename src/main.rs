@@ -1,7 +1,7 @@
 //! The command `pipeline`: reads arguments, runs one subcommand, turns its outcome into an exit code.
 //!
 //! No logic of its own: each subcommand is a file under `commands/` that calls the engine. Exit codes:
-//! 0 finished, 1 the run failed, 2 the file or the command line is wrong.
+//! 0 finished, 1 the run failed, 2 the file or the command line is wrong. `pipeline status` has its own.
 
 mod cases;
 mod commands;
@@ -13,7 +13,7 @@ mod status;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use commands::{Failure, check, dlq, graph, reconcile, run, schema, spool, stages, test};
+use commands::{Failure, check, dlq, graph, reconcile, run, schema, spool, stages, status as look, test, top};
 
 // Many small messages are many small allocations; the library leaves the choice to its embedder.
 #[global_allocator]
@@ -40,6 +40,8 @@ enum Command {
     Schema(schema::SchemaArguments),
     Spool(spool::SpoolArguments),
     Reconcile(reconcile::ReconcileArguments),
+    Status(look::StatusArguments),
+    Top(top::TopArguments),
     Test(test::TestArguments),
 }
 
@@ -62,10 +64,13 @@ fn main() -> ExitCode {
         Command::Schema(arguments) => schema::run(arguments),
         Command::Spool(arguments) => spool::run(arguments),
         Command::Reconcile(arguments) => reconcile::run(arguments),
+        Command::Status(arguments) => look::run(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
         Command::Test(arguments) => test::run(arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Told(code)) => ExitCode::from(code),
         Err(Failure::Wrong(text)) => {
             eprintln!("{text}");
             ExitCode::from(2)

@@ -9,7 +9,10 @@ pub mod schema;
 pub mod simulate;
 pub mod spool;
 pub mod stages;
+pub mod status;
 pub mod test;
+pub mod top;
+mod watched;
 
 use std::io::{self, IsTerminal};
 use std::path::Path;
@@ -23,6 +26,8 @@ pub enum Failure {
     Wrong(String),
     /// The run failed: 1.
     Failed(String),
+    /// All is said already: the exit code.
+    Told(u8),
 }
 
 impl Failure {

@@ -10,6 +10,7 @@ use pipeline_engine::{Backlog, BacklogMeter, Balance, RunStats, StageState, Stag
 use serde_json::{Map, Value, json};
 
 use super::live;
+use super::live::snapshot::Bottleneck;
 
 /// How often backlogs are measured, however often somebody asks.
 const BACKLOG_INTERVAL: Duration = Duration::from_secs(2);
@@ -48,7 +49,7 @@ impl Health {
     }
 
     /// The whole run.
-    pub fn json(&self, pipeline: &str) -> Value {
+    pub fn json(&self, pipeline: &str, bottleneck: &Bottleneck) -> Value {
         let backlogs = self.backlogs();
         let stages: Vec<Value> = self.stats.stages.iter().map(|stage| self.stage(stage, &backlogs)).collect();
         let now = now_us();
@@ -75,6 +76,7 @@ impl Health {
             "pipeline": pipeline,
             "version": env!("CARGO_PKG_VERSION"),
             "status": live::status(&self.stats),
+            "bottleneck": bottleneck,
             "running_seconds": self.started.elapsed().as_secs(),
             "stages": stages,
             "edges": edges,

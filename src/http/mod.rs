@@ -108,12 +108,12 @@ async fn readyz(State(shared): State<Shared>) -> Response {
 }
 
 async fn healthz(State(shared): State<Shared>) -> Response {
-    let json = shared.health.json(&shared.pipeline);
+    let json = shared.health.json(&shared.pipeline, &shared.live.bottleneck());
     ([(header::CONTENT_TYPE, "application/json")], format!("{json:#}\n")).into_response()
 }
 
 async fn snapshot(State(shared): State<Shared>) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], shared.live.last().to_string()).into_response()
+    ([(header::CONTENT_TYPE, "application/json")], shared.live.last()).into_response()
 }
 
 async fn events(State(shared): State<Shared>) -> Response {

@@ -149,3 +149,51 @@ fn an_address_that_is_taken_is_an_error_if_the_file_names_it() {
     assert_eq!(pipeline.wait().code(), Some(1));
     assert!(pipeline.log().contains(&format!("can't listen at {address}: ")), "{}", pipeline.log());
 }
+
+/// Exit code and output of a command that looks at a pipeline.
+fn look(arguments: &[&str]) -> (i32, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_pipeline"))
+        .args(arguments)
+        .env_remove("PIPELINE_TOKEN")
+        .env("HTTP_PROXY", "http://127.0.0.1:1")
+        .current_dir(crate::process::root())
+        .output()
+        .expect("the binary runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (output.status.code().expect("it ends by itself"), text)
+}
+
+#[test]
+fn status_and_top_show_a_run_from_its_file_and_say_so_when_nobody_answers() {
+    let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
+    let mut pipeline = start(folder.path(), &format!("listen = \"0.0.0.0:{port}\"\ntoken = \"open sesame\""));
+    pipeline.wait_for_log("status and metrics at");
+    let file = folder.path().join("looked-at.toml").display().to_string();
+    let (_, text) = wait_until("all to be well", || Some(look(&["status", &file])).filter(|(code, _)| *code == 0));
+    assert!(text.starts_with("looked-at is ok, running for "), "{text}");
+    assert!(text.lines().any(|line| line.starts_with("valid    validate   running")), "{text}");
+    // What holds it up is found out once a second.
+    let health = wait_until("nothing to be held up", || {
+        let (code, json) = look(&["status", "--json", &file]);
+        let health: Value = serde_json::from_str(&json).expect("JSON");
+        let words = health["bottleneck"]["words"].as_str().expect("words");
+        (code == 0 && words.starts_with("Nothing is held up.")).then_some(health)
+    });
+    assert_eq!((&health["status"], &health["stages"][3]["name"]), (&"ok".into(), &"refused".into()));
+
+    let (code, text) = look(&["top", &file]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.starts_with("looked-at  ok  for ") && text.contains("  10 within 10s, 0 within 1m"), "{text}");
+    assert!(!text.contains('\u{1b}'), "no terminal, no escapes: {text:?}");
+
+    let url = format!("http://127.0.0.1:{port}");
+    let (code, text) = look(&["status", "--url", &url]);
+    assert_eq!(code, 2);
+    assert!(text.contains("answered 401 Unauthorized: set PIPELINE_TOKEN, or name the pipeline file"), "{text}");
+    let (status, log) = pipeline.stop();
+    assert!(status.success(), "{log}");
+    let (code, text) = look(&["status", &file]);
+    assert_eq!(code, 2);
+    assert!(text.starts_with(&format!("unreachable: no answer from {url}: Connection refused")), "{text}");
+    assert_eq!(look(&["top", &file]).0, 1);
+}

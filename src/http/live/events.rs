@@ -20,8 +20,8 @@ pub fn stream(live: &Arc<Live>) -> Response {
     let seconds = stream::unfold((live.clone(), live.last.clone(), seat), |(live, mut last, seat)| async move {
         last.changed().await.ok()?;
         live.is_watched();
-        let text = last.borrow_and_update().clone();
-        Some((event("snapshot", &text), (live, last, seat)))
+        let second = last.borrow_and_update().clone();
+        Some((event("snapshot", &second.text), (live, last, seat)))
     });
     let events = stream::once(async move { history }).chain(seconds);
     ([(header::CACHE_CONTROL, "no-store")], Sse::new(events).keep_alive(KeepAlive::default())).into_response()

@@ -20,12 +20,13 @@ use pipeline_engine::{RunStats, now_us};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::MissedTickBehavior;
 
+pub use bottleneck::grouped;
 pub use events::stream;
 use history::History;
 use sampler::Sampler;
 pub use sampler::status;
 use samples::Samples;
-use snapshot::Snapshot;
+use snapshot::{Bottleneck, Snapshot};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Somebody who has asked within this time is watching.
@@ -33,10 +34,15 @@ const WATCHING_US: i64 = 10_000_000;
 /// Pages that are open at once; each costs a connection and a copy of a second's text.
 const VIEWERS_MAX: usize = 64;
 
+/// One second, and the same as JSON.
+struct Second {
+    snapshot: Snapshot,
+    text: String,
+}
+
 /// See the module.
 pub struct Live {
-    /// The last second as JSON.
-    last: watch::Receiver<Arc<str>>,
+    last: watch::Receiver<Arc<Second>>,
     history: Arc<Mutex<History>>,
     watched_at_us: Arc<AtomicI64>,
     viewers: Arc<Semaphore>,
@@ -47,7 +53,7 @@ impl Live {
     /// Starts to look; ends when dropped. Must be called within a tokio runtime.
     pub fn start(pipeline: &str, stats: Arc<RunStats>) -> Self {
         let mut sampler = Sampler::new(pipeline, stats.clone());
-        let (sender, last) = watch::channel(text_of(&sampler.look()));
+        let (sender, last) = watch::channel(Second::of(sampler.look()));
         let (history, watched_at_us) = (Arc::<Mutex<History>>::default(), Arc::new(AtomicI64::new(0)));
         let (lines, watched) = (history.clone(), watched_at_us.clone());
         let task = tokio::spawn(async move {
@@ -65,16 +71,21 @@ impl Live {
                     snapshot.anomalies = samples.anomalies();
                     snapshot.devices = samples.devices(snapshot.at_us);
                 }
-                sender.send_replace(text_of(&snapshot));
+                sender.send_replace(Second::of(snapshot));
             }
         });
         Self { last, history, watched_at_us, viewers: Arc::new(Semaphore::new(VIEWERS_MAX)), task }
     }
 
     /// The last second, as JSON.
-    pub fn last(&self) -> Arc<str> {
+    pub fn last(&self) -> String {
         self.is_watched();
-        self.last.borrow().clone()
+        self.last.borrow().text.clone()
+    }
+
+    /// What holds the pipeline up, in words.
+    pub fn bottleneck(&self) -> Bottleneck {
+        self.last.borrow().snapshot.bottleneck.clone()
     }
 
     fn is_watched(&self) {
@@ -88,9 +99,12 @@ impl Drop for Live {
     }
 }
 
-fn text_of(snapshot: &Snapshot) -> Arc<str> {
-    // A number that JSON does not know, such as infinity, is written as null.
-    serde_json::to_string(snapshot).expect("texts, numbers and lists").into()
+impl Second {
+    fn of(snapshot: Snapshot) -> Arc<Self> {
+        // A number that JSON does not know, such as infinity, is written as null.
+        let text = serde_json::to_string(&snapshot).expect("texts, numbers and lists");
+        Arc::new(Self { snapshot, text })
+    }
 }
 
 fn lock(history: &Mutex<History>) -> MutexGuard<'_, History> {
