@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use crate::process::{Process, wait_until};
 
-fn free_port() -> u16 {
+/// One that nobody has just now.
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port()
 }
 
@@ -196,4 +197,74 @@ fn status_and_top_show_a_run_from_its_file_and_say_so_when_nobody_answers() {
     assert_eq!(code, 2);
     assert!(text.starts_with(&format!("unreachable: no answer from {url}: Connection refused")), "{text}");
     assert_eq!(look(&["top", &file]).0, 1);
+}
+
+/// Status line and headers of an answer.
+fn head(port: u16, path: &str, host: &str) -> String {
+    let mut connection = TcpStream::connect(("127.0.0.1", port)).expect("the pipeline listens");
+    connection.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
+    write!(connection, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").expect("it reads");
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).expect("text");
+    answer.split_once("\r\n\r\n").expect("a head and a body").0.to_lowercase()
+}
+
+#[test]
+fn a_web_page_under_another_name_can_not_read_along() {
+    let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
+    let http = format!("listen = \"127.0.0.1:{port}\"\nhosts = [\"pipeline.example\"]");
+    let mut pipeline = start(folder.path(), &http);
+    pipeline.wait_for_log("status and metrics at");
+    for path in ["/", "/page/main.js", "/healthz", "/metrics", "/snapshot", "/events", "/nowhere"] {
+        let refused = head(port, path, &format!("rebound.example:{port}"));
+        assert!(refused.starts_with("http/1.1 421 misdirected request"), "{path}: {refused}");
+    }
+    for host in [format!("localhost:{port}"), format!("127.0.0.1:{port}"), "pipeline.example".to_owned()] {
+        for path in ["/", "/page/style.css", "/healthz", "/metrics", "/snapshot"] {
+            let head = head(port, path, &host);
+            assert!(head.starts_with("http/1.1 200 ok"), "{host} {path}: {head}");
+            for header in [
+                "content-security-policy: default-src 'none'; script-src 'self';",
+                "x-content-type-options: nosniff",
+                "x-frame-options: deny",
+                "cache-control: no-",
+            ] {
+                assert!(head.contains(header), "{header} of {path} in {head}");
+            }
+        }
+    }
+    let page = get(port, "/", None).1;
+    assert!(!page.contains("<style") && !page.contains(" style=") && !page.contains("://"), "all is of its own");
+}
+
+#[test]
+fn events_are_the_minutes_before_and_then_each_second() {
+    let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
+    let mut pipeline = start(folder.path(), &format!("listen = \"127.0.0.1:{port}\""));
+    pipeline.wait_for_log("status and metrics at");
+    let mut connection = TcpStream::connect(("127.0.0.1", port)).expect("the pipeline listens");
+    connection.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
+    write!(connection, "GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("it reads");
+    let (mut text, mut part) = (String::new(), [0; 4096]);
+    while text.matches("event: snapshot").count() < 4 {
+        let read = connection.read(&mut part).expect("more comes");
+        assert!(read > 0, "{text}");
+        text.push_str(&String::from_utf8_lossy(&part[..read]));
+    }
+    assert!(text.to_lowercase().contains("content-type: text/event-stream"), "{text}");
+    let events: Vec<(&str, Value)> = text
+        .split("\n\n")
+        .filter_map(|event| {
+            let (name, data) = event.split_once("event: ")?.1.split_once("\ndata: ")?;
+            Some((name, serde_json::from_str(data.trim_end()).ok()?))
+        })
+        .collect();
+    assert_eq!(events[0].0, "history");
+    assert!(events[0].1["sinks"][0]["stored"].is_array(), "{}", events[0].1);
+    let seconds: Vec<&Value> = events.iter().filter(|(name, _)| *name == "snapshot").map(|(_, data)| data).collect();
+    assert!(seconds.windows(2).all(|pair| pair[0]["at_us"].as_i64() < pair[1]["at_us"].as_i64()));
+    let last = seconds.last().expect("several");
+    assert_eq!((&last["pipeline"], &last["stages"][1]["name"]), (&"looked-at".into(), &"valid".into()));
+    assert!(last["stages"][1]["rows_per_second"].as_f64() > Some(100.0), "{last:#}");
+    assert_eq!(last["edges"][0]["from"], "fleet");
 }

@@ -4,6 +4,7 @@
 // The lint's exception for tests covers test functions, not what they call.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
+mod browser;
 mod cases;
 mod command_line;
 mod delivery;
