@@ -53,8 +53,10 @@ impl Live {
     /// Starts to look; ends when dropped. Must be called within a tokio runtime.
     pub fn start(pipeline: &str, stats: Arc<RunStats>) -> Self {
         let mut sampler = Sampler::new(pipeline, stats.clone());
-        let (sender, last) = watch::channel(Second::of(sampler.look()));
-        let (history, watched_at_us) = (Arc::<Mutex<History>>::default(), Arc::new(AtomicI64::new(0)));
+        let (first, mut history) = (sampler.look(), History::default());
+        history.push(&first);
+        let (sender, last) = watch::channel(Second::of(first));
+        let (history, watched_at_us) = (Arc::new(Mutex::new(history)), Arc::new(AtomicI64::new(0)));
         let (lines, watched) = (history.clone(), watched_at_us.clone());
         let task = tokio::spawn(async move {
             let mut samples = Samples::open(stats);
