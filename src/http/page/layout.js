@@ -9,12 +9,13 @@ const PASSAGE = 14;
 /**
  * @param stages names, each after those it reads
  * @param edges `{from, to}` by name
- * @param size `{along, across, gapAlong, gapAcross, perLayer}` of a stage, between two, and how many fit side by side
+ * @param size `{along, across, gapAlong, gapAcross, perLayer, isDirect}` of a stage, between two, how many fit side by side,
+ *   and whether an edge goes straight over the layers between
  * @returns `{places: Map name -> {along, across}, routes: [{edge, points}], along, across}`; places are centres
  */
 export function layout(stages, edges, size) {
   const layerOf = layers(stages, edges, size.perLayer);
-  const { rows, chains } = withPassages(stages, edges, layerOf);
+  const { rows, chains } = withPassages(stages, edges, layerOf, size.isDirect);
   order(rows, chains);
   const across = spread(rows, chains, size);
   const step = size.along + size.gapAlong;
@@ -65,7 +66,7 @@ function sorted(stages, edges) {
 }
 
 /** Rows of nodes, with a passage wherever an edge crosses a layer, and for each edge the nodes on its way. */
-function withPassages(stages, edges, layerOf) {
+function withPassages(stages, edges, layerOf, isDirect) {
   const nodes = new Map(stages.map((name) => [name, { name, layer: layerOf.get(name), before: [], after: [] }]));
   const rows = [];
   const put = (node) => {
@@ -77,11 +78,11 @@ function withPassages(stages, edges, layerOf) {
   const chains = edges.map((edge) => {
     const [from, to] = [nodes.get(edge.from), nodes.get(edge.to)];
     const way = [from];
-    for (let layer = from.layer + 1; layer < to.layer; layer += 1) {
+    for (let layer = from.layer + 1; layer < to.layer && !isDirect(edge); layer += 1) {
       way.push(put({ name: null, layer, before: [], after: [] }));
     }
     way.push(to);
-    for (let place = 1; place < way.length; place += 1) {
+    for (let place = 1; place < way.length && !isDirect(edge); place += 1) {
       way[place - 1].after.push(way[place]);
       way[place].before.push(way[place - 1]);
     }
@@ -102,7 +103,7 @@ function order(rows, chains) {
       const place = new Map(beside.map((node, index) => [node, index]));
       const wish = new Map(
         row.map((node, index) => {
-          const joined = (forward ? node.before : node.after).map((other) => place.get(other));
+          const joined = (forward ? node.before : node.after).map((other) => place.get(other)).filter((at) => at !== undefined);
           return [node, joined.length > 0 ? mean(joined) : index];
         }),
       );
@@ -122,6 +123,7 @@ function crossings(rows, chains) {
   const between = rows.map(() => []);
   for (const { nodes } of chains) {
     for (let step = 1; step < nodes.length; step += 1) {
+      if (nodes[step].layer > nodes[step - 1].layer + 1) continue;
       between[nodes[step - 1].layer].push([place.get(nodes[step - 1]), place.get(nodes[step])]);
     }
   }

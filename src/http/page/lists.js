@@ -37,7 +37,7 @@ export function showSinks(parent, snapshot) {
       ["Latency, half and 99%", latency ? `${seconds(latency.p50)} · ${seconds(latency.p99)}` : "–"],
       ["Oldest not stored", sink.lag_seconds > 0 ? seconds(sink.lag_seconds) : "none"],
       ["Wait for it", onDisk > 0 ? `${count(waiting)} (${bytes(onDiskBytes)} on disk)` : count(waiting)],
-      ["To catch up", sink.backlog?.eta_seconds != null ? `about ${seconds(sink.backlog.eta_seconds)}` : onDisk > 0 ? "grows" : "nothing"],
+      ["To catch up", sink.backlog?.eta_seconds != null ? `about ${seconds(sink.backlog.eta_seconds)}` : onDisk > 0 || (waiting > 0 && IN_TROUBLE.includes(sink.state)) ? "grows" : "nothing"],
     ];
     renew(facts, shown, () => shown.map(([what, value]) => fact(what, value)));
     error.hidden = !sink.last_error;

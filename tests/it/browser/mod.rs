@@ -53,7 +53,7 @@ fn a_sink_goes_red_its_backlog_grows_and_it_recovers_before_ones_eyes() {
     let first = wait_for_more_than("the backlog to be there", 500, || rows_waiting(&browser));
     wait_for_more_than("the backlog to grow", first + 500, || rows_waiting(&browser));
     browser.wait_for_text("#bottleneck", "rows wait for it on disk; nobody else waits.");
-    let edge = "return [...document.querySelectorAll('.edge[data-fill=disk] .edge-wait')].map((edge) => edge.textContent).join()";
+    let edge = "return [...document.querySelectorAll('.arrival[data-fill=disk] .edge-wait')].map((edge) => edge.textContent).join()";
     assert!(browser.run(edge).as_str().is_some_and(|text| text.contains("on disk")));
     assert_eq!(browser.attribute("[data-sink=lake]", "data-trouble"), "false", "the lake does not notice");
 
