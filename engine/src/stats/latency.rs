@@ -48,22 +48,11 @@ impl Latencies {
     /// left out.
     pub(crate) fn observe_times(&self, times: &ArrayRef, now_us: i64) {
         let Some(times) = times.as_primitive_opt::<TimestampMicrosecondType>() else { return };
-        let (mut counts, mut sum_us) = ([0_u64; BUCKETS], 0_u64);
-        // Neighbours are nearly always of one bucket.
-        let (mut bucket, mut range) = (0, 0..=BOUNDS_US[0]);
-        for row in 0..times.len() {
-            if times.is_null(row) {
-                continue;
-            }
-            let latency_us = now_us.saturating_sub(times.value(row)).max(0);
-            if !range.contains(&latency_us) {
-                bucket = bucket_of(latency_us);
-                let lower = if bucket == 0 { 0 } else { BOUNDS_US[bucket - 1] + 1 };
-                range = lower..=BOUNDS_US.get(bucket).copied().unwrap_or(i64::MAX);
-            }
-            counts[bucket] += 1;
-            sum_us = sum_us.saturating_add(latency_us.unsigned_abs());
-        }
+        let (counts, sum_us) = if times.null_count() == 0 {
+            count(times.values().iter().copied(), now_us)
+        } else {
+            count(times.iter().flatten(), now_us)
+        };
         for (total, count) in self.buckets.iter().zip(counts) {
             if count > 0 {
                 total.fetch_add(count, Relaxed);
@@ -79,6 +68,26 @@ impl Latencies {
             sum_seconds: self.sum_us.load(Relaxed) as f64 / 1e6,
         }
     }
+}
+
+/// Counts by bucket and the sum. Neighbours are nearly always of one bucket: the search is for the others.
+fn count(times: impl Iterator<Item = i64>, now_us: i64) -> ([u64; BUCKETS], u64) {
+    let (mut counts, mut sum_us) = ([0; BUCKETS], 0_u64);
+    let (mut bucket, mut lowest, mut highest, mut run) = (0, 0, BOUNDS_US[0], 0);
+    for time in times {
+        let latency_us = now_us.saturating_sub(time).max(0);
+        if latency_us < lowest || latency_us > highest {
+            counts[bucket] += run;
+            run = 0;
+            bucket = bucket_of(latency_us);
+            lowest = if bucket == 0 { 0 } else { BOUNDS_US[bucket - 1] + 1 };
+            highest = BOUNDS_US.get(bucket).copied().unwrap_or(i64::MAX);
+        }
+        run += 1;
+        sum_us = sum_us.wrapping_add(latency_us.unsigned_abs());
+    }
+    counts[bucket] += run;
+    (counts, sum_us)
 }
 
 fn bucket_of(latency_us: i64) -> usize {

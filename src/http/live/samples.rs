@@ -82,14 +82,10 @@ impl Samples {
             let Some(tap) = stage.tap(port) else { continue };
             let (batches, now_taken) = tap.newer_than(taken);
             self.taken[place].2 = now_taken;
-            for rows in &batches {
-                if port == Port::REJECTED {
-                    self.take_rejects(rows);
-                } else if port == Port::MAIN {
-                    self.take_readings(rows, now_us);
-                } else {
-                    self.take_anomalies(&stage, rows);
-                }
+            match port {
+                Port::REJECTED => batches.iter().for_each(|rows| self.take_rejects(rows)),
+                Port::MAIN => batches.iter().for_each(|rows| self.take_readings(rows, now_us)),
+                _ => self.take_anomalies(&stage, &batches),
             }
         }
     }
@@ -138,28 +134,16 @@ impl Samples {
         }
     }
 
-    fn take_anomalies(&mut self, stage: &StageStats, found: &RecordBatch) {
-        // The columns are those of `stages/src/transforms/anomaly`: the device's name comes second.
-        let Some(key) = found.schema().fields().get(1).map(|field| field.name().clone()) else { return };
-        for row in 0..found.num_rows() {
-            let (text, number) =
-                (|name: &str| text(found, name, row).unwrap_or_default(), |name| number(found, name, row));
-            let mut anomaly = AnomalyView {
-                stage: stage.name.clone(),
-                at_us: time(found, "event_time", row).or_else(|| time(found, "detected_at", row)).unwrap_or(0),
-                device: text(&key),
-                metric: text("metric"),
-                value: number("value"),
-                expected: number("mean"),
-                score: number("zscore"),
-                severity: text("severity"),
-                method: text("method"),
-                series: Vec::new(),
-            };
-            if let Some(tap) = stage.tap(Port::MAIN) {
-                for rows in tap.newer_than(0).0 {
-                    let keys = rows.column_by_name(&key).and_then(|column| column.as_string_opt::<i32>());
-                    let Some(keys) = keys else { continue };
+    /// Of many, those that will be shown: each is looked for in all readings that are there.
+    fn take_anomalies(&mut self, stage: &StageStats, batches: &[RecordBatch]) {
+        let rows = batches.iter().flat_map(|found| (0..found.num_rows()).map(move |row| (found, row)));
+        let rows: Vec<_> = rows.collect();
+        for (found, row) in &rows[rows.len().saturating_sub(ANOMALIES_MAX)..] {
+            // The columns are those of `stages/src/transforms/anomaly`: the device's name comes second.
+            let Some(key) = found.schema().fields().get(1).map(|field| field.name().clone()) else { continue };
+            let mut anomaly = anomaly_of(stage, found, *row, &key);
+            for rows in stage.tap(Port::MAIN).map(|tap| tap.newer_than(0).0).unwrap_or_default() {
+                if let Some(keys) = rows.column_by_name(&key).and_then(|column| column.as_string_opt::<i32>()) {
                     extend(&mut anomaly.series, &rows, keys, &anomaly.device, &anomaly.metric);
                 }
             }
@@ -167,9 +151,27 @@ impl Samples {
             anomaly.series.drain(..until.saturating_sub(SERIES_BEFORE));
             anomaly.series.truncate(SERIES_MAX);
             self.anomalies.push_front(anomaly);
+            self.devices.name_column(key);
         }
         self.anomalies.truncate(ANOMALIES_MAX);
-        self.devices.name_column(key);
+    }
+}
+
+/// An anomaly without the readings around it.
+fn anomaly_of(stage: &StageStats, found: &RecordBatch, row: usize, key: &str) -> AnomalyView {
+    let text = |name| text(found, name, row).unwrap_or_default();
+    let number = |name| number(found, name, row);
+    AnomalyView {
+        stage: stage.name.clone(),
+        at_us: time(found, "event_time", row).or_else(|| time(found, "detected_at", row)).unwrap_or(0),
+        device: text(key),
+        metric: text("metric"),
+        value: number("value"),
+        expected: number("mean"),
+        score: number("zscore"),
+        severity: text("severity"),
+        method: text("method"),
+        series: Vec::new(),
     }
 }
 

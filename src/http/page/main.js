@@ -7,7 +7,8 @@ import { showAnomalies, showDevices, showRejects, showSinks, showStages } from "
 import { follow, useToken } from "./stream.js";
 
 const at = (id) => document.getElementById(id);
-const SMOOTHING = 5;
+/** Seconds that a rate is the mean of: a lake that rolls its files stores in bursts. */
+const SMOOTHING = 10;
 
 const graph = new Graph(at("graph"), () => last && showDetail(last));
 const rowsChart = new Chart(at("rows-chart"), "rows", (value, isAxis) => (isAxis ? compact(value) : rate(value)));
@@ -106,6 +107,11 @@ follow({
   },
   state(state, again) {
     set(at("connection"), "data-state", state);
+    set(document.body, "data-connection", state);
+    if (state === "lost" && told !== null) {
+      told = null;
+      say(at("news"), "No answer from the pipeline. What is shown is what was seen last.");
+    }
     say(at("connection"), state === "live" ? "live" : `no answer; asking again in ${again} s`);
   },
   refused: askForToken,

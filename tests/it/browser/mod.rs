@@ -32,7 +32,7 @@ fn rows_waiting(browser: &Browser) -> u64 {
 
 #[test]
 fn a_sink_goes_red_its_backlog_grows_and_it_recovers_before_ones_eyes() {
-    let site = Site::start("");
+    let mut site = Site::start("");
     let browser = Browser::open(1280, 900, Scheme::Light);
     browser.go_to(&site.url());
     browser.run("window.isTheSamePage = true");
@@ -64,8 +64,12 @@ fn a_sink_goes_red_its_backlog_grows_and_it_recovers_before_ones_eyes() {
     browser.wait_for_text("#status", "ok");
     browser.wait_for_text(SINK, "Has passed");
     browser.wait_for_text("#news", "seen is ok");
-    assert_eq!(browser.run("return window.isTheSamePage"), true, "nothing was loaded again");
+
     assert_is_clean(&browser, &site);
+    site.end();
+    browser.wait_for_text("#connection", "no answer; asking again in");
+    browser.wait_for_text("#news", "No answer from the pipeline.");
+    assert_eq!(browser.run("return window.isTheSamePage"), true, "nothing was loaded again");
 }
 
 #[test]

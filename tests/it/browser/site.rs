@@ -17,7 +17,7 @@ pub struct Site {
     pub topic: String,
     // In the order in which they have to end.
     _fleet: Process,
-    _pipeline: Process,
+    pipeline: Process,
     _folder: TempDir,
 }
 
@@ -46,7 +46,12 @@ impl Site {
         let fleet =
             ["simulate", "--mqtt-broker", &broker, "--rate", &rate, "--topic", &topic_of_fleet, "--bad", "0.01"];
         let fleet = Process::start(&fleet, &[], folder.path(), "fleet");
-        Self { place, database, topic, _fleet: fleet, _pipeline: pipeline, _folder: folder }
+        Self { place, database, topic, _fleet: fleet, pipeline, _folder: folder }
+    }
+
+    /// The pipeline ends, and with it the answers.
+    pub fn end(&mut self) {
+        self.pipeline.kill();
     }
 
     pub fn url(&self) -> String {
