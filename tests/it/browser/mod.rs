@@ -128,6 +128,15 @@ fn stages_are_reached_and_read_without_a_mouse_and_without_seeing_them() {
 }
 
 #[test]
+fn any_graph_is_laid_out_in_its_order_and_nothing_lies_on_anything() {
+    let site = Site::start("");
+    let browser = Browser::open(800, 600, Scheme::Light);
+    browser.go_to(&site.url());
+    let script = concat!("return (async () => {", include_str!("layout.js"), "})()");
+    assert_eq!(browser.run(script), serde_json::json!([]));
+}
+
+#[test]
 fn a_token_is_asked_for_or_taken_from_the_address_and_kept_out_of_it() {
     let site = Site::start("token = \"open sesame\"");
     let browser = Browser::open(800, 600, Scheme::Light);
