@@ -7,6 +7,7 @@ mod cases;
 mod commands;
 mod http;
 mod logging;
+mod reload;
 mod simulate;
 mod status;
 
@@ -37,6 +38,7 @@ enum Command {
     Stages(stages::StagesArguments),
     Simulate(simulate::SimulateArgs),
     Dlq(dlq::DlqArguments),
+    Reload(commands::reload::ReloadArguments),
     Schema(schema::SchemaArguments),
     Spool(spool::SpoolArguments),
     Reconcile(reconcile::ReconcileArguments),
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         Command::Stages(arguments) => stages::run(arguments),
         Command::Simulate(arguments) => commands::simulate::run(arguments),
         Command::Dlq(arguments) => dlq::run(arguments),
+        Command::Reload(arguments) => commands::reload::run(arguments),
         Command::Schema(arguments) => schema::run(arguments),
         Command::Spool(arguments) => spool::run(arguments),
         Command::Reconcile(arguments) => reconcile::run(arguments),

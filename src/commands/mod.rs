@@ -4,6 +4,7 @@ pub mod check;
 pub mod dlq;
 pub mod graph;
 pub mod reconcile;
+pub mod reload;
 pub mod run;
 pub mod schema;
 pub mod simulate;
@@ -37,7 +38,7 @@ impl Failure {
 }
 
 /// Reads and checks a pipeline file, with the stages that this binary knows.
-fn load(file: &Path) -> Result<Plan, Failure> {
+pub fn load(file: &Path) -> Result<Plan, Failure> {
     Plan::load(file, &pipeline_stages::registry()).map_err(|error| match error {
         PlanError::Mistakes(mistakes) => Failure::Wrong(mistakes.render(io::stderr().is_terminal())),
         unreadable => Failure::Wrong(format!("error: {unreadable}")),

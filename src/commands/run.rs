@@ -1,16 +1,19 @@
-//! `pipeline run FILE`: runs a pipeline until its sources end or a signal stops it.
+//! `pipeline run FILE`: runs a pipeline until its sources end or a signal stops it. SIGHUP reads the file again.
 
 use std::path::PathBuf;
 
 use clap::Args;
-use pipeline_engine::{Plan, Run};
+use pipeline_engine::Plan;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 
 use super::{Failure, load, runtime};
-use crate::{http, status};
+use crate::http::Server;
+use crate::reload::{Next, Prepared, Reloader, Reloads};
+use crate::status;
 
 /// Run a pipeline. The first SIGINT or SIGTERM stores what is on its way and ends; the second leaves
-/// at once.
+/// at once. SIGHUP puts the file as it is then in its place, as `pipeline reload` does.
 #[derive(Debug, Args)]
 pub struct RunArguments {
     /// The pipeline file.
@@ -19,63 +22,94 @@ pub struct RunArguments {
 
 pub fn run(arguments: RunArguments) -> Result<(), Failure> {
     let plan = load(&arguments.file)?;
-    runtime()?.block_on(run_plan(plan))
+    let reloader = Reloader::new(arguments.file, &plan);
+    runtime()?.block_on(run_versions(plan, reloader))
 }
 
-/// Runs a plan with signals, status line and report.
+/// Runs a plan that was made of no file.
 pub async fn run_plan(plan: Plan) -> Result<(), Failure> {
-    for warning in plan.warnings() {
-        tracing::warn!("{warning}");
-    }
     let stop = stop_signal()?;
-    let name = plan.name().to_owned();
-    tracing::info!("pipeline \"{name}\" starts: {} stages", plan.stages().count());
-    let settings = plan.http().clone();
-    let listener = http::bind(&settings).await?;
-    let run = Run::new(plan);
-    let stats = run.stats();
-    let answering = {
-        let (name, stats) = (name.clone(), stats.clone());
-        async move {
-            match listener {
-                Some(listener) => http::serve(listener, &settings, &name, stats).await,
-                None => std::future::pending().await,
-            }
+    let version = Prepared::of(plan);
+    let mut server = Server::bind(&version.http, Reloads::none()).await?;
+    server.show(&version.http, &version.name, &version.run.stats());
+    run_once(version, stopped(stop)).await
+}
+
+/// Runs the plan, and then each version of the file that takes its place.
+async fn run_versions(plan: Plan, mut reloader: Reloader) -> Result<(), Failure> {
+    let stop = stop_signal()?;
+    reload_at_sighup(reloader.reloads.clone())?;
+    let mut version = Prepared::of(plan);
+    let mut server = Server::bind(&version.http, reloader.reloads.clone()).await?;
+    let mut granted = None;
+    loop {
+        server.show(&version.http, &version.name, &version.run.stats());
+        if let Some(granted) = granted.take() {
+            reloader.tell(granted);
         }
-    };
-    // A task of its own, so that it answers whatever else is being done; dropping the set ends it.
-    let mut answers = tokio::task::JoinSet::new();
-    answers.spawn(answering);
+        let mut next: Option<Next> = None;
+        run_once(version, async {
+            tokio::select! {
+                () = stopped(stop.clone()) => {}
+                found = reloader.next() => next = Some(found),
+            }
+        })
+        .await?;
+        let Some(found) = next else { return Ok(()) };
+        if let Some(moved) = found.server {
+            server = moved;
+        }
+        (version, granted) = (found.version, Some(found.granted));
+    }
+}
+
+/// Runs a plan with status line and report, until `stop` resolves.
+async fn run_once(version: Prepared, stop: impl Future<Output = ()> + Send) -> Result<(), Failure> {
+    let Prepared { run, name, .. } = version;
+    let stats = run.stats();
+    tracing::info!("pipeline \"{name}\" starts: {} stages", stats.stages.len());
     let outcome = tokio::select! {
         outcome = run.until(stop) => outcome,
         () = status::show(stats) => unreachable!("the status is shown until it is dropped"),
     };
-    drop(answers);
     status::clear();
     let report = outcome.map_err(Failure::failed)?;
     eprint!("pipeline \"{name}\" {report}");
     Ok(())
 }
 
-/// Resolves at the first signal; the second ends the process, which is safe: what is not stored was
+/// Turns true at the first signal; the second ends the process, which is safe: what is not stored was
 /// not acknowledged.
-fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
+fn stop_signal() -> Result<watch::Receiver<bool>, Failure> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::failed)?;
-    let (first, seen) = tokio::sync::oneshot::channel();
+    let (stop, stopped) = watch::channel(false);
     tokio::spawn(async move {
         either(&mut interrupt, &mut terminate).await;
         // The run may have ended by itself: then nobody waits for the signal.
-        first.send(()).ok();
+        stop.send_replace(true);
         either(&mut interrupt, &mut terminate).await;
         eprintln!("stopped at once by a second signal");
         std::process::exit(1);
     });
-    Ok(async move {
-        if seen.await.is_err() {
-            std::future::pending::<()>().await;
+    Ok(stopped)
+}
+
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn reload_at_sighup(reloads: Reloads) -> Result<(), Failure> {
+    let mut hang_up = signal(SignalKind::hangup()).map_err(Failure::failed)?;
+    tokio::spawn(async move {
+        while hang_up.recv().await.is_some() {
+            // What becomes of it is logged.
+            reloads.request().await.ok();
         }
-    })
+    });
+    Ok(())
 }
 
 async fn either(interrupt: &mut Signal, terminate: &mut Signal) {

@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use clap::Args;
 use pipeline_engine::terminal::printable;
+use reqwest::{RequestBuilder, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{Failure, load};
 
 /// Longer than any answer takes, shorter than a person waits.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// Longer than a pipeline takes to store what is on its way.
+const ORDER_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Which pipeline.
 #[derive(Debug, Args)]
@@ -54,14 +57,24 @@ impl Watched {
 
     /// What it answers at a path; an error in words otherwise.
     pub async fn ask(&self, path: &str) -> Result<String, String> {
-        let mut request = self.client.get(format!("{}{path}", self.url));
+        self.answer_to(self.client.get(format!("{}{path}", self.url)), &[]).await
+    }
+
+    /// What it answers to an order with this header, also where it refuses; an error in words otherwise.
+    pub async fn post(&self, path: &str, header: &str) -> Result<String, String> {
+        let request =
+            self.client.post(format!("{}{path}", self.url)).timeout(ORDER_TIMEOUT).header(header, "command line");
+        self.answer_to(request, &[StatusCode::CONFLICT]).await
+    }
+
+    async fn answer_to(&self, mut request: RequestBuilder, refusals: &[StatusCode]) -> Result<String, String> {
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {}", token.expose_secret()));
         }
         let answer = request.send().await.map_err(|error| format!("no answer from {}: {}", self.url, cause(&error)))?;
         let status = answer.status();
         let text = answer.text().await.map_err(|error| format!("no whole answer from {}: {error}", self.url))?;
-        if status.is_success() {
+        if status.is_success() || refusals.contains(&status) {
             return Ok(text);
         }
         let hint = match status.as_u16() {

@@ -7,9 +7,8 @@
 //! - The browser runs nothing but this page's own files, shows it in no frame, and sends nothing anywhere else.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -75,7 +74,7 @@ impl Access {
 }
 
 /// Checks each request, and marks each answer.
-pub async fn guard(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
+pub async fn guard(access: &Access, request: Request, next: Next) -> Response {
     let mut answer = match access.admit(&request) {
         Ok(()) => next.run(request).await,
         Err(refusal) => refusal.into_response(),

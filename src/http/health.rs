@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::live;
 use super::live::snapshot::Bottleneck;
+use crate::reload::Reloads;
 
 /// How often backlogs are measured, however often somebody asks.
 const BACKLOG_INTERVAL: Duration = Duration::from_secs(2);
@@ -18,6 +19,7 @@ const BACKLOG_INTERVAL: Duration = Duration::from_secs(2);
 /// What answers about health are made of.
 pub struct Health {
     stats: Arc<RunStats>,
+    reloads: Reloads,
     started: Instant,
     backlogs: Mutex<Backlogs>,
 }
@@ -30,8 +32,8 @@ struct Backlogs {
 }
 
 impl Health {
-    pub fn new(stats: Arc<RunStats>) -> Self {
-        Self { stats, started: Instant::now(), backlogs: Mutex::default() }
+    pub fn new(stats: Arc<RunStats>, reloads: Reloads) -> Self {
+        Self { stats, reloads, started: Instant::now(), backlogs: Mutex::default() }
     }
 
     /// Why no messages are taken in; `None` if they are.
@@ -78,6 +80,7 @@ impl Health {
             "status": live::status(&self.stats),
             "bottleneck": bottleneck,
             "running_seconds": self.started.elapsed().as_secs(),
+            "reloads": self.reloads.json(),
             "stages": stages,
             "edges": edges,
         })

@@ -9,6 +9,10 @@
 //! | `/readyz` | 200 while it takes in messages, 503 with the reason otherwise. A sink that is away is no reason: its rows wait on disk, and a restart would help nobody |
 //! | `/healthz` | every stage as JSON: state, figures, last error, what it has to catch up |
 //! | `/metrics` | the same for Prometheus |
+//! | `/reload` (POST) | puts the pipeline file as it is now in the place of the one that runs, and says what has changed or why not |
+//!
+//! One server answers for as long as the process lives, also while one run takes the place of another: connections
+//! that are kept open, such as Prometheus's, are answered by the run of the moment.
 
 mod access;
 mod health;
@@ -17,38 +21,106 @@ mod metrics;
 mod page;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use pipeline_engine::{HttpSettings, RunStats};
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 use crate::commands::Failure;
+use crate::reload::{RELOAD_HEADER, Reloads};
 use access::Access;
 use health::Health;
 use live::Live;
 
+/// What answers are made of while one run lasts.
+struct Current {
+    pipeline: String,
+    access: Access,
+    health: Health,
+    live: Arc<Live>,
+    metrics: prometheus_client::registry::Registry,
+}
+
 /// What answers ask.
 #[derive(Clone)]
 struct Shared {
-    pipeline: Arc<str>,
-    health: Arc<Health>,
-    live: Arc<Live>,
-    metrics: Arc<prometheus_client::registry::Registry>,
+    current: Arc<RwLock<Arc<Current>>>,
+    reloads: Reloads,
 }
 
-/// Takes the address that the pipeline file names; `None` if it wants none, or if it names none and the
-/// usual one is taken.
-pub async fn bind(settings: &HttpSettings) -> Result<Option<TcpListener>, Failure> {
-    let Some(listen) = settings.listen else { return Ok(None) };
+impl Shared {
+    fn current(&self) -> Arc<Current> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// An address that is ours, and whoever answers there.
+pub struct Server {
+    /// Until the first run is shown.
+    listener: Option<TcpListener>,
+    shared: Option<Shared>,
+    reloads: Reloads,
+    /// Dropping it ends the answers.
+    answering: JoinSet<()>,
+}
+
+impl Server {
+    /// Takes the address that the pipeline file names; none if it wants none, or if it names none and the usual one is
+    /// taken.
+    ///
+    /// # Errors
+    /// The address that the file names can't be used.
+    pub async fn bind(settings: &HttpSettings, reloads: Reloads) -> Result<Self, Failure> {
+        let listener = match settings.listen {
+            Some(listen) => bind(listen, settings.is_chosen).await?,
+            None => None,
+        };
+        Ok(Self { listener, shared: None, reloads, answering: JoinSet::new() })
+    }
+
+    /// Answers for this run from now on, and no more for the one before.
+    pub fn show(&mut self, settings: &HttpSettings, pipeline: &str, stats: &Arc<RunStats>) {
+        let current = Arc::new(Current {
+            pipeline: pipeline.to_owned(),
+            access: Access::new(settings),
+            health: Health::new(stats.clone(), self.reloads.clone()),
+            live: Arc::new(Live::start(pipeline, stats.clone())),
+            metrics: metrics::registry(pipeline, stats.clone(), self.reloads.clone()),
+        });
+        if let Some(shared) = &self.shared {
+            let before =
+                std::mem::replace(&mut *shared.current.write().unwrap_or_else(PoisonError::into_inner), current);
+            before.live.end();
+            return;
+        }
+        let Some(listener) = self.listener.take() else { return };
+        match listener.local_addr() {
+            Ok(address) => tell(address, settings),
+            Err(error) => tracing::warn!(%error, "the address of the status page is unknown"),
+        }
+        let shared = Shared { current: Arc::new(RwLock::new(current)), reloads: self.reloads.clone() };
+        self.shared = Some(shared.clone());
+        // A task of its own, so that it answers whatever else is being done. The pipeline goes on without it.
+        self.answering.spawn(async move {
+            if let Err(error) = axum::serve(listener, router(shared)).await {
+                tracing::error!(%error, "the status page ended");
+            }
+        });
+    }
+}
+
+async fn bind(listen: SocketAddr, is_chosen: bool) -> Result<Option<TcpListener>, Failure> {
     match TcpListener::bind(listen).await {
         Ok(listener) => Ok(Some(listener)),
-        Err(error) if settings.is_chosen => Err(Failure::failed(format!("can't listen at {listen}: {error}"))),
+        Err(error) if is_chosen => Err(Failure::failed(format!("can't listen at {listen}: {error}"))),
         Err(error) => {
             tracing::info!(
                 "no status page, since {listen} can't be used: {error}. [http] listen names another address"
@@ -56,25 +128,6 @@ pub async fn bind(settings: &HttpSettings) -> Result<Option<TcpListener>, Failur
             Ok(None)
         }
     }
-}
-
-/// Answers until the future is dropped.
-pub async fn serve(listener: TcpListener, settings: &HttpSettings, pipeline: &str, stats: Arc<RunStats>) {
-    match listener.local_addr() {
-        Ok(address) => tell(address, settings),
-        Err(error) => tracing::warn!(%error, "the address of the status page is unknown"),
-    }
-    let shared = Shared {
-        pipeline: pipeline.into(),
-        health: Arc::new(Health::new(stats.clone())),
-        live: Arc::new(Live::start(pipeline, stats.clone())),
-        metrics: Arc::new(metrics::registry(pipeline, stats)),
-    };
-    if let Err(error) = axum::serve(listener, router(shared, Access::new(settings))).await {
-        tracing::error!(%error, "the status page ended");
-    }
-    // The pipeline goes on without it.
-    std::future::pending().await
 }
 
 fn tell(address: SocketAddr, settings: &HttpSettings) {
@@ -86,7 +139,7 @@ fn tell(address: SocketAddr, settings: &HttpSettings) {
     }
 }
 
-fn router(shared: Shared, access: Access) -> Router {
+fn router(shared: Shared) -> Router {
     Router::new()
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(readyz))
@@ -94,35 +147,56 @@ fn router(shared: Shared, access: Access) -> Router {
         .route("/metrics", get(metrics))
         .route("/snapshot", get(snapshot))
         .route("/events", get(events))
+        .route("/reload", post(reload))
         .route("/", get(page::index))
         .route("/page/{name}", get(page::file))
-        .with_state(shared)
-        .layer(middleware::from_fn_with_state(Arc::new(access), access::guard))
+        .with_state(shared.clone())
+        .layer(middleware::from_fn_with_state(shared, guard))
+}
+
+async fn guard(State(shared): State<Shared>, request: axum::extract::Request, next: middleware::Next) -> Response {
+    access::guard(&shared.current().access, request, next).await
 }
 
 async fn readyz(State(shared): State<Shared>) -> Response {
-    match shared.health.not_ready() {
+    match shared.current().health.not_ready() {
         None => "ready\n".into_response(),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
     }
 }
 
 async fn healthz(State(shared): State<Shared>) -> Response {
-    let json = shared.health.json(&shared.pipeline, &shared.live.bottleneck());
-    ([(header::CONTENT_TYPE, "application/json")], format!("{json:#}\n")).into_response()
+    let current = shared.current();
+    let json = current.health.json(&current.pipeline, &current.live.bottleneck());
+    answer(StatusCode::OK, &json)
+}
+
+fn answer(status: StatusCode, json: &Value) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], format!("{json:#}\n")).into_response()
 }
 
 async fn snapshot(State(shared): State<Shared>) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], shared.live.last()).into_response()
+    ([(header::CONTENT_TYPE, "application/json")], shared.current().live.last()).into_response()
 }
 
 async fn events(State(shared): State<Shared>) -> Response {
-    live::stream(&shared.live)
+    live::stream(&shared.current().live)
+}
+
+/// A page of somebody else can make a browser post here, but not with a header of its own.
+async fn reload(State(shared): State<Shared>, headers: HeaderMap) -> Response {
+    if !headers.contains_key(RELOAD_HEADER) {
+        return (StatusCode::FORBIDDEN, format!("a reload needs the header {RELOAD_HEADER}\n")).into_response();
+    }
+    match shared.reloads.request().await {
+        Ok(changes) => answer(StatusCode::OK, &json!({ "reloaded": true, "changes": changes })),
+        Err(why) => answer(StatusCode::CONFLICT, &json!({ "reloaded": false, "error": why })),
+    }
 }
 
 async fn metrics(State(shared): State<Shared>) -> Response {
     let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, &shared.metrics) {
+    match prometheus_client::encoding::text::encode(&mut text, &shared.current().metrics) {
         Ok(()) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             ([(header::CONTENT_TYPE, kind)], text).into_response()

@@ -178,6 +178,12 @@ impl Plan {
         &self.warnings
     }
 
+    /// The first source that begins anew in each run; `None` if all go on where the last run was.
+    pub fn not_resumable(&self) -> Option<&str> {
+        let begins_anew = |node: &&Node| matches!(&node.built, Built::Source(built) if !built.source.is_resumable());
+        self.nodes.iter().find(begins_anew).map(|node| node.name.as_str())
+    }
+
     /// Names of the stages, each after those it reads.
     pub fn stages(&self) -> impl Iterator<Item = (&str, Kind, &'static str)> {
         self.nodes.iter().map(|node| (node.name.as_str(), node.kind, node.type_name))

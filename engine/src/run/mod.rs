@@ -55,6 +55,8 @@ pub struct Run {
     stats: Arc<RunStats>,
     edges: Vec<Arc<EdgeStats>>,
     storage: Arc<dyn Storage>,
+    /// Its transforms are open.
+    is_prepared: bool,
 }
 
 /// Why a run did not end well.
@@ -104,7 +106,7 @@ impl Run {
         let edges: Vec<_> = plan.edges.iter().map(|edge| Arc::new(edges::stats(&plan.nodes, *edge))).collect();
         let stages = plan.nodes.iter().map(|node| node.stats.clone()).collect();
         let stats = Arc::new(RunStats { stages, edges: edges.clone() });
-        Self { plan, stats, edges, storage: Arc::new(FsStorage) }
+        Self { plan, stats, edges, storage: Arc::new(FsStorage), is_prepared: false }
     }
 
     /// Keeps what must survive a restart on another disk than this machine's: a simulated one.
@@ -156,6 +158,27 @@ impl Run {
         found
     }
 
+    /// Opens the transforms: what of a plan can still be wrong on this machine, such as a table to look things up in. A run that
+    /// has not been prepared does so when it starts.
+    ///
+    /// # Errors
+    /// The first transform that can't be opened.
+    #[expect(clippy::result_large_err, reason = "made once a run")]
+    pub fn prepare(&mut self) -> Result<(), RunError> {
+        if self.is_prepared {
+            return Ok(());
+        }
+        for (index, node) in self.plan.nodes.iter_mut().enumerate() {
+            if let Built::Transform(built) = &mut node.built
+                && let Err(error) = built.transform.open()
+            {
+                return Err(failed(&self.stats, index, error));
+            }
+        }
+        self.is_prepared = true;
+        Ok(())
+    }
+
     /// Runs until every source has ended, or until `stop` resolves and what is on its way is stored.
     ///
     /// Must be called within a tokio runtime; the future may be spawned. Not cancel safe: dropping the future stops everything at
@@ -167,6 +190,7 @@ impl Run {
         let started = Instant::now();
         tokio::pin!(stop);
         let resumption = Resumption::of(&self)?;
+        self.prepare()?;
         let opened = tokio::select! {
             biased;
             opened = open_all(&mut self.plan.nodes, resumption.as_ref()) => opened,
@@ -317,14 +341,13 @@ async fn sleep_until(deadline: Option<tokio::time::Instant>) {
     }
 }
 
-/// Opens transforms and gives them their state back; then all sinks at once, each for as long as its
+/// Gives transforms their state back and opens all sinks at once, each for as long as its
 /// outside takes to come. Of a run that resumes the sinks open by themselves, while the sources read; an
 /// optional sink always does.
 async fn open_all(nodes: &mut [Node], resumption: Option<&Resumption>) -> Result<(), (usize, StageError)> {
     let last = resumption.and_then(|resumption| resumption.last.as_ref());
-    for (index, node) in nodes.iter_mut().enumerate() {
+    for node in nodes.iter_mut() {
         let Built::Transform(built) = &mut node.built else { continue };
-        built.transform.open().map_err(|error| (index, error))?;
         let Some(state) = last.and_then(|last| last.states.get(&node.name)) else { continue };
         if let Err(error) = built.transform.restore(state) {
             tracing::warn!(stage = node.name, "starts without the state it had: {}", error.chain());

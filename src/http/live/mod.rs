@@ -90,6 +90,11 @@ impl Live {
         self.last.borrow().snapshot.bottleneck.clone()
     }
 
+    /// Looks no more: whoever watches is told that this is over.
+    pub fn end(&self) {
+        self.task.abort();
+    }
+
     fn is_watched(&self) {
         self.watched_at_us.store(now_us(), Relaxed);
     }
@@ -97,7 +102,7 @@ impl Live {
 
 impl Drop for Live {
     fn drop(&mut self) {
-        self.task.abort();
+        self.end();
     }
 }
 

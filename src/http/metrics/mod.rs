@@ -13,12 +13,13 @@ use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use families::{Families, counter, edge_labels, histogram, labels};
+use crate::reload::Reloads;
+use families::{Families, counter, edge_labels, gauge, histogram, labels};
 
 /// All metrics of a run.
-pub fn registry(pipeline: &str, stats: Arc<RunStats>) -> Registry {
+pub fn registry(pipeline: &str, stats: Arc<RunStats>, reloads: Reloads) -> Registry {
     let mut registry = Registry::with_prefix("pipeline");
-    registry.register_collector(Box::new(RunCollector { pipeline: pipeline.to_owned(), stats }));
+    registry.register_collector(Box::new(RunCollector { pipeline: pipeline.to_owned(), stats, reloads }));
     registry
 }
 
@@ -26,12 +27,14 @@ pub fn registry(pipeline: &str, stats: Arc<RunStats>) -> Registry {
 struct RunCollector {
     pipeline: String,
     stats: Arc<RunStats>,
+    reloads: Reloads,
 }
 
 impl Collector for RunCollector {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut families = Families { run: self, encoder };
         families.build_info()?;
+        families.reloads()?;
         families.sources()?;
         families.stages()?;
         families.sinks()?;
@@ -41,6 +44,27 @@ impl Collector for RunCollector {
 }
 
 impl Families<'_, '_> {
+    /// How often the file was read again; the names are those that Prometheus has for its own file.
+    fn reloads(&mut self) -> fmt::Result {
+        let RunCollector { pipeline, reloads, .. } = self.run;
+        let labels = [("pipeline", pipeline.as_str())];
+        let kinds = [("applied", reloads.applied()), ("refused", reloads.refused())];
+        let help = "Requests to read the pipeline file again, by what became of them";
+        let mut family = self.encoder.encode_descriptor("config_reloads", help, None, MetricType::Counter)?;
+        for (outcome, count) in kinds {
+            counter(&mut family, &[labels[0], ("outcome", outcome)], count)?;
+        }
+        let help = "1 unless the last request was refused";
+        let mut family =
+            self.encoder.encode_descriptor("config_last_reload_successful", help, None, MetricType::Gauge)?;
+        gauge(&mut family, &labels, f64::from(u8::from(reloads.last_was_applied())))?;
+        let Some(at_us) = reloads.applied_at_us() else { return Ok(()) };
+        let name = "config_last_reload_success_timestamp";
+        let help = "When a version of the pipeline file last took the place of another";
+        let mut family = self.encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?;
+        gauge(&mut family, &labels, at_us as f64 / 1e6)
+    }
+
     fn build_info(&mut self) -> fmt::Result {
         let mut family = self.encoder.encode_descriptor("build", "What runs", None, MetricType::Info)?;
         family.encode_info(&[("version", env!("CARGO_PKG_VERSION")), ("pipeline", &self.run.pipeline)])
