@@ -18,6 +18,7 @@ use crate::plan::Plan;
 use crate::position::Span;
 use crate::stage::*;
 
+mod figures;
 mod refused;
 mod resumed;
 mod simulation;
