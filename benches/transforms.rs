@@ -24,6 +24,7 @@ use pipeline_stages::transforms::exec::ExecConfig;
 use pipeline_stages::transforms::gaps::GapsConfig;
 use pipeline_stages::transforms::rule::RuleConfig;
 use pipeline_stages::transforms::silence::SilenceConfig;
+use pipeline_stages::transforms::thin::ThinConfig;
 use pipeline_stages::transforms::validate::ValidateConfig;
 use rand::{RngExt, SeedableRng};
 
@@ -58,6 +59,13 @@ const MEANS: &str =
     "[aggregates]\nmean = \"mean(temperature)\"\nmin = \"min(temperature)\"\nmax = \"max(temperature)\"";
 const PERCENTILES: &str = "[aggregates]\np50 = \"median(temperature)\"\np99 = \"percentile(temperature, 99)\"";
 const ANOMALY: &str = r#"metrics = ["temperature", "humidity"]"#;
+/// The methods of `thin`. A tenth of the noise is within the bounds.
+const THIN: [(&str, &str); 4] = [
+    ("dead_band", "method = \"dead_band\"\nabsolute = { temperature = 0.1, humidity = 0.5 }"),
+    ("swinging_door", "method = \"swinging_door\"\nabsolute = { temperature = 0.1, humidity = 0.5 }"),
+    ("lttb", "method = \"lttb\"\ncolumns = [\"temperature\", \"humidity\"]\nevery = \"1m\"\npoints = 10"),
+    ("min_max", "method = \"min_max\"\ncolumns = [\"temperature\", \"humidity\"]\nevery = \"1m\""),
+];
 /// The methods of `anomaly`; the first is taken also with bad rows.
 const METHODS: [&str; 7] = ["zscore", "ewma", "robust", "seasonal", "rate", "flatline", "auto"];
 
@@ -215,6 +223,9 @@ fn followed(criterion: &mut Criterion) {
     for (case, aggregates) in [("mean, min, max", MEANS), ("percentiles", PERCENTILES)] {
         let text = format!("window = \"1m\"\n{aggregates}");
         run_both(criterion, "downsample", case, || built::<DownsampleConfig>(&text), &batches);
+    }
+    for (method, text) in THIN {
+        run_both(criterion, "thin", method, || built::<ThinConfig>(text), &batches);
     }
     run_both(criterion, "silence", "learned", || built::<SilenceConfig>(""), &batches);
     run_both(criterion, "gaps", "none", || built::<GapsConfig>("counter = \"seq\""), &batches);

@@ -32,6 +32,7 @@ pub fn registry() -> Registry {
         .with_transform::<transforms::route::RouteConfig>()
         .with_transform::<transforms::rule::RuleConfig>()
         .with_transform::<transforms::silence::SilenceConfig>()
+        .with_transform::<transforms::thin::ThinConfig>()
         .with_transform::<transforms::validate::ValidateConfig>()
         .with_sink::<sinks::console::ConsoleConfig>()
         .with_sink::<sinks::discard::DiscardConfig>();

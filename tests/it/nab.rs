@@ -3,7 +3,7 @@
 use std::path::Path;
 
 #[path = "../../examples/nab/corpus.rs"]
-mod corpus;
+pub mod corpus;
 #[path = "../../examples/nab/detect.rs"]
 mod detect;
 #[path = "../../examples/nab/scoring.rs"]

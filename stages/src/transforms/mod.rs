@@ -18,6 +18,7 @@ pub mod silence;
 mod snapshot;
 #[cfg(test)]
 mod testing;
+pub mod thin;
 mod units;
 pub mod validate;
 mod values;

@@ -1,5 +1,7 @@
 //! Numeric results held against an independent implementation: pandas and numpy.
 
+mod thin;
+
 use std::fs;
 use std::process::Command;
 use std::sync::Arc;
@@ -110,6 +112,23 @@ fn lines(rows: impl Iterator<Item = Value>) -> String {
     rows.map(|row| format!("{row}\n")).collect()
 }
 
+/// Whether an oracle agrees with what is in these files, by name and content, and what it says. It is told their
+/// names, and runs where they are.
+fn ask(oracle: &str, files: &[(&str, String)]) -> (bool, String) {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, content) in files {
+        fs::write(folder.path().join(name), content).unwrap();
+    }
+    let output = Command::new(python())
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/oracle/").to_owned() + oracle)
+        .args(files.iter().map(|(name, _)| name))
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (output.status.success(), said)
+}
+
 #[test]
 fn windows_are_those_of_pandas() {
     let shapes = [
@@ -125,23 +144,16 @@ fn windows_are_those_of_pandas() {
             let (ours, late) = windows(&text, &rows);
             config["late"] = late.into();
             config["lateness"] = (30 * SECOND).into();
-            let folder = tempfile::tempdir().unwrap();
-            let path = |name: &str| folder.path().join(name);
             let input = rows.iter().map(
                 |(device, time_us, value)| json!({ "device_id": device, "timestamp": time_us, "temperature": value }),
             );
-            fs::write(path("rows.jsonl"), lines(input)).unwrap();
-            fs::write(path("ours.jsonl"), lines(ours.into_iter())).unwrap();
-            fs::write(path("config.json"), config.to_string()).unwrap();
-            let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/oracle/downsample.py");
-            let output = Command::new(python())
-                .arg(script)
-                .args(["rows.jsonl", "ours.jsonl", "config.json"])
-                .current_dir(folder.path())
-                .output()
-                .unwrap();
-            let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{shape}, seed {seed}: {said}");
+            let files = [
+                ("rows.jsonl", lines(input)),
+                ("ours.jsonl", lines(ours.into_iter())),
+                ("config.json", config.to_string()),
+            ];
+            let (agrees, said) = ask("downsample.py", &files);
+            assert!(agrees, "{shape}, seed {seed}: {said}");
         }
     }
 }
