@@ -17,6 +17,7 @@ use pipeline_engine::schema::timestamp_type;
 use pipeline_engine::stage::{Batch, BuildContext, Emitter, Transform, TransformConfig};
 use pipeline_engine::{Partition, Span, testing};
 use pipeline_stages::transforms::anomaly::AnomalyConfig;
+use pipeline_stages::transforms::compute::ComputeConfig;
 use pipeline_stages::transforms::dedupe::DedupeConfig;
 use pipeline_stages::transforms::downsample::DownsampleConfig;
 use pipeline_stages::transforms::enrich::EnrichConfig;
@@ -55,6 +56,12 @@ const RULE_TEXT: &str = r#"sql = """
     SELECT concat(device_id, '/', seq) AS id, substring(device_id, 7) AS number
     WHERE startswith(device_id, 'device-')""""#;
 const RULE_MESSAGES: &str = r#"sql = "SELECT *, timestamp() AS ts FROM 'iot/+' WHERE temperature > 21""#;
+const CONVERT: &str = r#"convert = { temperature = { from = "degF", to = "degC" } }"#;
+const COLUMNS: &str = r#"
+    [columns]
+    fahrenheit = { expression = "temperature * 9 / 5 + 32" }
+    humidity = { expression = "round(humidity)", type = "int16", replace = true }
+"#;
 const MEANS: &str =
     "[aggregates]\nmean = \"mean(temperature)\"\nmin = \"min(temperature)\"\nmax = \"max(temperature)\"";
 const PERCENTILES: &str = "[aggregates]\np50 = \"median(temperature)\"\np99 = \"percentile(temperature, 99)\"";
@@ -217,6 +224,13 @@ fn rule(criterion: &mut Criterion) {
     messages(criterion);
 }
 
+fn compute(criterion: &mut Criterion) {
+    let batches = batches(0.0);
+    for (case, text) in [("units", CONVERT), ("expressions", COLUMNS)] {
+        run_both(criterion, "compute", case, || built::<ComputeConfig>(text), &batches);
+    }
+}
+
 /// What follows each device through time.
 fn followed(criterion: &mut Criterion) {
     let batches = batches(0.0);
@@ -278,5 +292,5 @@ fn messages(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(transforms, validate, enrich, anomaly, rule, followed, exec);
+criterion_group!(transforms, validate, enrich, anomaly, rule, compute, followed, exec);
 criterion_main!(transforms);

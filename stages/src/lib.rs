@@ -23,6 +23,7 @@ pub fn registry() -> Registry {
         .with_source::<sources::file::FileConfig>()
         .with_source::<sources::simulator::SimulatorConfig>()
         .with_transform::<transforms::anomaly::AnomalyConfig>()
+        .with_transform::<transforms::compute::ComputeConfig>()
         .with_transform::<transforms::dedupe::DedupeConfig>()
         .with_transform::<transforms::downsample::DownsampleConfig>()
         .with_transform::<transforms::enrich::EnrichConfig>()

@@ -2,6 +2,7 @@
 
 pub mod anomaly;
 mod clocks;
+pub mod compute;
 pub mod dedupe;
 pub mod downsample;
 pub mod enrich;

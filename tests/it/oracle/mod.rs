@@ -1,5 +1,6 @@
 //! Numeric results held against an independent implementation: pandas and numpy.
 
+mod compute;
 mod thin;
 
 use std::fs;

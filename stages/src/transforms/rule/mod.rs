@@ -41,6 +41,7 @@
 
 mod bind;
 mod column;
+mod computation;
 mod condition;
 mod dice;
 mod evaluate;
@@ -69,6 +70,7 @@ use pipeline_engine::stage::{BuildContext, BuildError, BuiltTransform, Port, Sta
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub(super) use self::computation::Computation;
 pub(super) use self::condition::Condition;
 
 use self::bind::{Bound, SQL_VERSION, Surroundings};

@@ -180,7 +180,7 @@ fn refused(mut misfits: Vec<output::Misfit>) -> Vec<Refused> {
 }
 
 /// Enough of a value for a person: the payload has it all.
-fn shown(value: &str) -> String {
+pub(super) fn shown(value: &str) -> String {
     const CHARS_MAX: usize = 80;
     match value.char_indices().nth(CHARS_MAX) {
         Some((end, _)) => format!("{}…", &value[..end]),

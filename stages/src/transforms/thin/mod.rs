@@ -277,7 +277,7 @@ impl ThinConfig {
             }
         }
         if tolerances.is_empty() {
-            return Err(BuildError::invalid("absolute", "no column has a bound")
+            return Err(BuildError::invalid("", "no column has a bound")
                 .hint("Name at least one, such as absolute = { temperature = 0.1 }."));
         }
         let heartbeat = match self.heartbeat.map(|heartbeat| micros("heartbeat", heartbeat)).transpose()? {

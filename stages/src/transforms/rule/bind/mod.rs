@@ -80,6 +80,14 @@ pub fn bind(rule: &Rule, around: &Surroundings<'_>) -> Result<Bound, Refusal> {
     Ok(Bound { slots: binder.slots, filter, condition, projection, reads_message, places, draws: binder.sites > 0 })
 }
 
+/// Looks up the names of an expression that stands by itself; and whether it has a `rand()` or a `newuuid()`.
+pub fn bind_expression(tree: &Tree, around: &Surroundings<'_>) -> Result<(Expression, bool), Refusal> {
+    let mut binder =
+        Binder { around, variables: Vec::new(), slots: Vec::new(), depth: 0, sites: 0, reads_message: false };
+    let expression = binder.expression(tree)?;
+    Ok((expression, binder.sites > 0))
+}
+
 struct Binder<'a> {
     around: &'a Surroundings<'a>,
     variables: Vec<(String, Expression)>,

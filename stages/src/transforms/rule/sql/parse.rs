@@ -18,6 +18,16 @@ pub fn parse(text: &str) -> Result<Rule, Refusal> {
     Ok(rule)
 }
 
+/// The expression that the text holds, all of it: one that stands by itself, outside of a rule.
+pub fn parse_expression(text: &str) -> Result<Tree, Refusal> {
+    let mut parser = Parser { tokens: split(text)?, next: 0, depth: 0 };
+    let tree = parser.expression()?;
+    if parser.here().token == Token::End {
+        return Ok(tree);
+    }
+    Err(parser.unexpected("an operator, or the end of the expression", &["AND", "OR", "IN"]))
+}
+
 pub(super) struct Parser {
     /// Ends with [`Token::End`], which is never passed.
     pub(super) tokens: Vec<Placed>,
@@ -188,7 +198,7 @@ impl Parser {
         let Placed { token, at } = self.here().clone();
         match token {
             Token::Word(word) => unexpected(&word, at, expected, keywords),
-            Token::End => Refusal::new(at, "the rule ends too early").hint(format!("Expected {expected}.")),
+            Token::End => Refusal::new(at, "the text ends too early").hint(format!("Expected {expected}.")),
             Token::Variable(name) => {
                 Refusal::new(at, format!("unexpected \"@{name}\"")).hint(format!("Expected {expected}."))
             }

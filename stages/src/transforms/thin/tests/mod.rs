@@ -235,7 +235,7 @@ fn the_device_seen_least_recently_makes_room_and_loses_nothing() {
 fn mistakes_are_named_with_a_way_out() {
     let lttb = "method = \"lttb\"\nevery = \"1m\"\ncolumns = [\"temperature\"]";
     for (text, key, says) in [
-        ("method = \"dead_band\"", "absolute", "absolute = { temperature = 0.1 }"),
+        ("method = \"dead_band\"", "", "absolute = { temperature = 0.1 }"),
         (
             "method = \"dead_band\"\nabsolute = { temprature = 1 }",
             "absolute.temprature",
