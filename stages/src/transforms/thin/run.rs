@@ -12,7 +12,7 @@ use pipeline_engine::Counter;
 use pipeline_engine::stage::{Batch, BuildContext, Emitter, StageError, Transform};
 
 use super::LATE;
-use super::held::{HeldRows, Numbers};
+use super::held::{HeldRows, Numbers, Slot};
 use super::series::{Rule, Series};
 use crate::transforms::followed::{Followed, Placed};
 use crate::transforms::keys::KeyColumns;
@@ -92,11 +92,7 @@ impl Transform for Thin {
         let mut writer = Writer::new(FORMAT, self.fingerprint);
         let mut waiting = Vec::new();
         self.devices.write(&mut writer, |series, writer| series.write(&mut waiting, writer));
-        // Rows that were read as rows of this schema can be written as such; without them there is no snapshot.
-        let rows = self.held.rows(&waiting).ok()?;
-        let mut stream = StreamWriter::try_new(Vec::new(), &rows.schema()).ok()?;
-        stream.write(&rows).ok()?;
-        writer.bytes(&stream.into_inner().ok()?);
+        writer.bytes(&as_stream(&self.held, &waiting).expect("rows of a batch can be written to memory"));
         Some(writer.seal())
     }
 
@@ -201,6 +197,14 @@ impl Thin {
         self.counters.thinned.add(self.held.take_left_out());
         Ok(kept)
     }
+}
+
+/// Rows as an Arrow IPC stream, which any later version reads.
+fn as_stream(held: &HeldRows, slots: &[Slot]) -> Result<Vec<u8>, StageError> {
+    let rows = held.rows(slots)?;
+    let mut stream = StreamWriter::try_new(Vec::new(), &rows.schema())?;
+    stream.write(&rows)?;
+    Ok(stream.into_inner()?)
 }
 
 /// Decides on all rows of these devices. What stays goes by device, since the order of devices means nothing.
