@@ -53,14 +53,16 @@ use super::rule::Computation;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ComputeConfig {
-    /// Columns to compute, by their names.
+    /// Columns to compute, by their names: each with an `expression`, as behind SELECT in a rule, and where wanted its
+    /// `type`, and `replace = true` where it takes the place of a column that is there.
     #[serde(default)]
     pub columns: BTreeMap<String, ColumnConfig>,
-    /// Columns of numbers to put into another unit, by their names; before any column is computed.
+    /// Columns of numbers to put into another unit, by their names, before any column is computed: each with the unit
+    /// that it is in, `from`, the one that it shall be in, `to`, and where wanted the name of a new column, `as`.
     #[serde(default)]
     pub convert: BTreeMap<String, ConvertConfig>,
     /// What becomes of a row for which something can't be computed: `null` keeps it without the value, `reject` sends
-    /// it out by `rejected`.
+    /// it out by `rejected`. Default: `null`.
     #[serde(default)]
     pub failed: Failed,
 }

@@ -1,6 +1,8 @@
 use std::collections::HashMap;
 
 use arrow::array::{ArrayRef, Float32Array, Int64Array, RecordBatch};
+use pipeline_engine::Span;
+use pipeline_engine::ack::Partition;
 use pipeline_engine::schema::is_json;
 use pipeline_engine::stage::Batch;
 use proptest::prelude::*;
@@ -198,4 +200,25 @@ fn the_docs_list_every_unit() {
         }
     }
     assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
+fn what_is_around_a_row_can_be_asked_for_and_a_replay_gives_the_same() {
+    let text = "[columns]\n\
+                seen = { expression = \"timestamp()\", type = \"timestamp\" }\n\
+                dice = { expression = \"rand()\" }\n\
+                id = { expression = \"newuuid()\" }";
+    let partition = Partition::new("in/0");
+    let outcome = |position: u64| {
+        let mut stage = stage(text);
+        let ack = partition.open(Span::new(position, position), 1_500_000);
+        let readings = [reading(None, None), reading(None, None)];
+        let outcome = apply(&mut *stage.transform, Batch::new(rows(&readings), ack));
+        ["seen", "dice", "id"].map(|column| outcome.texts(Port::MAIN, column))
+    };
+    let first = outcome(7);
+    assert_eq!(first[0], ["1970-01-01T00:00:01.500Z"; 2]);
+    assert!(first[1][0] != first[1][1] && first[2][0] != first[2][1]);
+    assert_eq!(outcome(7), first);
+    assert_ne!(outcome(8)[1], first[1]);
 }

@@ -196,10 +196,11 @@ impl TransformConfig for ThinConfig {
             "Rows that belong to no series, as they came: too late, from a clock that is ahead, or without a key or time.",
         )],
         failure: "Touches nothing outside, so nothing can fail for a time or for good. Rows that wait for a decision go \
-                  on after a restart, so a replay keeps the same rows. Where they can't be read (the configuration has \
-                  changed, the snapshot is damaged), it starts with nothing, and the rows that waited then are missing. \
-                  So they are after a crash of a pipeline that takes no checkpoints because one of its sources can't be \
-                  resumed. The keys of rows are untouched.",
+                  on after a restart, so a replay keeps the same rows; under another method, bound or bucket they are \
+                  decided by that. Where they can't be read (the input has other columns, `key`, `time_column` or \
+                  `devices_max` have changed, the snapshot is damaged), it starts with nothing, and the rows that \
+                  waited are missing. So they are after a crash of a pipeline that takes no checkpoints because one of \
+                  its sources can't be resumed. The keys of rows are untouched.",
     };
 
     fn build(self, input: &SchemaRef, cx: &BuildContext) -> Result<BuiltTransform, BuildError> {
@@ -220,7 +221,7 @@ impl TransformConfig for ThinConfig {
         if self.held_rows_max == 0 {
             return Err(BuildError::invalid("held_rows_max", "no row could wait for the next one"));
         }
-        let fingerprint = self.fingerprint(&key, times, &rule, input);
+        let fingerprints = (self.fingerprint_of_rows(&key, input), self.fingerprint_of_rule(&rule));
         let transform = Thin {
             key,
             time,
@@ -229,7 +230,7 @@ impl TransformConfig for ThinConfig {
             held_rows_max: self.held_rows_max as usize,
             rule,
             devices: Followed::new(self.devices_max),
-            fingerprint,
+            fingerprints,
             counters: Counters::of(cx),
             outside: Vec::new(),
             bytes: Vec::new(),
@@ -333,20 +334,25 @@ impl ThinConfig {
         Ok(column)
     }
 
-    fn fingerprint(&self, key: &KeyColumns, times: Times, rule: &Rule, input: &SchemaRef) -> u128 {
+    /// What must be the same for rows that wait to be read back.
+    fn fingerprint_of_rows(&self, key: &KeyColumns, input: &SchemaRef) -> u128 {
         let mut fingerprint = Fingerprint::default();
         key.mark(&mut fingerprint);
         fingerprint.text(&self.time_column);
-        fingerprint.text(&format!("{times:?} {rule:?}"));
         fingerprint.number(self.devices_max.into());
-        fingerprint.number(self.held_rows_max.into());
-        for name in self.columns.iter().chain(self.absolute.keys()).chain(self.percent.keys()) {
-            fingerprint.text(name);
-        }
-        // Rows that wait are kept whole.
         for field in input.fields() {
             fingerprint.text(field.name());
             fingerprint.text(&format!("{} {}", field.data_type(), field.is_nullable()));
+        }
+        fingerprint.finish()
+    }
+
+    /// What must be the same for what is known of rows that were kept to mean anything.
+    fn fingerprint_of_rule(&self, rule: &Rule) -> u128 {
+        let mut fingerprint = Fingerprint::default();
+        fingerprint.text(&format!("{rule:?}"));
+        for name in self.columns.iter().chain(self.absolute.keys()).chain(self.percent.keys()) {
+            fingerprint.text(name);
         }
         fingerprint.finish()
     }

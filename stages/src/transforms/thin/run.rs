@@ -37,7 +37,8 @@ pub(super) struct Thin {
     pub(super) devices: Followed<Series>,
     pub(super) held: HeldRows,
     pub(super) held_rows_max: usize,
-    pub(super) fingerprint: u128,
+    /// Of the rows that wait, and of the rule.
+    pub(super) fingerprints: (u128, u128),
     pub(super) counters: Counters,
     /// Rows of the batch at hand that belong to no series.
     pub(super) outside: Vec<u32>,
@@ -89,7 +90,10 @@ impl Transform for Thin {
     }
 
     fn snapshot(&self) -> Option<Vec<u8>> {
-        let mut writer = Writer::new(FORMAT, self.fingerprint);
+        let (rows, rule) = self.fingerprints;
+        let mut writer = Writer::new(FORMAT, rows);
+        writer.u128(rule);
+        writer.u32(self.held.columns() as u32);
         let mut waiting = Vec::new();
         self.devices.write(&mut writer, |series, writer| series.write(&mut waiting, writer));
         writer.bytes(&as_stream(&self.held, &waiting).expect("rows of a batch can be written to memory"));
@@ -97,9 +101,11 @@ impl Transform for Thin {
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), StageError> {
-        let mut reader = Reader::open(snapshot, FORMAT, self.fingerprint)?;
-        let (columns, mut waiting) = (self.held.columns(), 0);
-        let devices = self.devices.read(&mut reader, |reader| Series::read(reader, columns, &mut waiting))?;
+        let (of_rows, of_rule) = self.fingerprints;
+        let mut reader = Reader::open(snapshot, FORMAT, of_rows)?;
+        let is_same_rule = reader.u128()? == of_rule;
+        let (columns, mut waiting) = (reader.u32()? as usize, 0);
+        let mut devices = self.devices.read(&mut reader, |reader| Series::read(reader, columns, &mut waiting))?;
         let stream = StreamReader::try_new(Cursor::new(reader.bytes()?), None)?;
         reader.end()?;
         let schema = stream.schema();
@@ -110,6 +116,9 @@ impl Transform for Thin {
             return Err(snapshot::damaged());
         }
         held.hold_all(&rows, self.time)?;
+        if !is_same_rule {
+            devices.devices().for_each(|device| device.state.begin_anew(&held));
+        }
         (self.devices, self.held) = (devices, held);
         Ok(())
     }

@@ -66,6 +66,11 @@ impl Segment {
         held.keep(candidate);
     }
 
+    /// The row that waits, without a decision.
+    pub(super) fn take_candidate(&mut self) -> Option<Slot> {
+        self.candidate.take()
+    }
+
     pub(super) fn is_waiting(&self) -> bool {
         self.candidate.is_some()
     }

@@ -145,6 +145,16 @@ impl Series {
         }
     }
 
+    /// The rule is another one than before: what waits is to be decided by it, the first row as the first of all.
+    pub(super) fn begin_anew(&mut self, held: &HeldRows) {
+        let before = self.bucket.drain(..).chain(self.segment.take_candidate()).chain(self.unordered.drain(..));
+        let mut rows: Vec<Slot> = before.collect();
+        // Stable: those of one time stay as they came.
+        rows.sort_by_key(|slot| held.time_us(*slot));
+        self.unordered = rows.into();
+        self.segment = Segment::default();
+    }
+
     /// Puts the rows that wait behind those that are in `waiting`.
     pub(super) fn write(&self, waiting: &mut Vec<Slot>, writer: &mut Writer) {
         writer.u32(self.partition as u32);
