@@ -1,10 +1,25 @@
 //! How far a reading may lie from what the kept rows say of it.
 
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// What it means that a row has no value of a column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Nulls {
+    /// There is no value from there on: where values end or begin, the row stays.
+    #[default]
+    Gap,
+    /// Nothing: the row says nothing of the column.
+    Ignore,
+}
+
 /// Bounds of all columns that are thinned, in their order.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Bounds {
     /// Kept rows are no farther apart, in microseconds.
     pub(super) heartbeat: Option<i64>,
+    pub(super) nulls: Nulls,
     pub(super) tolerances: Box<[Tolerance]>,
 }
 

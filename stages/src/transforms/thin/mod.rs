@@ -22,8 +22,9 @@
 //! The line is exact to the rounding of 64-bit floats, 4e-15 of the larger of its two ends. Both keep the first and the last row of a device,
 //! and with `heartbeat` a row at least that often while readings come: kept rows are farther apart only where nothing
 //! lies between them. A null and what is no finite number have no value: where values end or begin, the row stays, so
-//! a gap remains a gap. Columns that are sent by different rows make such gaps all the time: thin each of them in a
-//! stage of its own, behind a `filter`.
+//! a gap remains a gap. Columns that are sent by different rows make such gaps all the time: there `nulls = "ignore"`
+//! takes a null for nothing said. Then a `dead_band` holds v against the value kept last of its column; a
+//! `swinging_door` has one column, and rows without a value of it are left out.
 //!
 //! `lttb` and `min_max` cut time into buckets of `every`, in UTC from 1970 on, and keep the first and the last row of
 //! each. `min_max` keeps for each column the first, least, greatest and last value too, so nothing that was left out
@@ -73,6 +74,7 @@ use pipeline_engine::units::DurationText;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub use self::bounds::Nulls;
 use self::bounds::{Bounds, Tolerance};
 use self::held::HeldRows;
 use self::run::{Counters, Thin, Times};
@@ -103,6 +105,9 @@ pub struct ThinConfig {
     pub percent: BTreeMap<String, f64>,
     /// For `dead_band` and `swinging_door`: a row is kept at least so often while readings come.
     pub heartbeat: Option<DurationText>,
+    /// For `dead_band` and `swinging_door`: what a null means. As a `gap` the values end there, and the row stays; with
+    /// `ignore` the row says nothing of the column, as where devices send only what has changed. Default: `gap`.
+    pub nulls: Option<Nulls>,
     /// For `lttb` and `min_max`: the columns by whose values rows are kept.
     #[serde(default)]
     pub columns: Vec<String>,
@@ -249,6 +254,7 @@ impl ThinConfig {
             ("absolute", !self.absolute.is_empty(), has_bound, "keeps rows by their number, not by a bound"),
             ("percent", !self.percent.is_empty(), has_bound, "keeps rows by their number, not by a bound"),
             ("heartbeat", self.heartbeat.is_some(), has_bound, "keeps rows of each bucket anyway"),
+            ("nulls", self.nulls.is_some(), has_bound, "ignores nulls anyway"),
             ("columns", !self.columns.is_empty(), !has_bound, "goes by the columns that `absolute` and `percent` name"),
             ("every", self.every.is_some(), !has_bound, "has no buckets"),
             ("points", self.points.is_some(), is_lttb, "keeps no chosen number of rows"),
@@ -285,7 +291,13 @@ impl ThinConfig {
             Some(0) => return Err(BuildError::invalid("heartbeat", "every row would be kept").hint("Leave it out.")),
             heartbeat => heartbeat,
         };
-        let bounds = Bounds { heartbeat, tolerances: tolerances.values().copied().collect() };
+        let nulls = self.nulls.unwrap_or_default();
+        if nulls == Nulls::Ignore && self.method == Method::SwingingDoor && tolerances.len() > 1 {
+            let message = "a line can't leave out what a row does not say where the row stays for another column";
+            return Err(BuildError::invalid("nulls", message)
+                .hint("Thin each column in a stage of its own, or by a dead_band."));
+        }
+        let bounds = Bounds { heartbeat, nulls, tolerances: tolerances.values().copied().collect() };
         let rule = if self.method == Method::DeadBand { Rule::DeadBand(bounds) } else { Rule::SwingingDoor(bounds) };
         Ok((tolerances.into_keys().collect(), rule))
     }

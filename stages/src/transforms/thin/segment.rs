@@ -2,7 +2,7 @@
 
 use pipeline_engine::stage::StageError;
 
-use super::bounds::{Bounds, Corridor};
+use super::bounds::{Bounds, Corridor, Nulls};
 use super::held::{HeldRows, Slot};
 use crate::transforms::snapshot::{Reader, Writer};
 
@@ -20,6 +20,7 @@ pub(super) struct Segment {
 #[derive(Debug)]
 struct Kept {
     time_us: i64,
+    /// What is known of each column then; NaN is no value.
     values: Box<[f64]>,
 }
 
@@ -29,27 +30,32 @@ impl Segment {
         self.keep_in_time(bounds, slot, held);
         let is_told = self.kept.as_ref().is_some_and(|kept| {
             let mut columns = bounds.tolerances.iter().zip(&kept.values).zip(held.values(slot));
-            columns.all(|((tolerance, kept), value)| tolerance.holds(*kept, *value))
+            let is_ignored = |value: f64| bounds.nulls == Nulls::Ignore && value.is_nan();
+            columns.all(|((tolerance, kept), value)| is_ignored(*value) || tolerance.holds(*kept, *value))
         });
         if let Some(candidate) = self.candidate.take() {
             held.leave_out(candidate);
         }
         self.candidate = Some(slot);
         if !is_told {
-            self.keep_candidate(held);
+            self.keep_candidate(bounds, held);
         }
     }
 
     /// A row of a `swinging_door`: the one before it stays where a line that ends here would miss a reading.
     pub(super) fn take_to_door(&mut self, bounds: &Bounds, slot: Slot, held: &mut HeldRows) {
+        if bounds.nulls == Nulls::Ignore && held.values(slot).iter().all(|value| value.is_nan()) {
+            held.leave_out(slot);
+            return;
+        }
         self.keep_in_time(bounds, slot, held);
         if self.kept.is_none() {
             self.candidate = Some(slot);
-            self.keep_candidate(held);
+            self.keep_candidate(bounds, held);
             return;
         }
         if self.candidate.is_some() && !self.reaches(slot, held) {
-            self.keep_candidate(held);
+            self.keep_candidate(bounds, held);
         }
         if let Some(candidate) = self.candidate.replace(slot) {
             held.leave_out(candidate);
@@ -58,9 +64,13 @@ impl Segment {
     }
 
     /// Nothing more comes for now: the newest row stays, so that the series ends where its readings do.
-    pub(super) fn keep_candidate(&mut self, held: &mut HeldRows) {
+    pub(super) fn keep_candidate(&mut self, bounds: &Bounds, held: &mut HeldRows) {
         let Some(candidate) = self.candidate.take() else { return };
-        let values: Box<[f64]> = held.values(candidate).into();
+        let mut values: Box<[f64]> = held.values(candidate).into();
+        if let (Nulls::Ignore, Some(before)) = (bounds.nulls, &self.kept) {
+            let unsaid = values.iter_mut().zip(&before.values).filter(|(value, _)| value.is_nan());
+            unsaid.for_each(|(value, before)| *value = *before);
+        }
         self.corridors = vec![Corridor::OPEN; values.len()].into();
         self.kept = Some(Kept { time_us: held.time_us(candidate), values });
         held.keep(candidate);
@@ -79,7 +89,7 @@ impl Segment {
     fn keep_in_time(&mut self, bounds: &Bounds, slot: Slot, held: &mut HeldRows) {
         let (Some(kept), Some(heartbeat)) = (&self.kept, bounds.heartbeat) else { return };
         if held.time_us(slot).saturating_sub(kept.time_us) > heartbeat {
-            self.keep_candidate(held);
+            self.keep_candidate(bounds, held);
         }
     }
 

@@ -100,7 +100,9 @@ impl Series {
     /// Decides on all rows: the device is silent, or the input has ended.
     pub(super) fn decide_all(&mut self, rule: &Rule, held: &mut HeldRows) {
         self.decide_early(rule, held);
-        self.segment.keep_candidate(held);
+        if let Rule::DeadBand(bounds) | Rule::SwingingDoor(bounds) = rule {
+            self.segment.keep_candidate(bounds, held);
+        }
     }
 
     /// Whether there is anything to decide, with a watermark that far: a bucket waits for its end.

@@ -16,6 +16,7 @@ struct Row {
 struct Stream {
     rows: Vec<Row>,
     door: bool,
+    ignores_nulls: bool,
     absolute: f64,
     percent: f64,
     heartbeat_s: Option<i64>,
@@ -50,12 +51,13 @@ fn stream() -> impl Strategy<Value = Stream> {
         };
         steps.into_iter().map(row).collect::<Vec<_>>()
     });
-    let rule = (any::<bool>(), prop_oneof![Just(0.0), 0.0..3.0], prop_oneof![Just(0.0), 0.0..20.0]);
+    let rule = (any::<[bool; 2]>(), prop_oneof![Just(0.0), 0.0..3.0], prop_oneof![Just(0.0), 0.0..20.0]);
     let times = (prop::option::of(1i64..10), 0i64..8, prop_oneof![Just(5i64), Just(100_000)]);
     let room = (prop_oneof![Just(3u32), Just(1000)], 1usize..40, 0usize..6);
     (rows, rule, times, room).prop_map(|(rows, rule, times, room)| Stream {
         rows,
-        door: rule.0,
+        door: rule.0[0],
+        ignores_nulls: rule.0[1],
         absolute: rule.1,
         percent: rule.2,
         heartbeat_s: times.0,
@@ -68,13 +70,31 @@ fn stream() -> impl Strategy<Value = Stream> {
 }
 
 impl Stream {
+    /// How many columns are thinned: lines that ignore nulls have one.
+    fn columns(&self) -> usize {
+        if self.door && self.ignores_nulls { 1 } else { 2 }
+    }
+
+    fn number(&self, row: usize, column: usize) -> Option<f64> {
+        self.rows[row].values[column].filter(|value| value.is_finite())
+    }
+
+    /// Whether a row is left out without a look at it.
+    fn says_nothing(&self, row: usize) -> bool {
+        self.door && self.ignores_nulls && self.number(row, 0).is_none()
+    }
+
     fn config(&self) -> String {
         let method = if self.door { "swinging_door" } else { "dead_band" };
-        let bounds = |bound: f64| format!("{{ temperature = {bound:?}, humidity = {bound:?} }}");
+        let bounds = |bound: f64| match self.columns() {
+            1 => format!("{{ temperature = {bound:?} }}"),
+            _ => format!("{{ temperature = {bound:?}, humidity = {bound:?} }}"),
+        };
+        let nulls = if self.ignores_nulls { "ignore" } else { "gap" };
         let heartbeat = self.heartbeat_s.map_or(String::new(), |seconds| format!("heartbeat = \"{seconds}s\"\n"));
         format!(
             "method = \"{method}\"\nabsolute = {}\npercent = {}\n{heartbeat}allowed_lateness = \"{}s\"\n\
-             idle_timeout = \"{}s\"\nheld_rows_max = {}",
+             idle_timeout = \"{}s\"\nheld_rows_max = {}\nnulls = \"{nulls}\"",
             bounds(self.absolute),
             bounds(self.percent),
             self.lateness_s,
@@ -129,8 +149,9 @@ impl Stream {
 
     fn check(&self, kept: &[usize], late: &[usize]) {
         for device in 0..4 {
-            let mut series: Vec<usize> =
-                (0..self.rows.len()).filter(|at| self.rows[*at].device == device && !late.contains(at)).collect();
+            let is_of_series =
+                |at: &usize| self.rows[*at].device == device && !late.contains(at) && !self.says_nothing(*at);
+            let mut series: Vec<usize> = (0..self.rows.len()).filter(is_of_series).collect();
             series.sort_by_key(|at| (self.rows[*at].time_us, *at));
             let stays: Vec<usize> = kept.iter().copied().filter(|at| self.rows[*at].device == device).collect();
             let in_order: Vec<usize> = series.iter().copied().filter(|at| stays.contains(at)).collect();
@@ -145,7 +166,8 @@ impl Stream {
                     continue;
                 }
                 let after = series[place..].iter().find(|at| stays.contains(at)).unwrap();
-                self.check_left_out(before, *at, *after);
+                let earlier: Vec<usize> = series[..place].iter().copied().filter(|at| stays.contains(at)).collect();
+                self.check_left_out(&earlier, *at, *after);
             }
         }
     }
@@ -159,14 +181,22 @@ impl Stream {
         }
     }
 
-    fn check_left_out(&self, before: usize, at: usize, after: usize) {
-        let [before, row, after] = [before, at, after].map(|at| &self.rows[at]);
-        let number = |row: &Row, column: usize| row.values[column].filter(|value| value.is_finite());
-        for column in 0..2 {
-            let [left, value, right] = [before, row, after].map(|row| number(row, column));
+    /// `earlier`: the rows before it that stay, of which there is one; `after`: the next that does.
+    fn check_left_out(&self, earlier: &[usize], at: usize, after: usize) {
+        let [before, row, after_row] = [earlier[earlier.len() - 1], at, after].map(|at| &self.rows[at]);
+        for column in 0..self.columns() {
+            let (value, right) = (self.number(at, column), self.number(after, column));
+            let left = if self.ignores_nulls && !self.door {
+                if value.is_none() {
+                    continue;
+                }
+                earlier.iter().rev().find_map(|at| self.number(*at, column))
+            } else {
+                self.number(earlier[earlier.len() - 1], column)
+            };
             let is_told = match (left, right) {
                 (Some(left), Some(right)) if self.door && row.time_us > before.time_us => {
-                    let part = (row.time_us - before.time_us) as f64 / (after.time_us - before.time_us) as f64;
+                    let part = (row.time_us - before.time_us) as f64 / (after_row.time_us - before.time_us) as f64;
                     let rounding = 4e-15 * left.abs().max(right.abs());
                     self.is_told(Some(left * (1.0 - part) + right * part), value, rounding)
                 }

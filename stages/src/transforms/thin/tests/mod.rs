@@ -98,6 +98,32 @@ fn a_gap_remains_a_gap() {
 }
 
 #[test]
+fn where_devices_send_only_what_has_changed_a_null_says_nothing() {
+    let text = "method = \"dead_band\"\nallowed_lateness = \"0s\"\nabsolute = { temperature = 0.5, humidity = 5 }";
+    let readings: Vec<Reading> = (0..8)
+        .map(|second| Reading {
+            temperature: (second % 2 == 0).then_some(if second < 6 { 1.0 } else { 2.0 }),
+            humidity: (second % 2 == 1).then_some(50.0),
+            ..reading("a", second, 0.0)
+        })
+        .collect();
+    let kept_by = |text: &str| {
+        let mut stage = stage(text);
+        let outcome = run(&mut *stage.transform, &readings);
+        [outcome, finish(&mut *stage.transform)].iter().flat_map(kept).collect::<Vec<_>>()
+    };
+    assert_eq!(kept_by(text).len(), 8, "gaps");
+    let seconds = kept_by(&format!("{text}\nnulls = \"ignore\""));
+    assert_eq!(
+        seconds,
+        ["a 00:00 1.0", "a 00:01 ", "a 00:06 2.0", "a 00:07 "],
+        "the first of each, what moved, the last"
+    );
+    let line = format!("{DOOR}nulls = \"ignore\"");
+    assert_eq!(kept_of(&line, &[None, Some(1.0), None, Some(1.0), Some(f64::NAN), Some(3.0), None]), [1, 3, 5]);
+}
+
+#[test]
 fn a_row_stays_where_any_column_needs_it_and_stands_for_all() {
     let text = "method = \"dead_band\"\nallowed_lateness = \"0s\"\nabsolute = { temperature = 0.5, humidity = 5 }";
     let mut stage = stage(text);
@@ -253,6 +279,12 @@ fn mistakes_are_named_with_a_way_out() {
         ("method = \"dead_band\"\ncolumns = [\"floor\"]", "columns", "goes by the columns"),
         ("method = \"dead_band\"\nkey = [\"floor\"]\nabsolute = { floor = 1 }", "absolute.floor", "is no reading"),
         ("method = \"swinging_door\"\nabsolute = { floor = 1 }\npoints = 5", "points", "no chosen number"),
+        (
+            "method = \"swinging_door\"\nabsolute = { floor = 1, humidity = 1 }\nnulls = \"ignore\"",
+            "nulls",
+            "a stage of its own",
+        ),
+        (&format!("{lttb}\npoints = 5\nnulls = \"gap\""), "nulls", "ignores nulls anyway"),
         ("method = \"min_max\"\nevery = \"1m\"", "columns", "columns = [\"temperature\"]"),
         ("method = \"min_max\"\ncolumns = [\"temperature\"]", "", "`every`"),
         ("method = \"min_max\"\nevery = \"0s\"\ncolumns = [\"temperature\"]", "every", "holds nothing"),
