@@ -7,25 +7,21 @@ use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Schema};
 use pipeline_engine::schema::{ColumnType, json_field};
 use pipeline_engine::stage::{Batch, BuildContext, BuildError, StageError};
 
-use super::bind::{self, Surroundings};
-use super::dice::Dice;
+use super::alone::{Alone, Text};
+use super::bind::bind_expression;
 use super::expression::{Expression, Kind, Op, Projection, Query};
 use super::fit::{can_fit, fit};
-use super::input::{Input, Places};
 use super::kernels;
-use super::sql::{self, Refusal, line_and_column};
-use super::{TEXT, TIME, client_id, is_messages, named, received_at, topic};
+use super::sql::Refusal;
 
 /// A column of results over rows, in the language of rules and with its semantics.
 pub(in crate::transforms) struct Computation {
-    places: Places,
     expression: Expression,
+    alone: Alone,
     /// The type of the results, where another one is asked for than the expression has.
     declared: Option<ColumnType>,
     /// The columns that it reads.
     reads: Vec<usize>,
-    /// Whether anything in it is random, and what no other stage draws from.
-    draws: Option<String>,
 }
 
 /// A row that a result could not be computed for: its number, and why.
@@ -44,41 +40,24 @@ impl Computation {
         input: &Schema,
         cx: &BuildContext,
     ) -> Result<Self, BuildError> {
-        if is_messages(input) {
-            return Err(BuildError::invalid(key, "the rows are undecoded messages, which have no columns")
-                .hint("Decode them with a schema at the source, or use a transform `rule`."));
-        }
-        if text.trim().is_empty() {
-            return Err(BuildError::invalid(key, "there is no expression")
-                .hint("Write one as behind SELECT, such as \"temperature * 9 / 5 + 32\"."));
-        }
-        let places = Places {
-            topic: named(input, key, &topic(), &topic(), TEXT)?,
-            received_at: named(input, key, &received_at(), &received_at(), TIME)?,
-            payload: None,
-        };
-        let client_id = named(input, key, &client_id(), &client_id(), TEXT)?;
-        let around = Surroundings { schema: input, messages: false, topic: places.topic, client_id };
-        let refused = |refusal: Refusal| refused(key, text, &refusal);
-        let tree = sql::parse::parse_expression(text).map_err(refused)?;
-        let (expression, draws) = bind::bind_expression(&tree, &around).map_err(refused)?;
-        if expression.kind == Kind::Undefined {
-            let message = "this is Undefined in every row: the column would always be empty";
-            return Err(refused(
-                Refusal::new(tree.at, message)
-                    .hint("AWS IoT gives Undefined for an operation on values of a type it does not take."),
-            ));
-        }
-        if let Some(wanted) = declared
-            && !can_fit(expression.kind, wanted)
-        {
-            let message = format!("no result of this can be {wanted}");
-            return Err(refused(Refusal::new(tree.at, message).hint("cast(a AS type) converts a value.")));
-        }
+        let example = "behind SELECT, such as \"temperature * 9 / 5 + 32\"";
+        let text = Text { key, text, what: "expression", example };
+        let (expression, alone) = text.read(input, cx, |tree, around| {
+            let (expression, draws) = bind_expression(tree, around)?;
+            if expression.kind == Kind::Undefined {
+                let message = "this is Undefined in every row: the column would always be empty";
+                return Err(Refusal::new(tree.at.clone(), message)
+                    .hint("AWS IoT gives Undefined for an operation on values of a type it does not take."));
+            }
+            match declared.filter(|wanted| !can_fit(expression.kind, *wanted)) {
+                Some(wanted) => Err(Refusal::new(tree.at.clone(), format!("no result of this can be {wanted}"))
+                    .hint("cast(a AS type) converts a value.")),
+                None => Ok((expression, draws)),
+            }
+        })?;
         let mut reads = BTreeSet::new();
         columns_of(&expression, &mut reads);
-        let draws = draws.then(|| format!("{}/{}/{key}", cx.pipeline, cx.stage));
-        Ok(Self { places, expression, declared, reads: reads.into_iter().collect(), draws })
+        Ok(Self { expression, alone, declared, reads: reads.into_iter().collect() })
     }
 
     /// The column that the results make.
@@ -106,15 +85,7 @@ impl Computation {
         rows: &RecordBatch,
         batch: &Batch,
     ) -> Result<(ArrayRef, Vec<Failure>), StageError> {
-        let received_at_us = batch.ack().received_at_us().unwrap_or(0);
-        let dice = match &self.draws {
-            None => Dice::default(),
-            Some(name) => {
-                let position = batch.ack().span().map(|(partition, span)| format!("{partition} {span}"));
-                Dice::new(name, &position.unwrap_or_default(), received_at_us)
-            }
-        };
-        let values = kernels::column(&self.expression, &Input::new(rows.clone(), self.places, received_at_us, dice))?;
+        let values = kernels::column(&self.expression, &self.alone.input(rows, batch))?;
         let mut failures = Vec::new();
         let results = match self.declared {
             None => values.into_array(),
@@ -191,16 +162,5 @@ fn columns_of(expression: &Expression, columns: &mut BTreeSet<usize>) {
         | Op::ReceivedAt
         | Op::Random(_)
         | Op::Uuid(_) => {}
-    }
-}
-
-fn refused(key: &str, text: &str, refusal: &Refusal) -> BuildError {
-    let at = refusal.at.start.min(text.len())..refusal.at.end.min(text.len());
-    let (line, column) = line_and_column(text, at.start);
-    let message = format!("{} (line {line}, column {column} of the expression)", refusal.message);
-    let error = BuildError::invalid(key, message).within(at);
-    match &refusal.hint {
-        Some(hint) => error.hint(hint),
-        None => error,
     }
 }

@@ -39,6 +39,7 @@
 //! `timestamp()` is the time of receipt, which a source keeps with a message, and `rand()` and `newuuid()`
 //! are drawn from the row's position ([`dice`]): a replay gives the same rows again.
 
+mod alone;
 mod bind;
 mod column;
 mod computation;

@@ -48,8 +48,7 @@ pub struct Bound {
 
 /// Looks all names up.
 pub fn bind(rule: &Rule, around: &Surroundings<'_>) -> Result<Bound, Refusal> {
-    let mut binder =
-        Binder { around, variables: Vec::new(), slots: Vec::new(), depth: 0, sites: 0, reads_message: false };
+    let mut binder = Binder::new(around);
     for variable in &rule.variables {
         let value = binder.expression(&variable.value)?;
         let reference = match value.op {
@@ -82,10 +81,16 @@ pub fn bind(rule: &Rule, around: &Surroundings<'_>) -> Result<Bound, Refusal> {
 
 /// Looks up the names of an expression that stands by itself; and whether it has a `rand()` or a `newuuid()`.
 pub fn bind_expression(tree: &Tree, around: &Surroundings<'_>) -> Result<(Expression, bool), Refusal> {
-    let mut binder =
-        Binder { around, variables: Vec::new(), slots: Vec::new(), depth: 0, sites: 0, reads_message: false };
+    let mut binder = Binder::new(around);
     let expression = binder.expression(tree)?;
     Ok((expression, binder.sites > 0))
+}
+
+/// The same for a condition, which must be one.
+pub fn bind_condition(tree: &Tree, around: &Surroundings<'_>) -> Result<(Expression, bool), Refusal> {
+    let mut binder = Binder::new(around);
+    let condition = binder.condition(tree)?;
+    Ok((condition, binder.sites > 0))
 }
 
 struct Binder<'a> {
@@ -97,6 +102,12 @@ struct Binder<'a> {
     /// How many `rand()` and `newuuid()` there are so far.
     sites: u64,
     reads_message: bool,
+}
+
+impl<'a> Binder<'a> {
+    fn new(around: &'a Surroundings<'a>) -> Self {
+        Self { around, variables: Vec::new(), slots: Vec::new(), depth: 0, sites: 0, reads_message: false }
+    }
 }
 
 impl Binder<'_> {

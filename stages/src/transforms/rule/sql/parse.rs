@@ -25,7 +25,7 @@ pub fn parse_expression(text: &str) -> Result<Tree, Refusal> {
     if parser.here().token == Token::End {
         return Ok(tree);
     }
-    Err(parser.unexpected("an operator, or the end of the expression", &["AND", "OR", "IN"]))
+    Err(parser.unexpected("an operator, or the end of it", &["AND", "OR", "IN"]))
 }
 
 pub(super) struct Parser {
