@@ -180,3 +180,24 @@ fn numbers_at_the_ends_of_floats_convert_as_far_as_they_can() {
     assert!(converted(1e308, "kn", "m/s").is_finite(), "the product alone is too large");
     assert!(converted(f64::NAN, "degC", "K").is_nan());
 }
+
+proptest::proptest! {
+    #[test]
+    fn any_text_is_a_unit_or_is_refused_at_a_place_within_it(
+        parts in proptest::collection::vec(proptest::prop_oneof![
+            proptest::sample::select(names().map(|(name, _)| name.to_owned()).collect::<Vec<_>>()),
+            "[pnuµmcdhkMGT]?[a-zA-ZΩ°²³]{0,3}",
+            "[./*·^0-9 -]{1,3}",
+            "\\PC{0,2}",
+        ], 0..7),
+    ) {
+        let text = parts.concat();
+        match Unit::parse(&text) {
+            Ok(unit) => {
+                let same = unit.to(&unit);
+                proptest::prop_assert!(same.is_none_or(|same| same.of(12.5) == 12.5), "{}", text);
+            }
+            Err(error) => proptest::prop_assert!(text.get(error.at.clone()).is_some(), "{}: {:?}", text, error),
+        }
+    }
+}
