@@ -81,12 +81,18 @@ pub trait Source: Send {
 /// Turns batches into batches. Synchronous, pure and without a clock: the same input and state give
 /// the same output, whenever it is replayed.
 pub trait Transform: Send {
-    /// Called once, before any source starts. May read what the transform needs from outside.
+    /// Called until it succeeds, before any source starts. May read what the transform needs from outside.
     ///
     /// # Errors
-    /// Any error ends the run before anything is read.
+    /// Transient: called again after a backoff. Any other error ends the run before anything is read.
     fn open(&mut self) -> Result<(), StageError> {
         Ok(())
+    }
+
+    /// Reaches what the transform needs from outside, changing nothing there, for `pipeline check --connect`. Says in a
+    /// few words what it found; `None` where nothing is needed.
+    fn probe(&mut self) -> Option<Result<String, StageError>> {
+        None
     }
 
     /// Called for each batch, in order. Rows given to neither port are filtered.

@@ -2,8 +2,8 @@
 //!
 //! [`registry`] is the list. One file or folder a stage, in the folder of its kind; a stage knows the
 //! engine, and no other stage. What stages share lies beside them: [`decode`] turns payloads into
-//! columns for every source, `mqtt_client` is the connection of the MQTT source and sink, `dead_letters`
-//! what the sinks that keep them read back. [`fuzzing`] feeds hostile input to what reads any.
+//! columns for every source, `mqtt_client` is the connection of the MQTT source and sink, `postgres` and `s3` are
+//! those of whatever talks to these, `dead_letters` is what the sinks that keep them read back. [`fuzzing`] feeds hostile input to what reads any.
 
 #[cfg(any(feature = "timescaledb", feature = "parquet"))]
 mod dead_letters;
@@ -11,6 +11,10 @@ pub mod decode;
 pub mod fuzzing;
 #[cfg(feature = "mqtt")]
 mod mqtt_client;
+#[cfg(feature = "timescaledb")]
+mod postgres;
+#[cfg(feature = "parquet")]
+mod s3;
 pub mod sinks;
 pub mod sources;
 pub mod transforms;

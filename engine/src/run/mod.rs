@@ -121,15 +121,18 @@ impl Run {
         self.stats.clone()
     }
 
-    /// Asks every source and sink whether it can reach its outside, changing nothing there. One entry
-    /// a stage, in the order of the plan.
+    /// Asks every source and sink, and each transform that has one, whether it can reach its outside, changing
+    /// nothing there. One entry a stage, in the order of the plan.
     pub async fn probe(&mut self) -> Vec<(String, Result<String, StageError>)> {
         let mut found = Vec::new();
         for node in &mut self.plan.nodes {
             let outcome = match &mut node.built {
                 Built::Source(built) => built.source.probe().await,
                 Built::Sink(built) => built.sink.probe().await,
-                Built::Transform(_) => continue,
+                Built::Transform(built) => match built.transform.probe() {
+                    Some(outcome) => outcome,
+                    None => continue,
+                },
             };
             found.push((node.name.clone(), outcome));
         }
@@ -158,8 +161,8 @@ impl Run {
         found
     }
 
-    /// Opens the transforms: what of a plan can still be wrong on this machine, such as a table to look things up in. A run that
-    /// has not been prepared does so when it starts.
+    /// Opens the transforms now, without patience: what of a plan can still be wrong on this machine, such as a table to look
+    /// things up in. A run that has not been prepared opens them when it starts, and waits for an outside that is away.
     ///
     /// # Errors
     /// The first transform that can't be opened.
@@ -190,10 +193,9 @@ impl Run {
         let started = Instant::now();
         tokio::pin!(stop);
         let resumption = Resumption::of(&self)?;
-        self.prepare()?;
         let opened = tokio::select! {
             biased;
-            opened = open_all(&mut self.plan.nodes, resumption.as_ref()) => opened,
+            opened = open_all(&mut self.plan.nodes, self.is_prepared, resumption.as_ref()) => opened,
             () = &mut stop => return Ok(Report::new(started.elapsed(), &self.stats)),
         };
         if let Err((node, error)) = opened {
@@ -341,13 +343,20 @@ async fn sleep_until(deadline: Option<tokio::time::Instant>) {
     }
 }
 
-/// Gives transforms their state back and opens all sinks at once, each for as long as its
-/// outside takes to come. Of a run that resumes the sinks open by themselves, while the sources read; an
-/// optional sink always does.
-async fn open_all(nodes: &mut [Node], resumption: Option<&Resumption>) -> Result<(), (usize, StageError)> {
+/// Opens transforms, unless that is done, each for as long as its outside takes to come, and gives them their state back; then
+/// all sinks at once, each for as long as its outside takes. Of a run that resumes the sinks open by themselves, while the
+/// sources read; an optional sink always does.
+async fn open_all(
+    nodes: &mut [Node],
+    is_prepared: bool,
+    resumption: Option<&Resumption>,
+) -> Result<(), (usize, StageError)> {
     let last = resumption.and_then(|resumption| resumption.last.as_ref());
-    for node in nodes.iter_mut() {
+    for (index, node) in nodes.iter_mut().enumerate() {
         let Built::Transform(built) = &mut node.built else { continue };
+        if !is_prepared {
+            sink::open_transform(built.transform.as_mut(), &node.stats).await.map_err(|error| (index, error))?;
+        }
         let Some(state) = last.and_then(|last| last.states.get(&node.name)) else { continue };
         if let Err(error) = built.transform.restore(state) {
             tracing::warn!(stage = node.name, "starts without the state it had: {}", error.chain());

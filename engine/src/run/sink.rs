@@ -18,7 +18,7 @@ use crate::error::{Fault, StageError};
 use crate::position::Position;
 use crate::queue::{Inbox, Outbox};
 use crate::retry::Backoff;
-use crate::stage::{Advance, BuiltSink, Group, Grouping, Port, Sink};
+use crate::stage::{Advance, BuiltSink, Group, Grouping, Port, Sink, Transform};
 use crate::stats::{Counter, StageState, StageStats};
 
 /// How long to wait between two attempts where a person has to mend something.
@@ -54,6 +54,20 @@ pub(super) async fn open(sink: &mut dyn Sink, stats: &StageStats, on_permanent: 
     loop {
         match sink.open().await {
             Ok(()) => return Ok(()),
+            Err(error) => patience.wait(error, stats, "open").await?,
+        }
+    }
+}
+
+/// Opens a transform, waiting for what it reads from outside as long as it takes.
+pub(super) async fn open_transform(transform: &mut dyn Transform, stats: &StageStats) -> Result<(), StageError> {
+    let mut patience = Patience::new(false);
+    loop {
+        match transform.open() {
+            Ok(()) => {
+                stats.set_state_if(StageState::Retrying, StageState::Starting);
+                return Ok(());
+            }
             Err(error) => patience.wait(error, stats, "open").await?,
         }
     }

@@ -17,6 +17,7 @@ pub mod route;
 pub mod rule;
 pub mod silence;
 mod snapshot;
+mod tables;
 #[cfg(test)]
 mod testing;
 pub mod thin;

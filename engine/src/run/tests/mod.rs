@@ -101,6 +101,36 @@ impl Transform for Even {
     }
 }
 
+/// Passes rows on, once its outside is there.
+#[derive(Deserialize, JsonSchema)]
+struct Table {
+    #[serde(skip)]
+    failures: VecDeque<StageError>,
+}
+
+impl TransformConfig for Table {
+    const DOC: StageDoc = DOC;
+
+    fn build(self, input: &SchemaRef, _: &BuildContext) -> Result<BuiltTransform, BuildError> {
+        Ok(BuiltTransform { transform: Box::new(self), outputs: vec![(Port::MAIN, input.clone())] })
+    }
+}
+
+impl Transform for Table {
+    fn open(&mut self) -> Result<(), StageError> {
+        self.failures.pop_front().map_or(Ok(()), Err)
+    }
+
+    fn probe(&mut self) -> Option<Result<String, StageError>> {
+        Some(self.open().map(|()| "12 rows".to_owned()))
+    }
+
+    fn apply(&mut self, batch: Batch, out: &mut Emitter) -> Result<(), StageError> {
+        out.emit(batch);
+        Ok(())
+    }
+}
+
 type Stored = Arc<Mutex<Vec<i64>>>;
 
 /// Stores numbers in memory; fails as scripted, and refuses one number for what it is.
@@ -225,6 +255,48 @@ async fn a_transient_fault_is_retried_until_it_passes() {
     let report = run(plan).await.unwrap();
     assert_eq!(*stored.lock().unwrap(), (0..30).collect::<Vec<_>>());
     assert_eq!(report.stage("db").unwrap().retries(), 20);
+}
+
+fn behind_a_table(failures: impl IntoIterator<Item = StageError>) -> (Plan, Stored) {
+    let sink = Memory::default();
+    let stored = sink.stored.clone();
+    let plan = Plan::builder("p")
+        .source("numbers", Numbers::new(3))
+        .transform("table", &["numbers"], Table { failures: failures.into_iter().collect() })
+        .sink("db", &["table"], sink);
+    (plan.build().unwrap(), stored)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transform_waits_for_its_outside_before_anything_is_read() {
+    let (plan, stored) = behind_a_table((0..20).map(|_| StageError::transient("connection refused")));
+    let report = run(plan).await.unwrap();
+    assert_eq!(*stored.lock().unwrap(), (0..30).collect::<Vec<_>>());
+    assert_eq!(report.stage("table").unwrap().retries(), 20);
+
+    let (plan, stored) = behind_a_table([StageError::transient("away"), StageError::permanent("no such table")]);
+    let error = run(plan).await.unwrap_err();
+    assert_eq!(error.to_string(), "transform \"table\" (test) stopped the run: no such table");
+    assert!(stored.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_waits_for_a_transforms_outside_can_be_stopped() {
+    let (plan, _) = behind_a_table((0..1_000).map(|_| StageError::transient("connection refused")));
+    let report = Run::new(plan).until(tokio::time::sleep(Duration::from_secs(60))).await.unwrap();
+    assert_eq!(report.stage("numbers").unwrap().rows_out(Port::MAIN), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_outside_of_a_transform_is_probed_where_it_has_one() {
+    let (plan, _) = behind_a_table([StageError::transient("away")]);
+    let mut run = Run::new(plan);
+    let mut probed =
+        async || run.probe().await.into_iter().map(|(name, found)| (name, found.is_ok())).collect::<Vec<_>>();
+    let expected =
+        |is_there| [("numbers", true), ("table", is_there), ("db", true)].map(|(name, ok)| (name.to_owned(), ok));
+    assert_eq!(probed().await, expected(false));
+    assert_eq!(probed().await, expected(true));
 }
 
 #[tokio::test(start_paused = true)]

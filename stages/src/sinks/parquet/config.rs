@@ -17,9 +17,9 @@ use super::destination::Destination;
 use super::encode::Encoder;
 use super::folder::Folder;
 use super::journal::Journal;
-use super::s3_settings::{S3Settings, check_endpoint};
 use super::store::Store;
 use super::{Folders, Parquet};
+use crate::s3::{S3Settings, check_endpoint};
 
 /// An object is one PUT, which S3 takes up to 5 GiB; the group and its files are in memory besides.
 const ROLL_SIZE_MAX: u64 = 1 << 30;

@@ -38,7 +38,6 @@ mod folder;
 mod journal;
 mod letters;
 mod provenance;
-mod s3_settings;
 mod store;
 
 use std::collections::{BTreeMap, VecDeque};

@@ -12,7 +12,7 @@ use pipeline_engine::stage::StageError;
 use tokio::time::Instant;
 use tokio_postgres::Client;
 
-use super::error::while_opening;
+use crate::postgres::fault::while_opening;
 
 /// How long what an earlier run has left may hold the lock. The server notices a client that is gone after
 /// 60 s, and then rolls back.

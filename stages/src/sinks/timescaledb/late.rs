@@ -9,10 +9,10 @@
 use pipeline_engine::stage::StageError;
 use tokio_postgres::Client;
 
-use super::error::while_opening;
 use super::sql_type::SqlType;
 use super::store::StoredRows;
 use super::table::Table;
+use crate::postgres::fault::while_opening;
 
 /// How many times longer than another group one with late rows may take.
 pub(super) const PATIENCE: u32 = 10;

@@ -12,8 +12,8 @@ use pipeline_engine::stage::{Advance, Committed, Group, Position, StageError};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Row, Statement};
 
-use super::error::while_opening;
 use super::table::{Table, make_once};
+use crate::postgres::fault::while_opening;
 
 /// The table's name, in the schema of the sink's table.
 const NAME: &str = "_pipeline_ledger";

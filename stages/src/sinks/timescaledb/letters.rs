@@ -13,10 +13,10 @@ use pipeline_engine::stage::StageError;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
-use super::connect::{Database, Link};
-use super::error::while_opening;
 use super::table::Table;
 use crate::dead_letters::Parts;
+use crate::postgres::fault::while_opening;
+use crate::postgres::{Database, Link};
 
 const LOG: &str = "_pipeline_replayed";
 const EPOCH: &str = "'epoch'::timestamptz";

@@ -8,9 +8,7 @@
 //! others the key: a row that is there already is a duplicate, counted and skipped. **Without a key such a
 //! group is stored twice.**
 
-mod connect;
 pub mod copy;
-mod error;
 mod fence;
 mod late;
 mod ledger;
@@ -23,7 +21,6 @@ mod sql_type;
 mod staging;
 mod store;
 mod table;
-mod tls;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -38,13 +35,13 @@ use serde::Deserialize;
 
 pub use self::sql_type::SqlType;
 
-use self::connect::Database;
 use self::fence::Fence;
 use self::ledger::Ledger;
 use self::letters::LetterColumns;
 use self::session::Statements;
 use self::sink::{Counters, Layout, TimescaleDb};
 use self::table::{Column, Table, is_identifier};
+use crate::postgres::Database;
 
 /// `type = "timescaledb"` in a pipeline file.
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -9,9 +9,9 @@ use std::fmt;
 use pipeline_engine::stage::StageError;
 use tokio_postgres::Client;
 
-use super::error::while_opening;
 use super::server::Server;
 use super::table::Table;
+use crate::postgres::fault::while_opening;
 
 /// The setting, in servers from 2.20 on.
 const SETTING: &str = "timescaledb.enable_direct_compress_copy";

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pipeline_engine::stage::StageError;
 use tokio_postgres::Client;
 
-use super::error::while_opening;
+use crate::postgres::fault::while_opening;
 
 /// What the sink must know of the server.
 #[derive(Debug)]

@@ -4,12 +4,12 @@ use pipeline_engine::stage::StageError;
 use tokio_postgres::{Client, Error, Statement};
 
 use super::OnConflict;
-use super::connect::Link;
-use super::error::while_opening;
 use super::ledger::Ledger;
 use super::server::Server;
 use super::staging::Staging;
 use super::table::Table;
+use crate::postgres::Link;
+use crate::postgres::fault::while_opening;
 
 /// The SQL of the sink.
 pub(super) struct Statements {

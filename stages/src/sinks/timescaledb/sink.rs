@@ -15,8 +15,6 @@ use pipeline_engine::Counter;
 use pipeline_engine::dlq::LetterStore;
 use pipeline_engine::stage::{Account, Committed, Fault, Group, SchemaComparison, Sink, StageError};
 
-use super::connect::Database;
-use super::error::while_opening;
 use super::fence::Fence;
 use super::late::{self, Lanes};
 use super::ledger::Ledger;
@@ -28,6 +26,8 @@ use super::session::{Session, Statements};
 use super::sql_type::SqlType;
 use super::store::{Stored, StoredRows, Writer};
 use super::table::Table;
+use crate::postgres::Database;
+use crate::postgres::fault::while_opening;
 
 /// See [`super::TimescaleDbConfig`].
 pub(super) struct TimescaleDb {

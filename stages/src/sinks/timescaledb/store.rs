@@ -18,13 +18,13 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, CopyInSink, Error, ToStatement};
 
 use super::copy::Chunks;
-use super::error::{fault_of, while_writing};
 use super::late::{self, Lanes};
 use super::ledger::{Ledger, Standing};
 use super::session::{Session, Statements};
 use super::sql_type::SqlType;
 use super::staging::{Staging, Taken, TimeRange};
 use super::table::Table;
+use crate::postgres::fault::{fault_of, while_writing};
 
 /// More rows than this are not looked for at once: so many savepoints make a server slow, and the dead
 /// letters of these are stored before the next are found.

@@ -9,9 +9,9 @@ use std::time::Duration;
 use pipeline_engine::stage::{ColumnDifference, SchemaComparison, StageError};
 use tokio_postgres::Client;
 
-use super::error::while_opening;
 use super::server::Server;
 use super::sql_type::SqlType;
+use crate::postgres::fault::while_opening;
 
 /// The table as the sink wants it. All names are plain identifiers (see [`is_identifier`]).
 #[derive(Debug, Clone)]

@@ -1,20 +1,20 @@
 //! The running stage: looks up keys, and adds what was found.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, Float64Array, Int64Array, StringArray, UInt32Array};
-use arrow::compute::{filter, filter_record_batch, is_not_null, take};
+use arrow::compute::take;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use pipeline_engine::Counter;
 use pipeline_engine::schema::ColumnType;
 use pipeline_engine::stage::{Batch, Emitter, StageError, Transform};
 
-use super::Missing;
-use super::table::{self, Table, TableSpec};
-use super::watch::{self, Reloads, WatchedTable};
-use crate::transforms::refusal::{self, Refused};
+use super::history::shown_time;
+use super::table::{Table, shown_key};
+use crate::transforms::refusal::Refused;
+use crate::transforms::tables::follow::Followed;
+use crate::transforms::tables::join::{self, Missing};
 use crate::transforms::values::Scalar;
 
 /// The table, if there is one, and the constants.
@@ -28,98 +28,89 @@ pub(super) struct Enrich {
 
 /// A table, and what is looked up in it.
 pub(super) struct Lookup {
-    /// The input's column, by index and name.
-    pub(super) key: usize,
-    pub(super) name: String,
-    pub(super) path: PathBuf,
-    pub(super) table: TableState,
+    pub(super) key: InputColumn,
+    /// The reading's time, where the table has a history.
+    pub(super) time: Option<InputColumn>,
+    pub(super) table: Followed<Table>,
     pub(super) missing: Missing,
     pub(super) missing_rows: Counter,
 }
 
-pub(super) enum TableState {
-    Unread(Arc<TableSpec>, Reloads),
-    Watched(Arc<TableSpec>, WatchedTable),
+/// A column of the input.
+pub(super) struct InputColumn {
+    pub(super) index: usize,
+    pub(super) name: String,
 }
 
 impl Transform for Enrich {
     fn open(&mut self) -> Result<(), StageError> {
-        self.lookup.as_mut().map_or(Ok(()), |lookup| lookup.table().map(drop))
+        self.lookup.as_mut().map_or(Ok(()), |lookup| lookup.table.current().map(drop))
+    }
+
+    fn probe(&mut self) -> Option<Result<String, StageError>> {
+        self.lookup.as_mut().map(|lookup| lookup.table.probe())
     }
 
     fn apply(&mut self, batch: Batch, out: &mut Emitter) -> Result<(), StageError> {
         let Some(lookup) = &mut self.lookup else {
-            let rows = self.with_constants(&batch.rows, batch.rows.columns().to_vec())?;
+            let rows = with_constants(&self.schema, &self.constants, &batch.rows, batch.rows.columns().to_vec())?;
             out.emit(batch.with_rows(rows));
             return Ok(());
         };
-        let table = lookup.table()?;
-        let places = table.find(batch.rows.column(lookup.key));
+        let table = lookup.table.current()?;
+        let places = lookup.find(&table, &batch.rows);
         lookup.missing_rows.add(places.null_count() as u64);
-        if places.null_count() == 0 || lookup.missing == Missing::Null {
-            let rows = self.with_table(&batch.rows, &table, &places)?;
-            out.emit(batch.with_rows(rows));
-            return Ok(());
-        }
-        let refused = if lookup.missing == Missing::Reject { lookup.refuse(&batch.rows, &places) } else { Vec::new() };
-        let letters = refusal::letters(&batch, &refused, &self.stage)?;
-        let is_found: BooleanArray = is_not_null(&places)?;
-        let found = filter_record_batch(&batch.rows, &is_found)?;
-        let places = UInt32Array::from(filter(&places, &is_found)?.to_data());
-        let kept = self.with_table(&found, &table, &places)?;
-        refusal::emit(batch, kept, letters, out);
-        Ok(())
+        let (schema, constants, lookup) = (&self.schema, &self.constants, &*lookup);
+        let joined = |rows: &RecordBatch, places: &UInt32Array| {
+            let mut columns = rows.columns().to_vec();
+            for column in &table.columns {
+                columns.push(take(column, places, None)?);
+            }
+            with_constants(schema, constants, rows, columns)
+        };
+        let refused = |rows: &RecordBatch| lookup.refuse(rows, &places);
+        join::emit(batch, &places, lookup.missing, &self.stage, joined, refused, out)
     }
 }
 
-impl Enrich {
-    /// The rows with the table's columns at `places` and the constants.
-    fn with_table(&self, rows: &RecordBatch, table: &Table, places: &UInt32Array) -> Result<RecordBatch, StageError> {
-        let mut columns = rows.columns().to_vec();
-        for column in &table.columns {
-            columns.push(take(column, places, None)?);
-        }
-        self.with_constants(rows, columns)
-    }
-
-    fn with_constants(&self, rows: &RecordBatch, mut columns: Vec<ArrayRef>) -> Result<RecordBatch, StageError> {
-        columns.extend(self.constants.iter().map(|value| repeat(value, rows.num_rows())));
-        Ok(RecordBatch::try_new(self.schema.clone(), columns)?)
-    }
+fn with_constants(
+    schema: &SchemaRef,
+    constants: &[Scalar],
+    rows: &RecordBatch,
+    mut columns: Vec<ArrayRef>,
+) -> Result<RecordBatch, StageError> {
+    columns.extend(constants.iter().map(|value| repeat(value, rows.num_rows())));
+    Ok(RecordBatch::try_new(schema.clone(), columns)?)
 }
 
 impl Lookup {
     /// The table's columns to add.
     pub(super) fn columns(&self) -> &[(String, ColumnType)] {
-        let (TableState::Unread(spec, _) | TableState::Watched(spec, _)) = &self.table;
-        &spec.columns
+        let spec = self.table.spec();
+        &spec.layout.columns[spec.first_added()..]
     }
 
-    /// The table as it is now; read, and watched from then on, when it is first asked for.
-    fn table(&mut self) -> Result<Arc<Table>, StageError> {
-        if let TableState::Unread(spec, reloads) = &self.table {
-            let watched = WatchedTable::open(spec.clone(), reloads.clone(), watch::EVERY)?;
-            self.table = TableState::Watched(spec.clone(), watched);
-        }
-        match &self.table {
-            TableState::Watched(_, watched) => Ok(watched.current()),
-            TableState::Unread(..) => Err(StageError::bug("the table was read and is not there")),
-        }
+    fn find(&self, table: &Table, rows: &RecordBatch) -> UInt32Array {
+        let times = self.time.as_ref().map(|time| rows.column(time.index));
+        table.find(rows.column(self.key.index), times)
     }
 
     /// One entry for each row that has no place in the table.
     fn refuse(&self, rows: &RecordBatch, places: &UInt32Array) -> Vec<Refused> {
-        let keys = rows.column(self.key);
         let missing = (0..).zip(places.iter()).filter(|(_, place)| place.is_none());
         missing
-            .map(|(row, _)| {
-                let detail = match table::shown_key(keys, row as usize) {
-                    Some(key) => format!("{} {key} is not in \"{}\"", self.name, self.path.display()),
-                    None => format!("{} is null", self.name),
-                };
-                (row, format!("missing.{}", self.name), Some(detail))
-            })
+            .map(|(row, _)| (row, format!("missing.{}", self.key.name), Some(self.reason(rows, row as usize))))
             .collect()
+    }
+
+    fn reason(&self, rows: &RecordBatch, row: usize) -> String {
+        let (name, place) = (&self.key.name, self.table.place());
+        let Some(key) = shown_key(rows.column(self.key.index), row) else { return format!("{name} is null") };
+        let Some(time) = &self.time else { return format!("{name} {key} is not in {place}") };
+        match shown_time(rows.column(time.index), row) {
+            Some(at) => format!("{name} {key} has no entry in {place} that is valid at {at}"),
+            None => format!("{} is null", time.name),
+        }
     }
 }
 

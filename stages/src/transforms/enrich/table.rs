@@ -1,149 +1,158 @@
-//! A table in memory: its columns, and the place of each key.
+//! A table in memory: its columns, and the place of each key, or of each key at a time.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
-use std::path::PathBuf;
 
 use ahash::RandomState;
 use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, UInt32Array, UInt32Builder};
 use arrow::datatypes::{DataType, Int16Type, Int32Type, Int64Type};
-use pipeline_engine::schema::ColumnType;
 use pipeline_engine::stage::StageError;
-use schemars::JsonSchema;
-use serde::Deserialize;
 
-use super::read;
+use super::history::{History, HistorySpec};
+use crate::transforms::tables::fetch::Content;
+use crate::transforms::tables::follow::Loaded;
+use crate::transforms::tables::read::{Layout, Places};
 
-/// What kind of file a table is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum TableFormat {
-    /// Comma-separated values with a header. Blanks around a cell are cut; an empty cell is null.
-    Csv,
-    /// Apache Parquet.
-    Parquet,
-}
-
-/// Where a table lies and what it must hold.
+/// What a table must hold. The columns of its layout are the key, the times of its history if it has one, and
+/// those to add.
 #[derive(Debug)]
 pub(super) struct TableSpec {
-    pub(super) path: PathBuf,
-    pub(super) format: TableFormat,
-    /// The column with the keys.
-    pub(super) key: String,
+    pub(super) layout: Layout,
     /// Keys are text; else whole numbers.
     pub(super) is_text_key: bool,
-    /// The other columns that are wanted.
-    pub(super) columns: Vec<(String, ColumnType)>,
-    pub(super) bytes_max: u64,
+    /// Each row of a key is valid from a time on; else each key is there once.
+    pub(super) history: Option<HistorySpec>,
 }
 
-/// A table that keeps its rules: keys are there, and each is there once.
+/// A table that keeps its rules: keys are there, and each is there once, or once at a time.
 #[derive(Debug)]
 pub(super) struct Table {
-    /// In the order of [`TableSpec::columns`], each of its type.
+    /// Those to add, in the order of the layout, each of its type.
     pub(super) columns: Vec<ArrayRef>,
+    /// The row of each key; with a history, the number of the key there.
     index: Index,
+    history: Option<History>,
+    rows: usize,
 }
 
-type Places<K> = HashMap<K, u32, RandomState>;
+type Entries<K> = HashMap<K, u32, RandomState>;
 
 #[derive(Debug)]
 enum Index {
-    Text(Places<Box<str>>),
-    Integer(Places<i64>),
+    Text(Entries<Box<str>>),
+    Integer(Entries<i64>),
 }
 
 impl TableSpec {
-    /// Reads and indexes the table.
-    ///
-    /// # Errors
-    /// Permanent: it is not there, too large, not of its format, or breaks a rule of [`Table`].
-    pub(super) fn load(&self) -> Result<Table, StageError> {
-        let cells = match self.format {
-            TableFormat::Csv => read::csv(self)?,
-            TableFormat::Parquet => read::parquet(self)?,
-        };
-        let index = if self.is_text_key {
-            let keys = cells.key.as_string::<i32>();
-            Index::Text(self.index(keys.iter().map(|key| key.map(Box::from)), &cells.places)?)
-        } else {
-            Index::Integer(self.index(cells.key.as_primitive::<Int64Type>().iter(), &cells.places)?)
-        };
-        Ok(Table { columns: cells.columns, index })
+    /// The columns to add, with their index in the layout.
+    pub(super) fn first_added(&self) -> usize {
+        1 + self.history.as_ref().map_or(0, HistorySpec::columns)
     }
 
-    fn index<K: Hash + Eq>(
+    /// The keys' numbers, in order of appearance, and the number of each row's key.
+    fn number<K: Hash + Eq>(
         &self,
         keys: impl ExactSizeIterator<Item = Option<K>>,
-        cells: &read::Places,
-    ) -> Result<Places<K>, StageError> {
-        let mut places = Places::with_capacity_and_hasher(keys.len(), RandomState::new());
+        places: &Places,
+    ) -> Result<(Entries<K>, Vec<u32>), StageError> {
+        let mut entries = Entries::with_capacity_and_hasher(keys.len(), RandomState::new());
+        let mut numbers = Vec::with_capacity(keys.len());
         for (row, key) in (0..).zip(keys) {
             let Some(key) = key else {
-                return Err(self.broken(format!("{} has no \"{}\"", cells.name(row), self.key)));
+                return Err(self.broken(format!("{} has no \"{}\"", places.name(row), self.key())));
             };
-            match places.entry(key) {
-                Entry::Vacant(entry) => _ = entry.insert(row),
-                Entry::Occupied(entry) => {
-                    let (first, second) = (cells.name(*entry.get()), cells.name(row));
-                    return Err(self.broken(format!("{second} has the same \"{}\" as {first}", self.key)));
+            let next = u32::try_from(entries.len()).map_err(|_| self.broken("it has more than 2^32 keys"))?;
+            match entries.entry(key) {
+                Entry::Vacant(entry) => numbers.push(*entry.insert(next)),
+                // Without a history, a key's number is its row: so far, each row had a key of its own.
+                Entry::Occupied(entry) if self.history.is_none() => {
+                    let (first, second) = (places.name(*entry.get()), places.name(row));
+                    return Err(self.broken(format!("{second} has the same \"{}\" as {first}", self.key())));
                 }
+                Entry::Occupied(entry) => numbers.push(*entry.get()),
             }
         }
-        Ok(places)
+        Ok((entries, numbers))
+    }
+
+    fn key(&self) -> &str {
+        &self.layout.columns[0].0
     }
 
     /// A table that a person has to mend.
     pub(super) fn broken(&self, what: impl AsRef<str>) -> StageError {
-        StageError::permanent(format!("table \"{}\": {}", self.path.display(), what.as_ref()))
+        self.layout.broken(what)
+    }
+}
+
+impl Loaded for Table {
+    type Spec = TableSpec;
+
+    fn load(spec: &TableSpec, content: Content) -> Result<Self, StageError> {
+        let cells = spec.layout.read(content)?;
+        let (mut columns, places) = (cells.columns, cells.places);
+        let added = columns.split_off(spec.first_added());
+        let rows = columns[0].len();
+        let (index, numbers) = if spec.is_text_key {
+            let keys = columns[0].as_string::<i32>();
+            let (entries, numbers) = spec.number(keys.iter().map(|key| key.map(Box::from)), &places)?;
+            (Index::Text(entries), numbers)
+        } else {
+            let keys = columns[0].as_primitive::<Int64Type>();
+            let (entries, numbers) = spec.number(keys.iter(), &places)?;
+            (Index::Integer(entries), numbers)
+        };
+        let history = spec.history.as_ref();
+        let history = history.map(|history| history.build(spec, &columns[1..], &numbers, &places)).transpose()?;
+        Ok(Self { columns: added, index, history, rows })
+    }
+
+    fn rows(&self) -> usize {
+        self.rows
     }
 }
 
 impl Table {
-    /// How many entries it has.
-    pub(super) fn rows(&self) -> usize {
-        match &self.index {
-            Index::Text(places) => places.len(),
-            Index::Integer(places) => places.len(),
-        }
-    }
-
-    /// The place of each key; null for a null and for a key without entry.
-    pub(super) fn find(&self, keys: &ArrayRef) -> UInt32Array {
-        match &self.index {
-            Index::Text(places) => find_runs(keys.as_string::<i32>().iter(), |key: &str| places.get(key).copied()),
-            Index::Integer(places) => match keys.data_type() {
-                DataType::Int16 => find_integers::<Int16Type>(keys, places),
-                DataType::Int32 => find_integers::<Int32Type>(keys, places),
-                _ => find_integers::<Int64Type>(keys, places),
+    /// The row of each key; null for a null and for a key without entry. With a history, the row that is valid
+    /// at the reading's time, which stands in `times`.
+    pub(super) fn find(&self, keys: &ArrayRef, times: Option<&ArrayRef>) -> UInt32Array {
+        let found = match &self.index {
+            Index::Text(entries) => find_runs(keys.as_string::<i32>().iter(), |key: &str| entries.get(key).copied()),
+            Index::Integer(entries) => match keys.data_type() {
+                DataType::Int16 => find_integers::<Int16Type>(keys, entries),
+                DataType::Int32 => find_integers::<Int32Type>(keys, entries),
+                _ => find_integers::<Int64Type>(keys, entries),
             },
+        };
+        match (&self.history, times) {
+            (Some(history), Some(times)) => history.find(&found, times),
+            _ => found,
         }
     }
 }
 
-fn find_integers<T: ArrowPrimitiveType>(keys: &ArrayRef, places: &Places<i64>) -> UInt32Array
+fn find_integers<T: ArrowPrimitiveType>(keys: &ArrayRef, entries: &Entries<i64>) -> UInt32Array
 where
     i64: From<T::Native>,
 {
-    find_runs(keys.as_primitive::<T>().iter(), |key| places.get(&i64::from(key)).copied())
+    find_runs(keys.as_primitive::<T>().iter(), |key| entries.get(&i64::from(key)).copied())
 }
 
 /// Looks up each key that differs from the one before.
 fn find_runs<K: PartialEq + Copy>(
     keys: impl ExactSizeIterator<Item = Option<K>>,
-    place: impl Fn(K) -> Option<u32>,
+    entry: impl Fn(K) -> Option<u32>,
 ) -> UInt32Array {
-    let mut places = UInt32Builder::with_capacity(keys.len());
-    let (mut last, mut last_place) = (None, None);
+    let mut found = UInt32Builder::with_capacity(keys.len());
+    let (mut last, mut last_entry) = (None, None);
     for key in keys {
         if key != last {
-            (last, last_place) = (key, key.and_then(&place));
+            (last, last_entry) = (key, key.and_then(&entry));
         }
-        places.append_option(last_place);
+        found.append_option(last_entry);
     }
-    places.finish()
+    found.finish()
 }
 
 /// A key for a person; `None` for a null.

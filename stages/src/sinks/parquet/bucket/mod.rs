@@ -11,7 +11,6 @@
 
 mod read;
 
-use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,23 +19,9 @@ use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use pipeline_engine::stage::StageError;
 
-use super::s3_settings::S3Settings;
 use super::store::{Guard, Object, Reader, Store, taken};
-
-/// Codes of S3 for requests that will fail again until a person has changed something. Errors of
-/// other codes, and those without any, count as passing.
-const PERMANENT_CODES: [(&str, &str); 8] = [
-    ("AuthorizationHeaderMalformed", WRONG_REGION),
-    ("PermanentRedirect", WRONG_REGION),
-    ("IllegalLocationConstraintException", WRONG_REGION),
-    ("ExpiredToken", "Get a new AWS_SESSION_TOKEN."),
-    ("InvalidToken", "Check AWS_SESSION_TOKEN: it does not belong to the access key."),
-    ("InvalidBucketName", "Check \"url\"."),
-    ("EntityTooLarge", "Lower \"roll_size\"."),
-    ("NotImplemented", "The store lacks what the sink asks for. Start again: what it can do is found out on opening."),
-];
-
-const WRONG_REGION: &str = "Set \"region\" or AWS_REGION to the region of the bucket.";
+use crate::s3::S3Settings;
+use crate::s3::fault::{self, code_in, whole_text};
 
 /// Codes of stores that refuse a request for its condition, and not for what it asks.
 const CONDITION_REFUSED_CODES: [&str; 4] = ["NotImplemented", "InvalidArgument", "InvalidRequest", "MethodNotAllowed"];
@@ -128,33 +113,7 @@ impl Bucket {
 
     /// Whose an error of the store is; `verb` says what the bucket was not.
     fn failed(&self, verb: &str, error: Error) -> StageError {
-        let bucket = &self.settings.bucket;
-        if let Error::NotFound { .. } = error {
-            return StageError::permanent(format!("there is no bucket \"{bucket}\""))
-                .because(error)
-                .hint("Create it, or correct \"url\", \"endpoint\" or \"region\".");
-        }
-        if let Error::PermissionDenied { .. } | Error::Unauthenticated { .. } = error {
-            return StageError::permanent(format!("bucket \"{bucket}\" can't be {verb} with these credentials"))
-                .because(error)
-                .hint(
-                    "Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or the role; it needs s3:PutObject and \
-                     s3:GetObject below the prefix.",
-                );
-        }
-        let chain = whole_text(&error);
-        let code = code_in(&chain);
-        let known = PERMANENT_CODES.iter().find(|(permanent, _)| code == Some(permanent));
-        let error = match known {
-            Some((_, hint)) => {
-                StageError::permanent(format!("bucket \"{bucket}\" can't be {verb}")).because(error).hint(*hint)
-            }
-            None => StageError::transient(format!("bucket \"{bucket}\" was not {verb}")).because(error),
-        };
-        match code {
-            Some(code) => error.code(code),
-            None => error,
-        }
+        fault::of(error, &self.settings.bucket, verb, "s3:PutObject and s3:GetObject below the prefix")
     }
 }
 
@@ -219,23 +178,6 @@ fn refuses_condition(error: &Error) -> bool {
     matches!(error, Error::NotImplemented { .. })
         || code_in(&text).is_some_and(|code| CONDITION_REFUSED_CODES.contains(&code))
         || text.contains("501 Not Implemented")
-}
-
-/// The code that S3 writes into its answers.
-fn code_in(answer: &str) -> Option<&str> {
-    Some(answer.split_once("<Code>")?.1.split_once("</Code>")?.0)
-}
-
-/// The error and all beneath it: `object_store` keeps the answer's status and body in private types.
-fn whole_text(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        text.push('\n');
-        text.push_str(&error.to_string());
-        next = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -16,13 +16,13 @@ const IDLE_TIMEOUT: &str = "15s";
 
 /// Everything that leads to a client.
 #[derive(Debug, Clone)]
-pub(super) struct S3Settings {
-    pub(super) bucket: String,
-    pub(super) endpoint: Option<String>,
-    pub(super) region: Option<String>,
-    pub(super) allow_http: bool,
+pub(crate) struct S3Settings {
+    pub(crate) bucket: String,
+    pub(crate) endpoint: Option<String>,
+    pub(crate) region: Option<String>,
+    pub(crate) allow_http: bool,
     /// In place of the process's own variables.
-    pub(super) environment: Option<BTreeMap<String, String>>,
+    pub(crate) environment: Option<BTreeMap<String, String>>,
 }
 
 impl S3Settings {
@@ -30,7 +30,7 @@ impl S3Settings {
     ///
     /// # Errors
     /// Permanent where nothing gives credentials; transient where what gives them did not answer.
-    pub(super) async fn connect(&self) -> Result<Arc<dyn ObjectStore>, StageError> {
+    pub(crate) async fn connect(&self) -> Result<Arc<dyn ObjectStore>, StageError> {
         let builder = self.builder()?;
         let is_set = |key| builder.get_config_value(&key).is_some();
         // Nothing else is left to ask: on a machine outside AWS, this is what no credentials look like.
@@ -56,7 +56,7 @@ impl S3Settings {
     }
 
     /// Which store it is, for a person.
-    pub(super) fn place(&self) -> String {
+    pub(crate) fn place(&self) -> String {
         let given = self.builder().ok().and_then(|builder| endpoint_of(&builder));
         given.unwrap_or_else(|| "Amazon S3".to_owned())
     }
@@ -109,7 +109,7 @@ fn endpoint_of(builder: &AmazonS3Builder) -> Option<String> {
 }
 
 /// Whether an endpoint may be used: the text and a hint if not.
-pub(super) fn check_endpoint(endpoint: &str, allow_http: bool) -> Result<(), (String, &'static str)> {
+pub(crate) fn check_endpoint(endpoint: &str, allow_http: bool) -> Result<(), (String, &'static str)> {
     let Some((scheme, rest)) = endpoint.split_once("://").filter(|(scheme, _)| ["http", "https"].contains(scheme))
     else {
         return Err((

@@ -9,7 +9,7 @@ use std::io;
 use pipeline_engine::stage::{Fault, StageError};
 
 /// An error while rows were written.
-pub(super) fn while_writing(error: tokio_postgres::Error, table: &str) -> StageError {
+pub(crate) fn while_writing(error: tokio_postgres::Error, table: &str) -> StageError {
     let Some(refusal) = Refusal::of(&error) else {
         return StageError::transient(format!("the connection was lost while writing to {table}")).because(error);
     };
@@ -23,7 +23,7 @@ pub(super) fn while_writing(error: tokio_postgres::Error, table: &str) -> StageE
 }
 
 /// An error before any rows were written: what the rows hold can't be the reason.
-pub(super) fn while_opening(error: tokio_postgres::Error, doing: &str) -> StageError {
+pub(crate) fn while_opening(error: tokio_postgres::Error, doing: &str) -> StageError {
     let Some(refusal) = Refusal::of(&error) else { return without_answer(error, doing) };
     let text = format!("{doing}: {}", refusal.text());
     let error = match fault(refusal.code()) {
@@ -108,7 +108,7 @@ fn hint(code: &str) -> Option<&'static str> {
         "28000" => "Check the user in the url, and pg_hba.conf on the server.",
         "3D000" => "Create the database, or correct its name in the url.",
         "42501" => "GRANT what is missing to the user in the url.",
-        "42P01" | "3F000" => "Create it, or correct the key \"table\".",
+        "42P01" | "3F000" => "Create it, or correct its name in the pipeline file.",
         "0A000" => "This server or its TimescaleDB edition does not support it.",
         "53300" => "All connections were taken: see max_connections, or who holds them in pg_stat_activity.",
         "53100" => "The server's disk is full.",
@@ -122,7 +122,7 @@ fn hint(code: &str) -> Option<&'static str> {
 }
 
 /// Whose an error is; `None` if the server gave no answer.
-pub(super) fn fault_of(error: &tokio_postgres::Error) -> Option<Fault> {
+pub(crate) fn fault_of(error: &tokio_postgres::Error) -> Option<Fault> {
     error.code().map(|code| fault(code.code()))
 }
 

@@ -13,7 +13,7 @@ use rustls::{ClientConfig, RootCertStore};
 
 /// Files in PEM, read at each connection.
 #[derive(Debug, Clone)]
-pub(super) struct TlsFiles {
+pub(crate) struct TlsFiles {
     /// Authorities to trust instead of the machine's own.
     pub roots: Option<PathBuf>,
     /// Our certificate and what leads to its authority.

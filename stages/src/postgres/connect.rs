@@ -18,7 +18,7 @@ use tokio_postgres::{Client, Connection, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::error;
+use super::fault;
 use super::tls::TlsFiles;
 
 const EXAMPLE: &str = "Such as \"postgres://user@host:5432/database?sslmode=verify-full\".";
@@ -31,14 +31,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A database as the configuration names it. `Debug` shows no password.
 #[derive(Debug, Clone)]
-pub(super) struct Database {
+pub(crate) struct Database {
     config: tokio_postgres::Config,
     tls: TlsFiles,
 }
 
 /// An open connection. Dropping it closes the socket at once, whatever is under way: the server
 /// then rolls back.
-pub(super) struct Link {
+pub(crate) struct Link {
     pub client: Client,
     driver: AbortOnDropHandle<Result<(), tokio_postgres::Error>>,
 }
@@ -91,7 +91,7 @@ impl Database {
     }
 
     async fn connect_unlimited(&self) -> Result<Link, StageError> {
-        let failed = |error| error::while_opening(error, &format!("can't connect to {self}"));
+        let failed = |error| fault::while_opening(error, &format!("can't connect to {self}"));
         if self.config.get_ssl_mode() == SslMode::Disable {
             let (client, connection) = self.config.connect(NoTls).await.map_err(failed)?;
             return Ok(Link::drive(client, connection));
