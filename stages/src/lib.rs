@@ -3,7 +3,8 @@
 //! [`registry`] is the list. One file or folder a stage, in the folder of its kind; a stage knows the
 //! engine, and no other stage. What stages share lies beside them: [`decode`] turns payloads into
 //! columns for every source, `mqtt_client` is the connection of the MQTT source and sink, `postgres` and `s3` are
-//! those of whatever talks to these, `dead_letters` is what the sinks that keep them read back. [`fuzzing`] feeds hostile input to what reads any.
+//! those of whatever talks to these, `dead_letters` is what the sinks that keep them read back. [`fuzzing`] feeds
+//! hostile input to what reads any.
 
 #[cfg(any(feature = "timescaledb", feature = "parquet"))]
 mod dead_letters;
@@ -34,6 +35,7 @@ pub fn registry() -> Registry {
         .with_transform::<transforms::exec::ExecConfig>()
         .with_transform::<transforms::filter::FilterConfig>()
         .with_transform::<transforms::gaps::GapsConfig>()
+        .with_transform::<transforms::geofence::GeofenceConfig>()
         .with_transform::<transforms::route::RouteConfig>()
         .with_transform::<transforms::rule::RuleConfig>()
         .with_transform::<transforms::silence::SilenceConfig>()

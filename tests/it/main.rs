@@ -12,6 +12,7 @@ mod end_to_end;
 mod examples;
 mod exec;
 mod http;
+mod lookup_tables;
 mod mqtt;
 mod nab;
 mod oracle;
@@ -21,5 +22,6 @@ mod process;
 mod schema;
 mod services;
 mod spools;
+
 mod timescaledb;
 mod tools;

@@ -260,8 +260,8 @@ pub async fn read_parquet(bucket: &str, prefix: &str) -> Vec<RecordBatch> {
     s3().read_parquet(bucket, prefix).await
 }
 
-/// A Python that has pyarrow and DuckDB, the readers that most people bring, and pandas, by which results are
-/// checked. Installed on first use, beside the services' own software.
+/// A Python that has pyarrow and DuckDB, the readers that most people bring, and pandas and shapely, by which results
+/// are checked. Installed on first use, beside the services' own software.
 pub fn python() -> std::path::PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME")
         .map(Into::into)
@@ -271,7 +271,7 @@ pub fn python() -> std::path::PathBuf {
     // Tests of several checkouts may come at once: one installs, the others wait.
     let lock = std::fs::File::create(folder.join("lock")).expect("the cache folder can be written");
     lock.lock().expect("a lock");
-    let (python, done) = (folder.join("venv/bin/python"), folder.join("installed-pyarrow-duckdb-pandas"));
+    let (python, done) = (folder.join("venv/bin/python"), folder.join("installed-pyarrow-duckdb-pandas-shapely"));
     if !done.exists() {
         let venv = folder.join("venv");
         run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv));
@@ -284,6 +284,7 @@ pub fn python() -> std::path::PathBuf {
             "pyarrow",
             "duckdb",
             "pandas",
+            "shapely",
         ]));
         std::fs::write(done, "").expect("the cache folder can be written");
     }

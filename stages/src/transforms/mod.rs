@@ -11,6 +11,7 @@ pub mod filter;
 mod fleet;
 mod followed;
 pub mod gaps;
+pub mod geofence;
 mod keys;
 mod refusal;
 pub mod route;

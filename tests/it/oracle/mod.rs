@@ -1,9 +1,13 @@
-//! Numeric results held against an independent implementation: pandas and numpy.
+//! Results held against independent implementations: pandas and numpy, shapely.
+
+mod as_of;
+mod geofence;
 
 mod compute;
 mod thin;
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
@@ -120,14 +124,22 @@ fn ask(oracle: &str, files: &[(&str, String)]) -> (bool, String) {
     for (name, content) in files {
         fs::write(folder.path().join(name), content).unwrap();
     }
-    let output = Command::new(python())
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/oracle/").to_owned() + oracle)
-        .args(files.iter().map(|(name, _)| name))
-        .current_dir(folder.path())
-        .output()
-        .unwrap();
+    let names: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
+    ask_in(folder.path(), oracle, &names)
+}
+
+/// The same of files that are in a folder already.
+fn ask_in(folder: &Path, oracle: &str, files: &[&str]) -> (bool, String) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/oracle").join(oracle);
+    let output = Command::new(python()).arg(script).args(files).current_dir(folder).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     (output.status.success(), said)
+}
+
+/// Fails where the oracle does not agree.
+fn agrees(oracle: &str, files: &[&str], folder: &Path, what: &str) {
+    let (agrees, said) = ask_in(folder, oracle, files);
+    assert!(agrees, "{what}: {said}");
 }
 
 #[test]

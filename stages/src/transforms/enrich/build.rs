@@ -78,6 +78,7 @@ impl EnrichConfig {
             refresh: self.refresh,
             read_timeout: self.read_timeout,
             max_table_size: self.max_table_size,
+            environment: self.environment.as_ref(),
         }
     }
 

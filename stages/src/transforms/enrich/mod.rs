@@ -109,6 +109,17 @@ pub struct EnrichConfig {
     /// as well), of a query the text of its cells. At most 2 GiB.
     #[serde(default = "max_table_size")]
     pub max_table_size: SizeText,
+    #[serde(skip)]
+    environment: Option<BTreeMap<String, String>>,
+}
+
+impl EnrichConfig {
+    /// Takes AWS's variables from here, not from the process: for programs that embed the engine.
+    #[must_use]
+    pub fn environment(mut self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.environment = Some(variables.into_iter().collect());
+        self
+    }
 }
 
 /// Which of a key's rows is looked up: the one that was valid at the reading's time.

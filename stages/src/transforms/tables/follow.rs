@@ -4,6 +4,7 @@
 //! exchange of a pointer, never while a table is read. What goes wrong after the first reading is told here, and
 //! leaves the old table in place.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -88,7 +89,7 @@ impl<T: Loaded> Followed<T> {
     /// Why it can't be read now.
     pub fn probe(&mut self) -> Result<String, StageError> {
         let table = self.current()?;
-        Ok(format!("{} rows in {}", table.rows(), self.place))
+        Ok(format!("{}, rows: {}", self.place, table.rows()))
     }
 }
 
@@ -136,6 +137,12 @@ struct Follower<T: Loaded> {
     trouble: Option<Trouble>,
 }
 
+/// A library that takes a broken file for granted must not end the thread: nobody would follow the table any more.
+fn load<T: Loaded>(spec: &T::Spec, content: Content) -> Result<T, StageError> {
+    let loaded = catch_unwind(AssertUnwindSafe(|| T::load(spec, content)));
+    loaded.unwrap_or_else(|_| Err(StageError::permanent("reading the table panicked: it may be damaged")))
+}
+
 struct Trouble {
     text: String,
     /// What holds the table is away: the next look that finds it ends the trouble, also if nothing has changed.
@@ -146,7 +153,7 @@ impl<T: Loaded> Follower<T> {
     async fn open(mut fetcher: Fetcher, spec: Arc<T::Spec>, reloads: Reloads) -> Result<Self, StageError> {
         let content = fetcher.fetch().await?;
         let content = content.ok_or_else(|| StageError::bug("a table was not read at the first look"))?;
-        let table = T::load(&spec, content)?;
+        let table = load::<T>(&spec, content)?;
         tracing::info!(table = %fetcher.place(), rows = table.rows(), "table read");
         let current = Arc::new(Mutex::new(Arc::new(table)));
         Ok(Self { fetcher, spec, current, reloads, trouble: None })
@@ -155,7 +162,7 @@ impl<T: Loaded> Follower<T> {
     /// Puts the new table in the place of the old one, if there is one and it is good.
     async fn look(&mut self) {
         let fetched = self.fetcher.fetch().await;
-        match fetched.and_then(|content| content.map(|content| T::load(&self.spec, content)).transpose()) {
+        match fetched.and_then(|content| content.map(|content| load::<T>(&self.spec, content)).transpose()) {
             Ok(Some(table)) => {
                 tracing::info!(table = %self.fetcher.place(), rows = table.rows(), "table read again");
                 *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
@@ -206,6 +213,7 @@ mod tests {
         fn load(spec: &&'static str, content: Content) -> Result<Self, StageError> {
             let Content::Bytes(bytes) = content else { panic!("a file is bytes") };
             let text = String::from_utf8(bytes.to_vec()).unwrap();
+            assert!(!text.contains("panic"), "planned panic");
             if text.contains(spec) { Ok(Self(text)) } else { Err(StageError::permanent("it lacks the word")) }
         }
 
@@ -285,11 +293,16 @@ mod tests {
         }
         assert_eq!(fixture.counts(), (0, 3), "it is larger than a table may be");
         assert_eq!(text(&follower), "north");
+        fixture.write("north panics");
+        for _ in 0..4 {
+            follower.look().await;
+        }
+        assert_eq!(fixture.counts(), (0, 4), "what reads it has a mistake");
         fixture.write("north, mended");
         for _ in 0..4 {
             follower.look().await;
         }
-        assert_eq!((text(&follower).as_str(), fixture.counts()), ("north, mended", (1, 3)));
+        assert_eq!((text(&follower).as_str(), fixture.counts()), ("north, mended", (1, 4)));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Where a table lies: a file of this machine, an object in S3, or the rows of a query.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,6 +35,8 @@ pub(in crate::transforms) struct TableKeys<'a> {
     pub refresh: Option<DurationText>,
     pub read_timeout: Option<DurationText>,
     pub max_table_size: SizeText,
+    /// In the place of the process's own variables, for S3.
+    pub environment: Option<&'a BTreeMap<String, String>>,
 }
 
 /// Where a table lies, and how it is asked for.
@@ -57,7 +60,7 @@ pub(super) enum PlaceKind {
     },
     #[cfg(feature = "timescaledb")]
     Query {
-        database: crate::postgres::Database,
+        database: Box<crate::postgres::Database>,
         sql: String,
     },
 }
@@ -164,7 +167,7 @@ impl TableKeys<'_> {
             endpoint: self.endpoint.cloned(),
             region: self.region.cloned(),
             allow_http: self.allow_http,
-            environment: None,
+            environment: self.environment.cloned(),
         };
         Ok(PlaceKind::Object { settings, key })
     }
@@ -186,7 +189,7 @@ impl TableKeys<'_> {
         };
         let application = format!("pipeline {} {}", cx.pipeline, cx.stage);
         let database = crate::postgres::Database::of_url(url, self.password, &application)?;
-        Ok(PlaceKind::Query { database, sql: sql.to_owned() })
+        Ok(PlaceKind::Query { database: Box::new(database), sql: sql.to_owned() })
     }
 
     #[cfg(not(feature = "timescaledb"))]

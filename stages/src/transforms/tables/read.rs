@@ -47,6 +47,14 @@ impl Layout {
         }
     }
 
+    /// The wanted columns of rows that stand in something else than a table, as text.
+    ///
+    /// # Errors
+    /// As for [`Layout::read`].
+    pub fn read_texts(&self, texts: impl Iterator<Item = StringArray>, places: Places) -> Result<Cells, StageError> {
+        parse_all(self, texts, places)
+    }
+
     /// A table that a person has to mend.
     pub fn broken(&self, what: impl AsRef<str>) -> StageError {
         self.place.broken(what)
@@ -59,6 +67,8 @@ pub(in crate::transforms) enum Places {
     Lines(Vec<u64>),
     /// A table without lines: rows by number, from 1.
     Rows,
+    /// Features of a GeoJSON file by number, from 1.
+    Features,
 }
 
 impl Places {
@@ -66,6 +76,7 @@ impl Places {
         match self {
             Self::Lines(lines) => format!("line {}", lines[row as usize]),
             Self::Rows => format!("row {}", u64::from(row) + 1),
+            Self::Features => format!("feature {}", u64::from(row) + 1),
         }
     }
 }

@@ -11,6 +11,8 @@ use proptest::prelude::*;
 use super::EnrichConfig;
 use crate::transforms::testing::{Outcome, Reading, apply, built, context, example, mistake, rows, schema};
 
+mod as_of;
+
 const DEVICES: &str = "\
 device_id, site , latitude,model,active,since,notes
 dev-1,north,52.5,th-200,true,2024-05-01T12:00:00Z,\"{\"\"a\"\": 1}\"
@@ -199,7 +201,7 @@ fn mistakes_in_the_table_name_their_line() {
 
 #[test]
 fn the_example_in_the_header_is_valid() {
-    let text = example(include_str!("mod.rs"));
+    let text = example(include_str!("../mod.rs"));
     assert!(text.lines().count() > 2, "{text}");
     built::<EnrichConfig>(&text, &context()).unwrap();
 }
@@ -210,6 +212,42 @@ fn mistakes_in_the_configuration_name_their_key_and_a_way_out() {
     let cases = [
         (String::new(), "", "there is nothing to add"),
         ("key = \"device_id\"\nconstants = { a = 1 }".to_owned(), "key", "nothing without a `table`"),
+        ("refresh = \"1s\"\nconstants = { a = 1 }".to_owned(), "refresh", "nothing without a `table` or a `query`"),
+        (with("columns = [\"site\"]\nquery = \"SELECT 1\""), "query", "a table is given already"),
+        (with("columns = [\"site\"]\nrefresh = \"10ms\""), "refresh", "ten times a second"),
+        (with("columns = [\"site\"]\nread_timeout = \"0s\""), "read_timeout", "in no time"),
+        (with("columns = [\"site\"]\nmax_table_size = \"3GiB\""), "max_table_size", "at most 2 GiB"),
+        (with("columns = [\"site\"]\nregion = \"eu\""), "region", "a file of this machine has no such setting"),
+        (with("columns = [\"site\"]\npassword = \"x\""), "password", "only a `query` goes to a database"),
+        ("table = \"gs://b/a.csv\"\nkey = \"device_id\"".to_owned(), "table", "\"gs\" is no place of tables"),
+        ("table = \"\"\nkey = \"device_id\"".to_owned(), "table", "no file without a name"),
+        ("table = \"s3://b\"\nkey = \"device_id\"".to_owned(), "table", "no object of the bucket \"b\""),
+        ("table = \"s3://B/a.csv\"\nkey = \"device_id\"".to_owned(), "table", "no name of a bucket"),
+        ("table = \"s3://b/a//c.csv\"\nkey = \"device_id\"".to_owned(), "table", "no key of an object"),
+        (
+            "table = \"s3://b/a.csv\"\nendpoint = \"http://s3.example.com\"\nkey = \"device_id\"".to_owned(),
+            "endpoint",
+            "is not encrypted",
+        ),
+        ("query = \"SELECT 1\"\nkey = \"device_id\"".to_owned(), "url", "a query needs the key \"url\""),
+        ("query = \" \"\nurl = \"postgres://h/d\"".to_owned(), "query", "there is no statement"),
+        ("query = \"SELECT 1\"\nurl = \"mysql://h/d\"".to_owned(), "url", "not a url of a database"),
+        (
+            "query = \"SELECT 1\"\nurl = \"postgres://h/d\"\nallow_http = true".to_owned(),
+            "allow_http",
+            "a query has no such setting",
+        ),
+        (
+            "query = \"SELECT 1\"\nurl = \"postgres://h/d\"\nkey = \"device_id\"\nformat = \"csv\"".to_owned(),
+            "format",
+            "the rows of a query have no format",
+        ),
+        (
+            "query = \"SELECT 1\"\nurl = \"postgres://h/d\"\nkey = \"device_id\"\ntypes = { a = \"binary\" }"
+                .to_owned(),
+            "types.a",
+            "a query gives no bytes",
+        ),
         ("table = \"devices.csv\"\ncolumns = [\"site\"]".to_owned(), "key", "Name the column"),
         ("table = \"a.csv\"\nkey = \"devic_id\"\ncolumns = [\"b\"]".to_owned(), "key", "Did you mean \"device_id\"?"),
         ("table = \"a.csv\"\nkey = \"humidity\"\ncolumns = [\"b\"]".to_owned(), "key", "not text or a whole number"),
