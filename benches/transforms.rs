@@ -23,6 +23,7 @@ use pipeline_stages::transforms::downsample::DownsampleConfig;
 use pipeline_stages::transforms::enrich::EnrichConfig;
 use pipeline_stages::transforms::exec::ExecConfig;
 use pipeline_stages::transforms::gaps::GapsConfig;
+use pipeline_stages::transforms::geofence::GeofenceConfig;
 use pipeline_stages::transforms::rule::RuleConfig;
 use pipeline_stages::transforms::silence::SilenceConfig;
 use pipeline_stages::transforms::thin::ThinConfig;
@@ -204,6 +205,57 @@ fn enrich(criterion: &mut Criterion) {
     let batches = batches(0.0);
     run_both(criterion, "enrich", "nulls", || built::<EnrichConfig>(&text("null")), &batches);
     run_both(criterion, "enrich", "1% rejected", || built::<EnrichConfig>(&text("reject")), &batches);
+    as_of(criterion, &batches);
+}
+
+/// A hundred calibrations a device; each reading looks for its own among them.
+fn as_of(criterion: &mut Criterion, batches: &[RecordBatch]) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("calibrations.csv");
+    let mut table = "device_id,since,offset\n".to_owned();
+    for (device, month) in (0..DEVICES).flat_map(|device| (0..100).map(move |month| (device, month))) {
+        writeln!(table, "device-{device},{}-{:02}-01,{month}.5", 2020 + month / 12, month % 12 + 1)
+            .expect("text grows");
+    }
+    std::fs::write(&path, table).expect("the table can be written");
+    let text = format!(
+        "table = \"{}\"\nkey = \"device_id\"\ntypes = {{ offset = \"float64\" }}\n\
+         as_of = {{ time = \"timestamp\", valid_from = \"since\" }}",
+        path.display()
+    );
+    run_both(criterion, "enrich", "as of a time", || built::<EnrichConfig>(&text), batches);
+}
+
+/// 5,000 zones side by side of which each reading lies in one, and one of a thousand corners around all of them.
+fn geofence(criterion: &mut Criterion) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("zones.csv");
+    let mut table = "name,geometry\n".to_owned();
+    // The temperatures and humidities of the readings are their latitudes and longitudes.
+    for (column, row) in (0..100).flat_map(|column| (0..50).map(move |row| (column, row))) {
+        let (west, south) = (45.0 + f64::from(column) * 0.1, 20.0 + f64::from(row) * 0.04);
+        let (east, north) = (west + 0.1, south + 0.04);
+        let ring = format!("{west} {south}, {east} {south}, {east} {north}, {west} {north}, {west} {south}");
+        writeln!(table, "zone-{column}-{row},\"POLYGON (({ring}))\"").expect("text grows");
+    }
+    let corner = |number: i32| {
+        let angle = std::f64::consts::TAU * f64::from(number % 1_000) / 1_000.0;
+        format!("{} {}", 50.0 + 9.0 * angle.cos(), 21.0 + 9.0 * angle.sin())
+    };
+    let corners: Vec<String> = (0..=1_000).map(corner).collect();
+    writeln!(table, "all,\"POLYGON (({}))\"", corners.join(", ")).expect("text grows");
+    std::fs::write(&path, table).expect("the table can be written");
+    let text = |overlap| {
+        format!(
+            "table = \"{}\"\nlatitude = \"temperature\"\nlongitude = \"humidity\"\n\
+             columns = {{ zone = \"name\" }}\noverlap = \"{overlap}\"",
+            path.display()
+        )
+    };
+    let batches = batches(0.0);
+    for overlap in ["smallest", "first"] {
+        run_both(criterion, "geofence", overlap, || built::<GeofenceConfig>(&text(overlap)), &batches);
+    }
 }
 
 fn anomaly(criterion: &mut Criterion) {
@@ -292,5 +344,5 @@ fn messages(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(transforms, validate, enrich, anomaly, rule, compute, followed, exec);
+criterion_group!(transforms, validate, enrich, geofence, anomaly, rule, compute, followed, exec);
 criterion_main!(transforms);

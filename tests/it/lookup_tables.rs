@@ -7,12 +7,13 @@ mod started;
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float64Array, StringArray};
+use arrow::array::{ArrayRef, Float64Array, StringArray, TimestampMicrosecondArray};
 use arrow::record_batch::RecordBatch;
 use pipeline_engine::dead_letter::json_lines;
 use pipeline_engine::stage::{Batch, BuildContext, Emitter, Fault, Port, StageError, Transform, TransformConfig};
 use pipeline_engine::testing;
 use pipeline_stages::transforms::enrich::EnrichConfig;
+use pipeline_stages::transforms::geofence::GeofenceConfig;
 use serde_json::Value;
 
 use crate::process::wait_until;
@@ -94,4 +95,41 @@ impl Looked {
 fn permanent(error: &StageError) -> String {
     assert_eq!(error.fault(), Fault::Permanent, "{}", error.chain());
     error.chain()
+}
+
+#[test]
+fn the_examples_in_the_docs_are_valid() {
+    let input = RecordBatch::try_from_iter([
+        ("device_id", Arc::new(StringArray::from(vec!["a"])) as ArrayRef),
+        ("timestamp", Arc::new(TimestampMicrosecondArray::from(vec![0]).with_timezone("UTC")) as ArrayRef),
+        ("temperature", Arc::new(Float64Array::from(vec![0.0])) as ArrayRef),
+    ]);
+    let input = input.expect("columns of one length").schema();
+    let with_position = readings(&[]).schema();
+    let docs = [include_str!("../../docs/enrich.md"), include_str!("../../docs/geofence.md")];
+    let mut examples = 0;
+    for block in docs.iter().flat_map(|text| text.split("```toml\n").skip(1)) {
+        let text = block.split("```").next().expect("a block ends");
+        let mut file: toml::Table = toml::from_str(text).expect("TOML");
+        let stages =
+            file.remove("transforms").expect("a transform").try_into::<toml::Table>().expect("a table of stages");
+        for (_, stage) in stages {
+            let mut keys: toml::Table = stage.try_into().expect("a table of keys");
+            keys.remove("inputs").expect("each stage has inputs");
+            let cx = testing::build_context("stage", "");
+            let built = match keys.remove("type").expect("each stage has a type").as_str() {
+                Some("enrich") => keys.try_into::<EnrichConfig>().expect(text).build(&input, &cx),
+                Some("geofence") => {
+                    for (key, column) in [("latitude", "lat"), ("longitude", "lon")] {
+                        keys.insert(key.to_owned(), column.into());
+                    }
+                    keys.try_into::<GeofenceConfig>().expect(text).build(&with_position, &cx)
+                }
+                other => panic!("no example is of the type {other:?}"),
+            };
+            assert!(built.is_ok(), "{text}");
+            examples += 1;
+        }
+    }
+    assert!(examples > 5, "{examples}");
 }

@@ -1,6 +1,5 @@
 //! Tables by query, from a real TimescaleDB.
 
-use pipeline_stages::transforms::geofence::GeofenceConfig;
 use serde_json::json;
 use tokio::runtime::Runtime;
 use tokio_postgres::NoTls;

@@ -67,6 +67,10 @@ fn a_database_that_is_away_at_the_start_is_waited_for_in_plain_words() {
     let mut run = Process::start(&["run", file], &[("DATABASE_URL", url.as_str())], folder.path(), "run");
     run.wait_for_log("could not open: can't connect to ");
     run.wait_for_log("trying again in ");
+    let mut other = Process::start(&["run", file], &[("DATABASE_URL", url.as_str())], folder.path(), "stopped");
+    other.wait_for_log("trying again in ");
+    let (status, log) = other.stop();
+    assert_eq!(status.code(), Some(0), "who waits can be stopped: {log}");
     door.open();
     let status = run.wait();
     let log = run.log();

@@ -173,7 +173,6 @@ impl TableKeys<'_> {
     }
 
     #[cfg(not(feature = "parquet"))]
-    #[expect(clippy::unused_self, reason = "the same call in every build")]
     fn object(&self, _: &str) -> Result<PlaceKind, BuildError> {
         Err(BuildError::invalid("table", "this build can't read from S3").hint("Build it with the feature `parquet`."))
     }
@@ -193,7 +192,6 @@ impl TableKeys<'_> {
     }
 
     #[cfg(not(feature = "timescaledb"))]
-    #[expect(clippy::unused_self, reason = "the same call in every build")]
     fn query(&self, _: &str, _: &BuildContext) -> Result<PlaceKind, BuildError> {
         Err(BuildError::invalid("query", "this build reaches no database")
             .hint("Build it with the feature `timescaledb`."))
