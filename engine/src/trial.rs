@@ -36,7 +36,7 @@ pub struct Trial {
 }
 
 impl Trial {
-    /// Opens the transforms, which may read files.
+    /// Opens the transforms, which may read files and reach what else they look things up in.
     ///
     /// # Errors
     /// A transform can't be opened; its name is in the error.

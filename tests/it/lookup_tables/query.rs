@@ -1,5 +1,7 @@
 //! Tables by query, from a real TimescaleDB.
 
+use std::time::Duration;
+
 use serde_json::json;
 use tokio::runtime::Runtime;
 use tokio_postgres::NoTls;
@@ -153,6 +155,35 @@ fn what_needs_a_person_says_so_and_shows_no_password() {
         assert!(error.contains("the query to \"lookup_"), "{query}: {error}");
     }
     database.execute("DO $$ BEGIN ASSERT NOT EXISTS (SELECT FROM written); END $$");
+}
+
+#[test]
+fn rows_never_wait_for_a_table_that_is_being_read() {
+    let database = Database::new(DEVICES);
+    let mut looked = Looked::enrich(&sites(&database.url)).opened();
+    database.runtime.block_on(async {
+        let connected = async || {
+            let (client, connection) = tokio_postgres::connect(&database.url, NoTls).await.expect("the database");
+            tokio::spawn(connection);
+            client
+        };
+        // What is going on is frozen within a transaction: another connection looks at it.
+        let (mut writer, onlooker) = (connected().await, connected().await);
+        let change = writer.transaction().await.expect("a transaction");
+        change.batch_execute("LOCK TABLE devices; UPDATE devices SET site = 'west'").await.expect("a lock");
+        let waiting =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        let seen = async {
+            while onlooker.query_one(waiting, &[]).await.expect("a count").get::<_, i64>(0) == 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(240), seen).await.expect("the table is read again");
+        assert_eq!(looked.value("dev-1", "site"), "north", "the table is being read, and the old one is there");
+        change.commit().await.expect("the change");
+    });
+    looked.becomes("dev-1", "site", "west");
+    assert_eq!(looked.count("reload_failures"), 0);
 }
 
 #[test]

@@ -68,10 +68,11 @@ impl Rows {
                 false => while_opening(error, &text),
             }
         };
-        client.batch_execute(&session(place.read_timeout)).await.map_err(failed)?;
+        client.batch_execute(&begin(place.read_timeout)).await.map_err(failed)?;
         // The server takes one statement here, and says where it is wrong.
         let statement = client.prepare(sql).await.map_err(failed)?;
         let names: Vec<String> = statement.columns().iter().map(|column| column.name().to_owned()).collect();
+        drop(statement);
         if names.is_empty() {
             return Err(place.broken("the statement gives no rows").hint("Write a SELECT."));
         }
@@ -86,6 +87,7 @@ impl Rows {
                 return Err(too_large(place, rows.bytes));
             }
         }
+        client.batch_execute("ROLLBACK").await.map_err(failed)?;
         Ok(rows)
     }
 
@@ -102,11 +104,15 @@ impl Rows {
     }
 }
 
-/// Times in UTC and in the form that a column of timestamps is read from; nothing is changed, and nothing hangs.
-fn session(read_timeout: Duration) -> String {
+/// A transaction in which nothing is changed and nothing hangs, times are in UTC and in a form that a column of timestamps is
+/// read from, and no digit of a number is left out.
+///
+/// All of it ends with the transaction: behind a pooler, the connection is somebody else's next.
+fn begin(read_timeout: Duration) -> String {
     let timeout_ms = read_timeout.as_millis();
     format!(
-        "SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; SET statement_timeout = {timeout_ms}; \
-         SET default_transaction_read_only = on"
+        "BEGIN TRANSACTION READ ONLY; SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, YMD'; \
+         SET LOCAL extra_float_digits = 1; SET LOCAL statement_timeout = {timeout_ms}; \
+         SET LOCAL idle_in_transaction_session_timeout = {timeout_ms}"
     )
 }
