@@ -1,7 +1,5 @@
 //! The running stage: finds the zone of each position, and adds what is known of it.
 
-use std::sync::Arc;
-
 use arrow::array::{Array, AsArray, Float64Array, UInt32Array};
 use arrow::compute::{cast, take};
 use arrow::datatypes::{DataType, Float64Type, SchemaRef};
@@ -9,7 +7,7 @@ use arrow::record_batch::RecordBatch;
 use pipeline_engine::Counter;
 use pipeline_engine::stage::{Batch, Emitter, StageError, Transform};
 
-use super::shape::{Position, position};
+use super::shape::{LATITUDE_MAX, LONGITUDE_MAX, Position, position};
 use super::zones::Zones;
 use crate::transforms::refusal::Refused;
 use crate::transforms::tables::follow::Followed;
@@ -43,7 +41,10 @@ impl Transform for Geofence {
 
     fn apply(&mut self, batch: Batch, out: &mut Emitter) -> Result<(), StageError> {
         let zones = self.zones.current()?;
-        let positions = self.positions(&batch.rows)?;
+        let (latitudes, longitudes) = (self.latitude.degrees(&batch.rows)?, self.longitude.degrees(&batch.rows)?);
+        // `None` for a null and for what is nowhere on Earth.
+        let pairs = latitudes.iter().zip(&longitudes);
+        let positions: Vec<_> = pairs.map(|(latitude, longitude)| position(longitude?, latitude?)).collect();
         let places: UInt32Array = positions.iter().map(|position| position.and_then(|at| zones.find(at))).collect();
         let bad = positions.iter().filter(|position| position.is_none()).count();
         self.bad_positions.add(bad as u64);
@@ -55,21 +56,19 @@ impl Transform for Geofence {
             }
             Ok(RecordBatch::try_new(self.schema.clone(), columns)?)
         };
-        let refused = |rows: &RecordBatch| self.refuse(rows, &positions, &places);
+        let refused = |_: &RecordBatch| self.refuse(&positions, &places, [&latitudes, &longitudes]);
         join::emit(batch, &places, self.outside, &self.stage, joined, refused, out)
     }
 }
 
 impl Geofence {
-    /// Where each row is; `None` for a null and for what is nowhere on Earth.
-    fn positions(&self, rows: &RecordBatch) -> Result<Vec<Option<Position>>, StageError> {
-        let (latitudes, longitudes) = (self.latitude.degrees(rows)?, self.longitude.degrees(rows)?);
-        let pairs = latitudes.iter().zip(longitudes.iter());
-        Ok(pairs.map(|(latitude, longitude)| position(longitude?, latitude?)).collect())
-    }
-
     /// One entry for each row that has no place in the table.
-    fn refuse(&self, rows: &RecordBatch, positions: &[Option<Position>], places: &UInt32Array) -> Vec<Refused> {
+    fn refuse(
+        &self,
+        positions: &[Option<Position>],
+        places: &UInt32Array,
+        degrees: [&Float64Array; 2],
+    ) -> Vec<Refused> {
         let found = (0..).zip(positions).zip(places.iter());
         let missing = found.filter(|(_, place)| place.is_none());
         let refused = missing.map(|((row, position), _)| match position {
@@ -77,28 +76,27 @@ impl Geofence {
                 let detail = format!("latitude {}, longitude {} is in no zone of {}", at.y, at.x, self.zones.place());
                 (row, "outside".to_owned(), Some(detail))
             }
-            None => (row, "position".to_owned(), Some(self.why_nowhere(rows, row as usize))),
+            None => (row, "position".to_owned(), Some(self.why_nowhere(degrees, row as usize))),
         });
         refused.collect()
     }
 
-    fn why_nowhere(&self, rows: &RecordBatch, row: usize) -> String {
-        for (column, most) in [(&self.latitude, 90.0), (&self.longitude, 180.0)] {
-            match column.degrees(rows) {
-                Ok(degrees) if degrees.is_null(row) => return format!("{} is null", column.name),
-                Ok(degrees) if degrees.value(row).is_nan() || degrees.value(row).abs() > most => {
-                    return format!("{} {} is not within {most} degrees", column.name, degrees.value(row));
-                }
-                _ => {}
-            }
+    /// What is wrong with a row's latitude, or else with its longitude.
+    fn why_nowhere(&self, [latitudes, longitudes]: [&Float64Array; 2], row: usize) -> String {
+        let has_latitude = latitudes.is_valid(row) && latitudes.value(row).abs() <= LATITUDE_MAX;
+        let (name, degrees, most) = match has_latitude {
+            true => (&self.longitude.name, longitudes, LONGITUDE_MAX),
+            false => (&self.latitude.name, latitudes, LATITUDE_MAX),
+        };
+        match degrees.is_null(row) {
+            true => format!("{name} is null"),
+            false => format!("{name} {} is not within {most} degrees", degrees.value(row)),
         }
-        "there is no such position".to_owned()
     }
 }
 
 impl PositionColumn {
-    fn degrees(&self, rows: &RecordBatch) -> Result<Arc<Float64Array>, StageError> {
-        let numbers = cast(rows.column(self.index), &DataType::Float64)?;
-        Ok(Arc::new(numbers.as_primitive::<Float64Type>().clone()))
+    fn degrees(&self, rows: &RecordBatch) -> Result<Float64Array, StageError> {
+        Ok(cast(rows.column(self.index), &DataType::Float64)?.as_primitive::<Float64Type>().clone())
     }
 }

@@ -11,13 +11,16 @@ use rstar::{AABB, RTree, RTreeObject};
 /// Degrees: `x` is the longitude, `y` the latitude.
 pub(super) type Position = Coord<f64>;
 
+pub(super) const LATITUDE_MAX: f64 = 90.0;
+pub(super) const LONGITUDE_MAX: f64 = 180.0;
+
 /// From so many corners on, a polygon's own edges are indexed; below, looking at each costs less.
 const CORNERS_INDEXED: usize = 64;
 
 /// A position on Earth; `None` if there is none such.
 pub(super) fn position(longitude: f64, latitude: f64) -> Option<Position> {
     // False for NaN as well.
-    (longitude.abs() <= 180.0 && latitude.abs() <= 90.0).then_some(Coord { x: longitude, y: latitude })
+    (longitude.abs() <= LONGITUDE_MAX && latitude.abs() <= LATITUDE_MAX).then_some(Coord { x: longitude, y: latitude })
 }
 
 /// Checks a zone's shape.

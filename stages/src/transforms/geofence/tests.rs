@@ -8,6 +8,8 @@ use pipeline_engine::stage::{
     Batch, BuildContext, BuildError, BuiltTransform, Fault, Port, StageError, TransformConfig,
 };
 
+use proptest::prelude::*;
+
 use super::GeofenceConfig;
 use crate::transforms::testing::{Outcome, apply, context, example};
 
@@ -165,12 +167,13 @@ fn rows_that_are_nowhere_are_told_from_rows_outside() {
 #[test]
 fn shapes_are_read_from_text_in_tables_too() {
     let csv = "name,geometry\n\
+               high,\"POLYGON Z ((40 0 7, 41 0 7, 41 1 7, 40 0 7))\"\n\
                wkt,\"POLYGON ((0 0, 4 0, 4 4, 0 4, 0 0), (1 1, 2 1, 2 2, 1 2, 1 1))\"\n\
                multi,\"MULTIPOLYGON (((10 0, 11 0, 11 1, 10 0)), ((20 0, 21 0, 21 1, 20 0)))\"\n\
                json,\"{\"\"type\"\":\"\"Polygon\"\",\"\"coordinates\"\":[[[30,0],[31,0],[31,1],[30,0]]]}\"\n";
     let fixture = Fixture::new("zones.csv", csv);
-    let positions = [(3.0, 3.0), (1.5, 1.5), (0.1, 10.9), (0.1, 20.9), (0.1, 30.9)];
-    assert_eq!(fixture.zones(COLUMNS, &positions), ["wkt", "", "multi", "multi", "json"]);
+    let positions = [(3.0, 3.0), (1.5, 1.5), (0.1, 10.9), (0.1, 20.9), (0.1, 30.9), (0.1, 40.9)];
+    assert_eq!(fixture.zones(COLUMNS, &positions), ["wkt", "", "multi", "multi", "json", "high"]);
     let named = Fixture::new("zones.csv", &csv.replace("geometry", "area"));
     assert_eq!(named.zones(&format!("{COLUMNS}\ngeometry = \"area\""), &positions[..1]), ["wkt"]);
 }
@@ -262,4 +265,28 @@ fn the_example_in_the_header_is_valid() {
     let columns = ["lat", "lon"].map(|name| (name, Arc::new(Float64Array::from(vec![0.0])) as ArrayRef));
     let input = RecordBatch::try_from_iter(columns).unwrap().schema();
     toml::from_str::<GeofenceConfig>(&text).unwrap().build(&input, &context()).unwrap();
+}
+
+proptest! {
+    /// Whatever the file holds: its zones are read, or it is refused.
+    #[test]
+    fn no_file_of_zones_is_too_broken_to_be_refused(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), prop::sample::select(b"[]{},\"0-9e()PZ ".to_vec())), 0..6),
+        is_geojson: bool,
+    ) {
+        let (file, text) = match is_geojson {
+            true => ("zones.geojson", ZONES.to_owned()),
+            false => ("zones.csv", "name,geometry\na,\"POLYGON ((0 0, 4 0, 4 4, 0 4, 0 0), (1 1, 2 1, 2 2, 1 1))\"\n".to_owned()),
+        };
+        let mut bytes = text.into_bytes();
+        for (at, byte) in changes {
+            let index = at.index(bytes.len());
+            bytes[index] = byte;
+        }
+        let fixture = Fixture::new(file, std::str::from_utf8(&bytes).unwrap());
+        if let Err(error) = fixture.stage(COLUMNS).transform.open() {
+            prop_assert_eq!(error.fault(), Fault::Permanent);
+            prop_assert!(!error.chain().contains("panicked"), "{}", error.chain());
+        }
+    }
 }
