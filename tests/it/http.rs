@@ -55,7 +55,7 @@ roll_age = "100ms"
 }
 
 /// Status code and body.
-fn get(port: u16, path: &str, token: Option<&str>) -> (u16, String) {
+pub fn get(port: u16, path: &str, token: Option<&str>) -> (u16, String) {
     let mut connection = TcpStream::connect(("127.0.0.1", port)).expect("the pipeline listens");
     connection.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
     let token = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();

@@ -19,6 +19,7 @@ mod oracle;
 mod parquet;
 mod pipeline_file;
 mod process;
+mod reload;
 mod schema;
 mod services;
 mod spools;

@@ -21,6 +21,7 @@ mod outage;
 mod places;
 mod proxy;
 mod record;
+mod reload;
 mod site;
 mod small_disk;
 mod stops;

@@ -1,6 +1,6 @@
 //! One installation: a broker, a database, a bucket, proxies before each, the pipeline, its fleet.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,7 @@ pub struct Site {
     client_id: String,
     /// Further variables of the pipeline file.
     variables: Vec<(&'static str, String)>,
+    file: PathBuf,
     runs: u32,
     folder: Folder,
     _turn: MutexGuard<'static, ()>,
@@ -85,6 +86,7 @@ impl Site {
             topic: services::unique("delivery"),
             client_id: services::unique(name),
             variables: Vec::new(),
+            file: "tests/it/delivery/pipeline.toml".into(),
             runs: 0,
             folder: Folder(Some(folder)),
             _turn: turn,
@@ -94,6 +96,11 @@ impl Site {
     /// Sets a variable of the pipeline file, for all starts from now on.
     pub fn set(&mut self, name: &'static str, value: &str) {
         self.variables.push((name, value.to_owned()));
+    }
+
+    /// Runs another pipeline file, from now on.
+    pub fn run_file(&mut self, file: &Path) {
+        self.file = file.to_owned();
     }
 
     /// Starts the pipeline; its log has the number of the run.
@@ -119,7 +126,7 @@ impl Site {
         let mut all: Vec<(&str, &str)> = all.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         all.extend(self.variables.iter().map(|(name, value)| (*name, value.as_str())));
         all.extend(changes);
-        Process::start(&["run", "tests/it/delivery/pipeline.toml"], &all, self.folder.path(), name)
+        Process::start(&["run".as_ref(), self.file.as_os_str()], &all, self.folder.path(), name)
     }
 
     /// Starts the pipeline for the first time: from then on the broker keeps what comes for it, and there
