@@ -19,9 +19,6 @@ use tokio::sync::{mpsc, oneshot};
 use crate::commands::{Failure, load};
 use crate::http::Server;
 
-/// What a request to reload carries, since a page of somebody else can't add it.
-pub const RELOAD_HEADER: &str = "pipeline-request";
-
 /// What has changed, in words; or why nothing has.
 pub type Outcome = Result<Vec<String>, String>;
 

@@ -2,13 +2,23 @@
 //!
 //! A tap is closed until it is wanted, and then costs a stage a few instructions a batch: columns are shared, not
 //! copied, and a stage never waits for a reader. What it holds is bounded, whatever devices send.
+//!
+//! Two kinds of readers: those who come now and then and want what was kept ([`Tap::newer_than`]), and those who want all
+//! batches as they pass, as far as they keep up ([`Tap::watch`]).
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use arrow::array::UInt32Array;
 use arrow::compute::take_record_batch;
 use arrow::record_batch::RecordBatch;
+use tokio::sync::mpsc;
+
+/// Readers that watch one tap at once.
+const WATCHERS_MAX: usize = 4;
+/// Batches that wait for a reader; those beyond pass it by.
+const WATCHED_MAX: usize = 16;
 
 /// How much a tap keeps.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +36,9 @@ pub struct TapLimits {
 pub struct Tap {
     limits: OnceLock<TapLimits>,
     kept: Mutex<Kept>,
+    watchers: Mutex<Vec<mpsc::Sender<RecordBatch>>>,
+    /// So that a stage that nobody watches takes no lock.
+    watcher_count: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -51,7 +64,34 @@ impl Tap {
         (kept.batches.iter().skip(skipped).map(|(rows, _)| rows.clone()).collect(), kept.taken)
     }
 
+    /// All batches from now on, without those that come faster than they are taken; `None` if too many watch already. Ends
+    /// with the run. Dropping the receiver ends it too.
+    pub fn watch(&self) -> Option<mpsc::Receiver<RecordBatch>> {
+        let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
+        watchers.retain(|watcher| !watcher.is_closed());
+        if watchers.len() >= WATCHERS_MAX {
+            return None;
+        }
+        let (sender, receiver) = mpsc::channel(WATCHED_MAX);
+        watchers.push(sender);
+        self.watcher_count.store(watchers.len(), Relaxed);
+        Some(receiver)
+    }
+
+    fn show(&self, rows: &RecordBatch) {
+        // Somebody comes or goes just now: then they see the next one.
+        let Ok(mut watchers) = self.watchers.try_lock() else { return };
+        watchers.retain(|watcher| {
+            // A reader that is too slow goes without.
+            !matches!(watcher.try_send(rows.clone()), Err(mpsc::error::TrySendError::Closed(_)))
+        });
+        self.watcher_count.store(watchers.len(), Relaxed);
+    }
+
     pub(crate) fn offer(&self, rows: &RecordBatch) {
+        if self.watcher_count.load(Relaxed) > 0 && rows.num_rows() > 0 {
+            self.show(rows);
+        }
         let Some(limits) = self.limits.get() else { return };
         if rows.num_rows() == 0 {
             return;
@@ -116,6 +156,26 @@ mod tests {
         assert_eq!(tap.newer_than(taken), (vec![], 5));
         tap.offer(&rows(6, 1));
         assert_eq!(firsts(&tap.newer_than(taken).0), [6]);
+    }
+
+    #[test]
+    fn whoever_watches_gets_all_batches_or_those_it_has_room_for() {
+        let tap = Tap::default();
+        let mut quick = tap.watch().expect("nobody watches yet");
+        let mut slow = tap.watch().expect("one does");
+        for first in 0..40 {
+            tap.offer(&rows(first, 10));
+            assert_eq!(firsts(&[quick.try_recv().expect("it is there at once")]), [first]);
+        }
+        let kept: Vec<_> = std::iter::from_fn(|| slow.try_recv().ok()).collect();
+        assert_eq!(firsts(&kept), (0..WATCHED_MAX as i64).collect::<Vec<_>>());
+        drop((quick, slow));
+        tap.offer(&rows(0, 1));
+        assert_eq!(tap.watcher_count.load(Relaxed), 0, "those who are gone cost nothing");
+        let watching: Vec<_> = (0..WATCHERS_MAX).map(|_| tap.watch().expect("room")).collect();
+        assert!(tap.watch().is_none());
+        drop(watching);
+        assert!(tap.watch().is_some());
     }
 
     #[test]

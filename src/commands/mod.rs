@@ -11,6 +11,7 @@ pub mod simulate;
 pub mod spool;
 pub mod stages;
 pub mod status;
+pub mod tap;
 pub mod test;
 pub mod top;
 mod watched;

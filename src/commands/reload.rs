@@ -6,7 +6,6 @@ use serde_json::Value;
 
 use super::watched::{Watched, WatchedArguments};
 use super::{Failure, runtime};
-use crate::reload::RELOAD_HEADER;
 
 /// Put the pipeline file as it is now in the place of the version that runs.
 ///
@@ -20,7 +19,7 @@ pub struct ReloadArguments {
 
 pub fn run(arguments: ReloadArguments) -> Result<(), Failure> {
     let watched = Watched::find(&arguments.pipeline)?;
-    let answer = runtime()?.block_on(watched.post("/reload", RELOAD_HEADER)).map_err(Failure::failed)?;
+    let answer = runtime()?.block_on(watched.order("/reload")).map_err(Failure::failed)?;
     let answer: Value = serde_json::from_str(&answer).map_err(Failure::failed)?;
     if answer["reloaded"] == true {
         for change in answer["changes"].as_array().into_iter().flatten().filter_map(Value::as_str) {

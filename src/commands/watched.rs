@@ -6,15 +6,18 @@ use std::time::Duration;
 
 use clap::Args;
 use pipeline_engine::terminal::printable;
-use reqwest::{RequestBuilder, StatusCode};
+use reqwest::{RequestBuilder, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{Failure, load};
+use crate::http::ORDER_HEADER;
 
 /// Longer than any answer takes, shorter than a person waits.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Longer than a pipeline takes to store what is on its way.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(600);
+/// Nobody looks on for longer.
+const FOLLOWED_MAX: Duration = Duration::from_secs(7 * 86_400);
 
 /// Which pipeline.
 #[derive(Debug, Args)]
@@ -60,29 +63,46 @@ impl Watched {
         self.answer_to(self.client.get(format!("{}{path}", self.url)), &[]).await
     }
 
-    /// What it answers to an order with this header, also where it refuses; an error in words otherwise.
-    pub async fn post(&self, path: &str, header: &str) -> Result<String, String> {
-        let request =
-            self.client.post(format!("{}{path}", self.url)).timeout(ORDER_TIMEOUT).header(header, "command line");
+    /// What it answers to an order, also where it refuses; an error in words otherwise.
+    pub async fn order(&self, path: &str) -> Result<String, String> {
+        let request = self.order_to(path, ORDER_TIMEOUT);
         self.answer_to(request, &[StatusCode::CONFLICT]).await
     }
 
-    async fn answer_to(&self, mut request: RequestBuilder, refusals: &[StatusCode]) -> Result<String, String> {
+    /// An answer that goes on for as long as somebody reads it.
+    pub async fn follow(&self, path: &str, body: String) -> Result<Response, String> {
+        let answer = self.send(self.order_to(path, FOLLOWED_MAX).body(body)).await?;
+        if answer.status().is_success() { Ok(answer) } else { Err(self.refusal(answer).await) }
+    }
+
+    fn order_to(&self, path: &str, timeout: Duration) -> RequestBuilder {
+        self.client.post(format!("{}{path}", self.url)).timeout(timeout).header(ORDER_HEADER, "command line")
+    }
+
+    async fn answer_to(&self, request: RequestBuilder, refusals: &[StatusCode]) -> Result<String, String> {
+        let answer = self.send(request).await?;
+        if answer.status().is_success() || refusals.contains(&answer.status()) {
+            return answer.text().await.map_err(|error| format!("no whole answer from {}: {error}", self.url));
+        }
+        Err(self.refusal(answer).await)
+    }
+
+    async fn send(&self, mut request: RequestBuilder) -> Result<Response, String> {
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {}", token.expose_secret()));
         }
-        let answer = request.send().await.map_err(|error| format!("no answer from {}: {}", self.url, cause(&error)))?;
+        request.send().await.map_err(|error| format!("no answer from {}: {}", self.url, cause(&error)))
+    }
+
+    async fn refusal(&self, answer: Response) -> String {
         let status = answer.status();
-        let text = answer.text().await.map_err(|error| format!("no whole answer from {}: {error}", self.url))?;
-        if status.is_success() || refusals.contains(&status) {
-            return Ok(text);
-        }
+        let text = answer.text().await.unwrap_or_default();
         let hint = match status.as_u16() {
             401 => ": set PIPELINE_TOKEN, or name the pipeline file".to_owned(),
-            404 => ": is it a pipeline of this version?".to_owned(),
+            404 if text.is_empty() => ": is it a pipeline of this version?".to_owned(),
             _ => format!(": {}", printable(text.trim())),
         };
-        Err(format!("{} answered {status}{hint}", self.url))
+        format!("{} answered {status}{hint}", self.url)
     }
 }
 

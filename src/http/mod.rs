@@ -9,6 +9,7 @@
 //! | `/readyz` | 200 while it takes in messages, 503 with the reason otherwise. A sink that is away is no reason: its rows wait on disk, and a restart would help nobody |
 //! | `/healthz` | every stage as JSON: state, figures, last error, what it has to catch up |
 //! | `/metrics` | the same for Prometheus |
+//! | `/tap` (POST) | rows as they leave a stage, for `pipeline tap` |
 //! | `/reload` (POST) | puts the pipeline file as it is now in the place of the one that runs, and says what has changed or why not |
 //!
 //! One server answers for as long as the process lives, also while one run takes the place of another: connections
@@ -19,11 +20,13 @@ mod health;
 pub mod live;
 mod metrics;
 mod page;
+pub mod tap;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware;
@@ -35,7 +38,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::commands::Failure;
-use crate::reload::{RELOAD_HEADER, Reloads};
+use crate::reload::Reloads;
 use access::Access;
 use health::Health;
 use live::Live;
@@ -43,6 +46,7 @@ use live::Live;
 /// What answers are made of while one run lasts.
 struct Current {
     pipeline: String,
+    stats: Arc<RunStats>,
     access: Access,
     health: Health,
     live: Arc<Live>,
@@ -90,6 +94,7 @@ impl Server {
     pub fn show(&mut self, settings: &HttpSettings, pipeline: &str, stats: &Arc<RunStats>) {
         let current = Arc::new(Current {
             pipeline: pipeline.to_owned(),
+            stats: stats.clone(),
             access: Access::new(settings),
             health: Health::new(stats.clone(), self.reloads.clone()),
             live: Arc::new(Live::start(pipeline, stats.clone())),
@@ -148,6 +153,7 @@ fn router(shared: Shared) -> Router {
         .route("/snapshot", get(snapshot))
         .route("/events", get(events))
         .route("/reload", post(reload))
+        .route("/tap", post(tapped))
         .route("/", get(page::index))
         .route("/page/{name}", get(page::file))
         .with_state(shared.clone())
@@ -183,10 +189,21 @@ async fn events(State(shared): State<Shared>) -> Response {
     live::stream(&shared.current().live)
 }
 
-/// A page of somebody else can make a browser post here, but not with a header of its own.
+/// What an order carries: a page of somebody else can make a browser post here, but not with a header of its own.
+pub const ORDER_HEADER: &str = "pipeline-request";
+
+fn without_header(headers: &HeaderMap) -> Option<Response> {
+    let text = || format!("this needs the header {ORDER_HEADER}\n");
+    (!headers.contains_key(ORDER_HEADER)).then(|| (StatusCode::FORBIDDEN, text()).into_response())
+}
+
+async fn tapped(State(shared): State<Shared>, headers: HeaderMap, request: Bytes) -> Response {
+    without_header(&headers).unwrap_or_else(|| tap::answer(&shared.current().stats, &request))
+}
+
 async fn reload(State(shared): State<Shared>, headers: HeaderMap) -> Response {
-    if !headers.contains_key(RELOAD_HEADER) {
-        return (StatusCode::FORBIDDEN, format!("a reload needs the header {RELOAD_HEADER}\n")).into_response();
+    if let Some(refusal) = without_header(&headers) {
+        return refusal;
     }
     match shared.reloads.request().await {
         Ok(changes) => answer(StatusCode::OK, &json!({ "reloaded": true, "changes": changes })),

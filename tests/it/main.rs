@@ -24,5 +24,6 @@ mod schema;
 mod services;
 mod spools;
 
+mod tap;
 mod timescaledb;
 mod tools;
