@@ -38,6 +38,8 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the source counts besides rows.
 pub(super) struct Counters {
+    /// Equal to `reconnects` while there is a connection, and before the first: an alert compares them.
+    pub(super) connections_lost: Counter,
     pub(super) reconnects: Counter,
     pub(super) session_lost: Counter,
     pub(super) oversize: Counter,
@@ -334,6 +336,7 @@ impl Intake {
         }
         course.failures += 1;
         if connection.is_some() {
+            self.counters.connections_lost.increment();
             course.lost_at = Some(Instant::now());
         }
         Ok(())

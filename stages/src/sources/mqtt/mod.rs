@@ -255,6 +255,7 @@ impl Source for Mqtt {
             stop: cx.stop_token(),
             last_run_received_us: recent.last().map(|(_, record)| record.received_at_us),
             counters: Counters {
+                connections_lost: cx.counter("connections_lost"),
                 reconnects: cx.counter("reconnects"),
                 session_lost: cx.counter("session_lost"),
                 oversize: cx.counter("oversize"),

@@ -191,6 +191,7 @@ async fn a_lost_session_is_counted_and_subscribed_anew() {
     let mut peer = house.broker.welcome(false).await;
     assert_eq!(peer.subscribed(GRANTED).await, ["devices/#"]);
     assert_eq!((outlet.counter("reconnects"), outlet.counter("session_lost")), (1, 1));
+    assert_eq!(outlet.counter("connections_lost"), 1);
     peer.publish(1, "a").await;
     deliver(next(&mut outlet).await);
     assert_eq!(peer.acked().await, 1);
