@@ -7,6 +7,7 @@
 mod browser;
 mod cases;
 mod command_line;
+mod dashboards;
 mod delivery;
 mod end_to_end;
 mod examples;
@@ -19,11 +20,12 @@ mod oracle;
 mod parquet;
 mod pipeline_file;
 mod process;
+mod prometheus;
 mod reload;
 mod schema;
 mod services;
 mod spools;
-
+mod systemd;
 mod tap;
 mod timescaledb;
 mod tools;

@@ -1,0 +1,109 @@
+//! The alerts that are shipped, in a real Prometheus that scrapes a real run.
+
+pub mod expression;
+pub mod server;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::Value;
+
+use self::server::{Prometheus, check, shipped};
+use crate::http::{free_port, get};
+use crate::process::{Process, root, wait_until};
+use crate::services;
+
+#[test]
+fn what_is_shipped_passes_the_checks_of_its_own_tools_and_every_alert_has_a_test() {
+    let folder = shipped();
+    let checks: [(&str, &[&str]); 4] = [
+        ("promtool", &["check", "rules", "/data/rules.yml"]),
+        ("promtool", &["check", "config", "/data/prometheus.yml"]),
+        ("promtool", &["test", "rules", "/data/rules.test.yml", "/data/burn.test.yml"]),
+        ("amtool", &["check-config", "/data/alertmanager.yml"]),
+    ];
+    for (tool, arguments) in checks {
+        let output = check(tool, folder.path(), arguments);
+        let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        assert!(output.status.success(), "{tool} {arguments:?}: {said}");
+    }
+    let read = |name: &str| std::fs::read_to_string(root().join(name)).expect("it is shipped");
+    let tests = read("ops/prometheus/rules.test.yml") + &read("ops/prometheus/burn.test.yml");
+    let rules = read("ops/prometheus/rules.yml");
+    let alerts: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(alerts.len() > 30, "{alerts:?}");
+    for alert in alerts {
+        assert!(tests.contains(&format!("alertname=\"{alert}\", alertstate=\"firing\"")), "{alert} has no test");
+    }
+}
+
+/// Runs this folder's pipeline, and a fleet that publishes to it; the place of its metrics.
+fn run(folder: &Path) -> (Process, Process, String) {
+    let place = format!("127.0.0.1:{}", free_port());
+    let (broker, topic, dir) = (services::mqtt_url(), services::unique("alarmed"), folder.display().to_string());
+    let database = services::database("alarmed");
+    let mut text = include_str!("pipeline.toml").to_owned();
+    for (name, value) in
+        [("PLACE", &place), ("DIR", &dir), ("BROKER", &broker), ("TOPIC", &topic), ("DATABASE", &database)]
+    {
+        text = text.replace(&format!("@{name}@"), value);
+    }
+    let file = folder.join("alarmed.toml");
+    std::fs::write(&file, text).expect("the test's own folder");
+    let mut pipeline = Process::start(&["run".to_owned(), file.display().to_string()], &[], folder, "pipeline");
+    pipeline.wait_for_log("subscribed");
+    let fleet = ["simulate", "--mqtt-broker", &broker, "--rate", "200", "--topic", &topic];
+    (pipeline, Process::start(&fleet, &[], folder, "fleet"), place)
+}
+
+/// Alerts that are pending or fire.
+fn active(prometheus: &Prometheus) -> BTreeSet<String> {
+    let rules = prometheus.rules();
+    let active = rules.iter().filter(|rule| rule["type"] == "alerting" && rule["state"] != "inactive");
+    active.filter_map(|rule| rule["name"].as_str()).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_alert_is_about_what_a_run_exposes_and_is_evaluated_by_a_real_prometheus() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut pipeline, _fleet, place) = run(folder.path());
+    let prometheus = Prometheus::of(&place);
+    let rules = wait_until("every rule to be evaluated", || {
+        let rules = prometheus.rules();
+        let is_known = |rule: &Value| rule["health"].as_str().is_some_and(|health| health != "unknown");
+        (!rules.is_empty() && rules.iter().all(is_known)).then_some(rules)
+    });
+    for rule in &rules {
+        assert_eq!(rule["health"], "ok", "{rule:#}");
+    }
+
+    let port = place.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).expect("a port");
+    let exposed = get(port, "/metrics", None).1;
+    let names: BTreeSet<&str> = exposed.lines().filter_map(|line| line.split(['{', ' ']).next()).collect();
+    let recorded: BTreeSet<&str> = rules.iter().filter_map(|rule| rule["name"].as_str()).collect();
+    let handbook = std::fs::read_to_string(root().join("docs/operations.md")).expect("the handbook");
+    for rule in &rules {
+        let (name, expression) = (rule["name"].as_str().expect("a name"), rule["query"].as_str().expect("PromQL"));
+        for metric in expression::metrics(expression) {
+            assert!(names.contains(metric) || recorded.contains(metric), "{name}: there is no {metric}");
+        }
+        for selector in expression::selectors(expression) {
+            assert!(exposed.contains(&selector), "{name}: nothing has {selector}");
+        }
+        if rule["type"] == "alerting" {
+            let anchor = format!("docs/operations.md#{}", name.to_lowercase());
+            assert_eq!(rule["annotations"]["runbook"], anchor.as_str(), "{name}");
+            assert!(handbook.contains(&format!("\n### {name}\n")), "{name} is not in docs/operations.md");
+            let severity = rule["labels"]["severity"].as_str().expect("a severity");
+            assert!(["P0", "P1", "P2", "P3"].contains(&severity) || name == "Watchdog", "{name}: {severity}");
+        }
+    }
+
+    let only = |alert: &str| BTreeSet::from([alert.to_owned()]);
+    wait_until("the objective to be measured, and nothing to be wrong", || {
+        let missed = prometheus.query("pipeline:slo_latency_missed:ratio_rate5m").expect("an expression");
+        (!missed.is_empty() && active(&prometheus) == only("Watchdog")).then_some(())
+    });
+    pipeline.kill();
+    wait_until("the pipeline's end to be noticed", || active(&prometheus).contains("PipelineDown").then_some(()));
+}
