@@ -13,7 +13,7 @@ mod status;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use commands::{Failure, check, dlq, graph, reconcile, run, schema, spool, stages, status as look, test, top};
 
 // Many small messages are many small allocations; the library leaves the choice to its embedder.
@@ -46,6 +46,8 @@ enum Command {
     Status(look::StatusArguments),
     Top(top::TopArguments),
     Test(test::TestArguments),
+    Completions(commands::describe::CompletionsArguments),
+    Man(commands::describe::ManArguments),
 }
 
 fn main() -> ExitCode {
@@ -72,6 +74,8 @@ fn main() -> ExitCode {
         Command::Status(arguments) => look::run(&arguments),
         Command::Top(arguments) => top::run(&arguments),
         Command::Test(arguments) => test::run(arguments),
+        Command::Completions(arguments) => commands::describe::completions(&arguments, Arguments::command()),
+        Command::Man(arguments) => commands::describe::man(&arguments, Arguments::command()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,7 @@
 //! One file a subcommand.
 
 pub mod check;
+pub mod describe;
 pub mod dlq;
 pub mod graph;
 pub mod reconcile;

@@ -132,3 +132,29 @@ fn a_stop_while_an_outside_is_away_ends_the_run() {
     let (status, log) = run.stop();
     assert_eq!(status.code(), Some(0), "no source has started, so there is nothing to store: {log}");
 }
+
+#[test]
+fn completions_and_the_manual_know_every_subcommand() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_pipeline")).args(arguments).output().expect("the binary runs");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let pages = folder.path().join("man1");
+    run(&["man", pages.to_str().expect("text")]);
+    let help = run(&["--help"]);
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let commands: Vec<&str> = commands.filter_map(|line| line.strip_prefix("  ")?.split(' ').next()).collect();
+    assert!(commands.contains(&"run") && commands.contains(&"completions"), "{help}");
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let text = run(&["completions", shell]);
+        for command in &commands {
+            assert!(text.contains(command), "{shell} does not know {command}");
+        }
+    }
+    for command in commands.iter().filter(|command| **command != "help" && !command.is_empty()) {
+        let page = std::fs::read_to_string(pages.join(format!("pipeline-{command}.1")));
+        assert!(page.is_ok_and(|page| page.contains(".SH SYNOPSIS")), "{command} has no page");
+    }
+}
