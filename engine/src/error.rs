@@ -132,8 +132,22 @@ impl StageError {
         &self.refused
     }
 
+    /// What the reader can do about it, if anything is known.
+    pub fn way_out(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
     /// The whole chain on one line, the hint last.
     pub fn chain(&self) -> String {
+        let text = self.explanation();
+        match &self.hint {
+            Some(hint) => format!("{text}. {hint}"),
+            None => text,
+        }
+    }
+
+    /// The whole chain on one line, without the hint.
+    pub fn explanation(&self) -> String {
         let mut text = self.to_string();
         let mut next = self.source();
         while let Some(error) = next {
@@ -144,10 +158,6 @@ impl StageError {
                 text.push_str(&line);
             }
             next = error.source();
-        }
-        if let Some(hint) = &self.hint {
-            text.push_str(". ");
-            text.push_str(hint);
         }
         text
     }

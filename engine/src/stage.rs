@@ -17,6 +17,7 @@ pub use crate::batch::Batch;
 pub use crate::context::{BuildContext, SourceContext};
 use crate::dlq::{LetterStore, Resender};
 pub use crate::error::{Fault, Refused, StageError};
+pub use crate::examination::{Examination, Finding, Verdict};
 pub use crate::position::Position;
 
 /// A named output of a stage. In `inputs`, `"x"` reads the main port of stage `x` and
@@ -71,6 +72,17 @@ pub trait Source: Send {
         Ok("nothing to reach".to_owned())
     }
 
+    /// Looks at all that this source needs outside, for `pipeline doctor`: each check a finding. Takes back
+    /// whatever it writes there, and disturbs no run that reads meanwhile. Given up after a while, wherever it is then.
+    async fn examine(&mut self, report: &Examination) {
+        examine_by_probe(self.probe().await, report);
+    }
+
+    /// How much this source may keep on disk in the data directory, for `pipeline doctor`; `None` if nothing.
+    fn disk_bounds(&self) -> Option<DiskBounds> {
+        None
+    }
+
     /// A way to send messages to where this source reads, for `pipeline dlq replay`; `None` if there is
     /// none.
     fn resender(&self) -> Option<Box<dyn Resender>> {
@@ -101,6 +113,11 @@ pub trait Transform: Send {
     /// Any error stops the run; bad *rows* are no error, they leave by [`Port::REJECTED`].
     fn apply(&mut self, batch: Batch, out: &mut Emitter) -> Result<(), StageError>;
 
+    /// Looks at what this transform needs outside, for `pipeline doctor`: each check a finding. May block.
+    fn examine(&mut self, report: &Examination) {
+        let _ = report;
+    }
+
     /// What must survive a restart, as of the last batch that was applied; `None` for a transform
     /// without state. The bytes are the transform's own and stay on this machine.
     fn snapshot(&self) -> Option<Vec<u8>> {
@@ -126,6 +143,23 @@ pub trait Transform: Send {
         let _ = out;
         Ok(())
     }
+}
+
+/// What a probe says, as the one finding of a stage without checks of its own.
+pub fn examine_by_probe(outcome: Result<String, StageError>, report: &Examination) {
+    match outcome {
+        Ok(found) => report.pass("reach", found),
+        Err(error) => report.fail("reach", &error),
+    }
+}
+
+/// What a source may keep on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskBounds {
+    /// At most so many bytes.
+    pub bytes_max: u64,
+    /// It takes in nothing more while fewer bytes are free on the file system.
+    pub free_bytes_min: u64,
 }
 
 /// Stores rows outside.
@@ -184,6 +218,12 @@ pub trait Sink: Send {
     /// Why the sink could not run now.
     async fn probe(&mut self) -> Result<String, StageError> {
         Ok("nothing to reach".to_owned())
+    }
+
+    /// Looks at all that this sink needs outside, for `pipeline doctor`: each check a finding. Takes back
+    /// whatever it writes there, and disturbs no run that stores meanwhile. Given up after a while, wherever it is then.
+    async fn examine(&mut self, report: &Examination) {
+        examine_by_probe(self.probe().await, report);
     }
 
     /// What this sink can show of what it has stored, for `pipeline reconcile`; `None` if nothing. Changes

@@ -3,7 +3,8 @@
 //! [`registry`] is the list. One file or folder a stage, in the folder of its kind; a stage knows the
 //! engine, and no other stage. What stages share lies beside them: [`decode`] turns payloads into
 //! columns for every source, `mqtt_client` is the connection of the MQTT source and sink, `postgres` and `s3` are
-//! those of whatever talks to these, `dead_letters` is what the sinks that keep them read back. [`fuzzing`] feeds
+//! those of whatever talks to these, `reach` is what network and TLS say
+//! of a service, `dead_letters` is what the sinks that keep them read back. [`fuzzing`] feeds
 //! hostile input to what reads any.
 
 #[cfg(any(feature = "timescaledb", feature = "parquet"))]
@@ -16,6 +17,8 @@ mod mqtt_client;
 mod postgres;
 #[cfg(feature = "parquet")]
 mod s3;
+#[cfg(any(feature = "mqtt", feature = "timescaledb"))]
+mod reach;
 pub mod sinks;
 pub mod sources;
 pub mod transforms;

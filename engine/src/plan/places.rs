@@ -9,6 +9,7 @@ use super::Plan;
 use crate::dead_letter;
 use crate::dlq::LetterStore;
 use crate::registry::{Built, Kind};
+use crate::stage::DiskBounds;
 
 /// What a spool is called in the folder of its source.
 const SPOOL: &str = "spool";
@@ -53,6 +54,33 @@ impl Plan {
         }
         found.sort_by(|left, right| left.source.cmp(&right.source));
         Ok(found)
+    }
+
+    /// Whether every source can be resumed, and so the run.
+    pub(crate) fn resumes(&self) -> bool {
+        self.nodes.iter().all(|node| match &node.built {
+            Built::Source(built) => built.source.is_resumable(),
+            _ => true,
+        })
+    }
+
+    /// How much its sources and the queues to slow sinks may come to on disk, in the data directory: by stage, and what it
+    /// keeps there.
+    pub fn disk_bounds(&self) -> Vec<(&str, &'static str, DiskBounds)> {
+        let sources = self.nodes.iter().filter_map(|node| match &node.built {
+            Built::Source(built) => Some((node, &built.source)),
+            _ => None,
+        });
+        let resumes = self.resumes();
+        let spools = sources
+            .filter_map(|(node, source)| source.disk_bounds().map(|bounds| (node.name.as_str(), "spool", bounds)));
+        let mut found: Vec<_> = spools.collect();
+        let edges = self.edges.iter().filter(|edge| resumes && self.nodes[edge.to].kind == Kind::Sink);
+        found.extend(edges.map(|edge| {
+            let bounds = DiskBounds { bytes_max: self.settings.overflow_bytes_max, free_bytes_min: 0 };
+            (self.nodes[edge.to].name.as_str(), "overflow", bounds)
+        }));
+        found
     }
 
     /// The dead letters of each sink that collects them and that they can be read back from: the sink's

@@ -10,6 +10,7 @@
 //! stop is left for the next run.
 
 mod edges;
+mod examine;
 mod sink;
 #[cfg(test)]
 mod tests;
@@ -234,11 +235,7 @@ impl Resumption {
     /// `None` if a source of this plan can't be resumed.
     #[expect(clippy::result_large_err, reason = "made once a run")]
     fn of(run: &Run) -> Result<Option<Self>, RunError> {
-        let mut sources = run.plan.nodes.iter().filter_map(|node| match &node.built {
-            Built::Source(built) => Some(built.source.is_resumable()),
-            _ => None,
-        });
-        if !sources.all(|resumable| resumable) {
+        if !run.plan.resumes() {
             return Ok(None);
         }
         let dir = run.plan.settings.data_dir.clone();

@@ -3,6 +3,8 @@
 //! [`Events`] must be polled without a pause: it answers pings and writes what [`Commands`] ask for.
 //! A poll must run to its end: dropping it midway can lose a packet that was half written.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use pipeline_engine::stage::StageError;
@@ -22,6 +24,8 @@ pub(crate) enum Event {
         session_present: bool,
         /// The largest packet it takes.
         packet_bytes_max: u32,
+        /// What else it has told.
+        terms: Terms,
     },
     /// A message has arrived.
     Message(Delivered),
@@ -29,6 +33,25 @@ pub(crate) enum Event {
     Closed,
     /// Nothing that anybody waits for.
     Other,
+}
+
+/// A broker's own limits, told when it accepts us. MQTT 3.1.1 has no words for them: all is then allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Terms {
+    /// Messages that it takes before it has acknowledged the first.
+    pub(crate) in_flight_max: u16,
+    /// The highest QoS that it knows.
+    pub(crate) qos_max: u8,
+    /// How long it keeps our session, if that is not as long as we asked for.
+    pub(crate) session_expiry: Option<Duration>,
+    /// It knows shared subscriptions.
+    pub(crate) shares: bool,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self { in_flight_max: u16::MAX, qos_max: 2, session_expiry: None, shares: true }
+    }
 }
 
 /// A message as the broker delivers it.

@@ -8,6 +8,7 @@
 mod address;
 #[cfg(feature = "embedded-broker")]
 mod embedded;
+mod examine;
 mod fault;
 #[cfg(test)]
 pub(crate) mod fault_broker;
@@ -23,6 +24,7 @@ mod v5;
 pub(crate) use address::Address;
 #[cfg(feature = "embedded-broker")]
 pub(crate) use embedded::EmbeddedBroker;
+pub(crate) use examine::{Visit, let_in, reach};
 pub(crate) use fault::{Lost, LostBy};
 pub(crate) use link::{Commands, Delivered, Event, Events, Receipt, Refusal, Subscribed, open, probe};
 pub(crate) use publisher::Publisher;

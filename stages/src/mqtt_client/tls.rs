@@ -64,6 +64,11 @@ impl TlsConfig {
         self.server_name.as_deref().unwrap_or(&address.host)
     }
 
+    /// The certificates that we show, if any.
+    pub(crate) fn own_certificates(&self) -> Result<Option<Vec<CertificateDer<'static>>>, StageError> {
+        self.cert.as_deref().map(certificates).transpose()
+    }
+
     fn protocols(&self, address: &Address) -> Vec<Vec<u8>> {
         if self.alpn.is_empty() && address.port == 443 && address.is_aws() {
             return vec![AWS_ALPN.as_bytes().to_vec()];

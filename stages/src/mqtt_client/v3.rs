@@ -16,7 +16,7 @@ use secrecy::ExposeSecret;
 use tokio_util::task::TaskTracker;
 
 use super::fault::{self, Lost, LostBy};
-use super::link::{Delivered, Event, Receipt, Refusal, Subscribed};
+use super::link::{Delivered, Event, Receipt, Refusal, Subscribed, Terms};
 use super::settings::{CONNECT_TIMEOUT, PACKET_BYTES_MAX, Session, Settings};
 use super::socket::Socket;
 
@@ -79,7 +79,8 @@ pub(super) async fn poll(events: &mut EventLoop, settings: &Settings) -> Result<
             Event::Message(Delivered { topic: publish.topic, payload: publish.payload, receipt, repeated })
         }
         rumqttc_v4::Event::Incoming(Packet::ConnAck(accepted)) => {
-            Event::Connected { session_present: accepted.session_present, packet_bytes_max: PACKET_BYTES_MAX }
+            let session_present = accepted.session_present;
+            Event::Connected { session_present, packet_bytes_max: PACKET_BYTES_MAX, terms: Terms::default() }
         }
         rumqttc_v4::Event::Outgoing(Outgoing::Disconnect) => Event::Closed,
         _ => Event::Other,

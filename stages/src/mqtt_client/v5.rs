@@ -8,7 +8,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use pipeline_engine::stage::StageError;
 use rumqttc_v5::{
-    AckMode, AsyncClient, Broker, ConnectReturnCode, ConnectionError, DisconnectReasonCode, EventLoop,
+    AckMode, AsyncClient, Broker, ConnAckProperties, ConnectReturnCode, ConnectionError, DisconnectReasonCode, EventLoop,
     IncomingPacketSizeLimit, ManualAck, MqttOptions, NetworkOptions, Outgoing, Packet, PersistedAckMode,
     PersistedSession, PubAck, PubAckReason, PubRec, PubRecReason, PublishNotice, PublishNoticeError, PublishOptions,
     PublishResult, QoS, RetainForwardRule, SessionStore, SessionStoreError, SessionStoreKey, StateError,
@@ -18,7 +18,7 @@ use secrecy::ExposeSecret;
 use tokio_util::task::TaskTracker;
 
 use super::fault::{self, Lost, LostBy};
-use super::link::{Delivered, Event, Receipt, Refusal, Subscribed};
+use super::link::{Delivered, Event, Receipt, Refusal, Subscribed, Terms};
 use super::settings::{CONNECT_TIMEOUT, Direction, PACKET_BYTES_MAX, Session, Settings};
 use super::socket::Socket;
 
@@ -129,15 +129,26 @@ pub(super) async fn poll(events: &mut EventLoop, settings: &Settings) -> Result<
         rumqttc_v5::Event::Incoming(Packet::ConnAck(accepted)) => {
             // It has done its work; with each acknowledgement it would cost a walk through the state.
             events.options.clear_session_store();
-            let told = accepted.properties.and_then(|properties| properties.max_packet_size);
+            let told = accepted.properties.as_ref().and_then(|properties| properties.max_packet_size);
             Event::Connected {
                 session_present: accepted.session_present,
                 packet_bytes_max: told.unwrap_or(PACKET_BYTES_MAX),
+                terms: accepted.properties.map(terms).unwrap_or_default(),
             }
         }
         rumqttc_v5::Event::Outgoing(Outgoing::Disconnect) => Event::Closed,
         _ => Event::Other,
     })
+}
+
+fn terms(told: ConnAckProperties) -> Terms {
+    let otherwise = Terms::default();
+    Terms {
+        in_flight_max: told.receive_max.unwrap_or(otherwise.in_flight_max),
+        qos_max: told.max_qos.unwrap_or(otherwise.qos_max),
+        session_expiry: told.session_expiry_interval.map(|seconds| Duration::from_secs(seconds.into())),
+        shares: told.shared_subscription_available != Some(0),
+    }
 }
 
 pub(super) fn acknowledge(client: &AsyncClient, receipt: Receipt) {

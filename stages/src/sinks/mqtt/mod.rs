@@ -4,6 +4,7 @@
 //! the connection goes midway, only what is not acknowledged is published again, and some of that may
 //! have arrived.
 
+mod examine;
 mod messages;
 
 use arrow::array::RecordBatch;
@@ -13,7 +14,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use pipeline_engine::dead_letter;
 use pipeline_engine::stage::{
-    BuildContext, BuildError, BuiltSink, Group, Grouping, Port, Sink, SinkConfig, StageDoc, StageError,
+    BuildContext, BuildError, BuiltSink, Examination, Group, Grouping, Port, Sink, SinkConfig, StageDoc, StageError,
 };
 use pipeline_engine::units::DurationText;
 use rumqttc_v5::QoS;
@@ -218,6 +219,14 @@ impl Sink for Mqtt {
         }
         mqtt_client::probe(&self.settings).await?;
         Ok("the broker lets us in".to_owned())
+    }
+
+    async fn examine(&mut self, report: &Examination) {
+        #[cfg(feature = "embedded-broker")]
+        if self.broker.wanted {
+            return report.pass("broker", "it starts with the run");
+        }
+        examine::examine(&self.settings, self.qos, report).await;
     }
 
     async fn open(&mut self) -> Result<(), StageError> {

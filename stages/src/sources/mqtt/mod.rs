@@ -8,6 +8,7 @@
 //! content. One that it repeats without the flag (AWS IoT may), or that its publisher repeats, is a
 //! message of its own here: the sinks' keys make one row of it.
 
+mod examine;
 mod intake;
 mod recent;
 mod redelivery;
@@ -24,7 +25,8 @@ use pipeline_engine::dlq::Resender;
 use pipeline_engine::schema::DeclaredSchema;
 use pipeline_engine::spool::{RECORD_BYTES_MAX, SpoolOptions};
 use pipeline_engine::stage::{
-    BuildContext, BuildError, BuiltSource, Port, Source, SourceConfig, SourceContext, StageDoc, StageError,
+    BuildContext, BuildError, BuiltSource, DiskBounds, Examination, Port, Source, SourceConfig, SourceContext, StageDoc,
+    StageError,
 };
 use pipeline_engine::units::{DurationText, SizeText};
 use rumqttc_v5::QoS;
@@ -301,6 +303,14 @@ impl Source for Mqtt {
     async fn probe(&mut self) -> Result<String, StageError> {
         mqtt_client::probe(&self.settings).await?;
         Ok("the broker lets us in".to_owned())
+    }
+
+    async fn examine(&mut self, report: &Examination) {
+        examine::examine(self, report).await;
+    }
+
+    fn disk_bounds(&self) -> Option<DiskBounds> {
+        Some(DiskBounds { bytes_max: self.spool.bytes_max, free_bytes_min: self.spool.free_space_min })
     }
 
     fn resender(&self) -> Option<Box<dyn Resender>> {

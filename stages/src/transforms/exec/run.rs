@@ -5,7 +5,7 @@ use std::time::Duration;
 use arrow::compute::concat_batches;
 use arrow::record_batch::RecordBatch;
 use pipeline_engine::Counter;
-use pipeline_engine::stage::{Batch, Emitter, StageError, Transform};
+use pipeline_engine::stage::{Batch, Emitter, Examination, StageError, Transform};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::program::{Program, Running};
@@ -30,6 +30,15 @@ impl Transform for Exec {
     fn open(&mut self) -> Result<(), StageError> {
         self.running = Some(self.program.start()?);
         Ok(())
+    }
+
+    fn examine(&mut self, report: &Examination) {
+        report.begin("program");
+        match self.program.start() {
+            // Ended when it is dropped: it has been given nothing.
+            Ok(_) => report.pass("program", format!("`{}` starts", self.program.shown())),
+            Err(error) => report.fail("program", &error),
+        }
     }
 
     fn apply(&mut self, batch: Batch, out: &mut Emitter) -> Result<(), StageError> {
