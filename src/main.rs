@@ -1,10 +1,11 @@
 //! The command `pipeline`: reads arguments, runs one subcommand, turns its outcome into an exit code.
 //!
 //! No logic of its own: each subcommand is a file under `commands/` that calls the engine. Exit codes:
-//! 0 finished, 1 the run failed, 2 the file or the command line is wrong. `pipeline status` has its own.
+//! 0 finished, 1 the run failed, 2 the file or the command line is wrong. `pipeline status` and `doctor` have their own.
 
 mod cases;
 mod commands;
+mod doctor;
 mod http;
 mod logging;
 mod reload;
@@ -14,7 +15,9 @@ mod status;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use commands::{Failure, check, dlq, graph, reconcile, run, schema, spool, stages, status as look, test, top};
+use commands::{
+    Failure, check, dlq, doctor as diagnose, graph, reconcile, run, schema, spool, stages, status as look, test, top,
+};
 
 // Many small messages are many small allocations; the library leaves the choice to its embedder.
 #[global_allocator]
@@ -34,6 +37,7 @@ struct Arguments {
 enum Command {
     Run(run::RunArguments),
     Check(check::CheckArguments),
+    Doctor(diagnose::DoctorArguments),
     Graph(graph::GraphArguments),
     Stages(stages::StagesArguments),
     Simulate(simulate::SimulateArgs),
@@ -62,6 +66,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Run(arguments) => run::run(arguments),
         Command::Check(arguments) => check::run(arguments),
+        Command::Doctor(arguments) => diagnose::run(arguments),
         Command::Graph(arguments) => graph::run(arguments),
         Command::Stages(arguments) => stages::run(arguments),
         Command::Simulate(arguments) => commands::simulate::run(arguments),

@@ -3,6 +3,7 @@
 pub mod check;
 pub mod describe;
 pub mod dlq;
+pub mod doctor;
 pub mod graph;
 pub mod reconcile;
 pub mod reload;
@@ -15,7 +16,7 @@ pub mod status;
 pub mod tap;
 pub mod test;
 pub mod top;
-mod watched;
+pub mod watched;
 
 use std::io::{self, IsTerminal};
 use std::path::Path;

@@ -44,18 +44,27 @@ impl Watched {
     /// # Errors
     /// The file is wrong, or says that it answers nowhere.
     pub fn find(arguments: &WatchedArguments) -> Result<Self, Failure> {
-        // A pipeline is asked directly, whatever proxy leads to the rest of the world.
-        let client = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build().map_err(Failure::failed)?;
         let Some(file) = &arguments.file else {
             let url = arguments.url.trim_end_matches('/').to_owned();
-            return Ok(Self { url, token: arguments.token.clone(), client });
+            return Self::new(url, arguments.token.clone());
         };
         let plan = load(file)?;
         let http = plan.http();
         let Some(listen) = http.listen else {
             return Err(Failure::Wrong("error: this pipeline answers nowhere: [http] has listen = \"off\"".to_owned()));
         };
-        Ok(Self { url: format!("http://{}", reachable(listen)), token: http.token.clone(), client })
+        Self::at(listen, http.token.clone())
+    }
+
+    /// The one that answers at this address of this machine.
+    pub fn at(listen: SocketAddr, token: Option<SecretString>) -> Result<Self, Failure> {
+        Self::new(format!("http://{}", reachable(listen)), token)
+    }
+
+    fn new(url: String, token: Option<SecretString>) -> Result<Self, Failure> {
+        // A pipeline is asked directly, whatever proxy leads to the rest of the world.
+        let client = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build().map_err(Failure::failed)?;
+        Ok(Self { url, token, client })
     }
 
     /// What it answers at a path; an error in words otherwise.

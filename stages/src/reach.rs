@@ -145,12 +145,7 @@ fn shake_hands(
 }
 
 /// How long a chain of certificates is still good: as long as the first of them that ends.
-pub(crate) fn tell_validity(
-    check: &'static str,
-    what: &str,
-    chain: &[CertificateDer<'_>],
-    report: &Examination,
-) {
+pub(crate) fn tell_validity(check: &'static str, what: &str, chain: &[CertificateDer<'_>], report: &Examination) {
     let ends = chain.iter().filter_map(|der| {
         let certificate = Certificate::from_der(der.as_ref()).ok()?.tbs_certificate;
         let ends_s = certificate.validity.not_after.to_unix_duration().as_secs();

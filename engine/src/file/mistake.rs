@@ -68,6 +68,13 @@ impl Mistakes {
         Self { file: file.to_owned(), text: masked(text).into_owned(), all: once }
     }
 
+    /// Where a mistake is, counted from 1; `None` where it has no place.
+    pub fn line_and_column(&self, mistake: &Mistake) -> Option<(usize, usize)> {
+        let before = self.text.get(..mistake.place.as_ref()?.start)?;
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        Some((before.matches('\n').count() + 1, before[line_start..].chars().count() + 1))
+    }
+
     /// As a terminal shows it; `styled` with colours.
     pub fn render(&self, styled: bool) -> String {
         let renderer = if styled { Renderer::styled() } else { Renderer::plain() };

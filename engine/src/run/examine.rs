@@ -133,11 +133,7 @@ mod tests {
     impl SinkConfig for OutsideConfig {
         const DOC: StageDoc = DOC;
 
-        fn build(
-            self,
-            _: &arrow::datatypes::SchemaRef,
-            _: &BuildContext,
-        ) -> Result<BuiltSink, BuildError> {
+        fn build(self, _: &arrow::datatypes::SchemaRef, _: &BuildContext) -> Result<BuiltSink, BuildError> {
             Ok(BuiltSink { sink: Box::new(self.0), grouping: Grouping::default(), outputs: Vec::new() })
         }
     }

@@ -8,8 +8,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use pipeline_engine::stage::StageError;
 use rumqttc_v5::{
-    AckMode, AsyncClient, Broker, ConnAckProperties, ConnectReturnCode, ConnectionError, DisconnectReasonCode, EventLoop,
-    IncomingPacketSizeLimit, ManualAck, MqttOptions, NetworkOptions, Outgoing, Packet, PersistedAckMode,
+    AckMode, AsyncClient, Broker, ConnAckProperties, ConnectReturnCode, ConnectionError, DisconnectReasonCode,
+    EventLoop, IncomingPacketSizeLimit, ManualAck, MqttOptions, NetworkOptions, Outgoing, Packet, PersistedAckMode,
     PersistedSession, PubAck, PubAckReason, PubRec, PubRecReason, PublishNotice, PublishNoticeError, PublishOptions,
     PublishResult, QoS, RetainForwardRule, SessionStore, SessionStoreError, SessionStoreKey, StateError,
     SubscribeFilterInput, SubscribeReasonCode, TlsConfiguration, Transport,

@@ -43,7 +43,41 @@ pub(crate) struct Link {
     driver: AbortOnDropHandle<Result<(), tokio_postgres::Error>>,
 }
 
+/// One of the servers that a url names, and that speaks TCP.
+pub(super) struct Place {
+    /// Host and port to connect to.
+    pub socket: String,
+    /// The name that its certificate must be for.
+    pub name: String,
+    pub is_this_machine: bool,
+}
+
 impl Database {
+    /// All servers in the url that speak TCP.
+    pub fn places(&self) -> Vec<Place> {
+        let config = &self.config;
+        let (hosts, addresses, ports) = (config.get_hosts(), config.get_hostaddrs(), config.get_ports());
+        let place = |index: usize| {
+            let port = ports.get(index).or(ports.first()).copied().unwrap_or(5432);
+            let address = addresses.get(index).map(ToString::to_string);
+            let name = match hosts.get(index) {
+                Some(Host::Tcp(name)) => name.clone(),
+                Some(Host::Unix(_)) => return None,
+                None => address.clone()?,
+            };
+            let host = address.unwrap_or_else(|| name.clone());
+            let is_this_machine = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+            let socket = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+            Some(Place { socket, name, is_this_machine })
+        };
+        (0..hosts.len().max(addresses.len())).filter_map(place).collect()
+    }
+
+    /// Whether connections are encrypted, and by which certificates.
+    pub fn encryption(&self) -> (SslMode, &TlsFiles) {
+        (self.config.get_ssl_mode(), &self.tls)
+    }
+
     /// Reads the url. `application` is how the server lists the connection, unless the url says.
     pub fn of_url(url: &SecretString, password: Option<&SecretString>, application: &str) -> Result<Self, BuildError> {
         let (plain, ssl) = split_ssl_parameters(url.expose_secret())?;

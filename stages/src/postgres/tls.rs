@@ -48,6 +48,11 @@ impl TlsFiles {
         Ok(config)
     }
 
+    /// The certificates that we show, if any.
+    pub fn own_certificates(&self) -> Result<Option<Vec<CertificateDer<'static>>>, StageError> {
+        self.certificate.as_deref().map(certificates).transpose()
+    }
+
     fn authorities(&self) -> Result<RootCertStore, StageError> {
         let mut store = RootCertStore::empty();
         let Some(path) = &self.roots else {

@@ -49,7 +49,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use pipeline_engine::dlq::LetterStore;
-use pipeline_engine::stage::{Account, Committed, Group, SchemaComparison, Sink, StageError};
+use pipeline_engine::stage::{Account, Committed, Examination, Group, SchemaComparison, Sink, StageError};
 use pipeline_engine::{Counter, now_us};
 
 use self::account::Objects;
@@ -110,6 +110,10 @@ impl Sink for Parquet {
                             so let only one run write there"
                 .to_owned(),
         })
+    }
+
+    async fn examine(&mut self, report: &Examination) {
+        self.store.examine(report).await;
     }
 
     fn time_column(&self) -> Option<usize> {

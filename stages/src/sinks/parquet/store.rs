@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use pipeline_engine::stage::StageError;
+use pipeline_engine::stage::{Examination, StageError};
 
 /// One Parquet file on its way to the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +27,9 @@ pub(super) enum Guard {
 pub(super) trait Store: Send + Sync {
     /// Reaches the place and finds out whether and how objects can be created there.
     async fn open(&mut self) -> Result<Guard, StageError>;
+
+    /// Looks at all that creating and reading back objects needs, for `pipeline doctor`; leaves nothing behind.
+    async fn examine(&mut self, report: &Examination);
 
     /// The object is there and durable on return. One with the same content that is there already
     /// counts; one with other content is never overwritten.

@@ -56,15 +56,28 @@ impl Ledger {
             self.check_rights(client, oid).await?;
             return Ok(oid);
         }
-        let failed = |error| {
-            let error =
-                while_opening(error, &format!("can't create {}, where the sink's positions are kept", self.table));
-            if error.outside_code() == Some("42501") { error.hint(format!("Run: {};", self.ddl())) } else { error }
-        };
-        make_once(client, &self.table, &self.ddl()).await.map_err(failed)?;
+        make_once(client, &self.table, &self.ddl()).await.map_err(|error| self.not_made(error))?;
         self.oid(client)
             .await?
             .ok_or_else(|| StageError::transient(format!("{} was dropped as it was made", self.table)))
+    }
+
+    /// Whether it can be kept, for `pipeline doctor`: makes it where it is missing, and takes that back. `limits` are
+    /// settings of that transaction.
+    pub async fn rehearse(&self, client: &Client, limits: &str) -> Result<String, StageError> {
+        if let Some(oid) = self.oid(client).await? {
+            self.check_rights(client, oid).await?;
+            return Ok(format!("are kept in {}", self.table));
+        }
+        let made = client.batch_execute(&format!("BEGIN; {limits}; {}", self.ddl())).await;
+        let rolled_back = client.batch_execute("ROLLBACK").await;
+        made.and(rolled_back).map_err(|error| self.not_made(error))?;
+        Ok(format!("will be kept in {}, which can be created", self.table))
+    }
+
+    fn not_made(&self, error: Error) -> StageError {
+        let error = while_opening(error, &format!("can't create {}, where the sink's positions are kept", self.table));
+        if error.outside_code() == Some("42501") { error.hint(format!("Run: {};", self.ddl())) } else { error }
     }
 
     async fn oid(&self, client: &Client) -> Result<Option<u32>, StageError> {

@@ -9,6 +9,7 @@
 //! group is stored twice.**
 
 pub mod copy;
+mod examine;
 mod fence;
 mod late;
 mod ledger;

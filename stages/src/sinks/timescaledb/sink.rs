@@ -13,8 +13,9 @@ use arrow::row::{RowConverter, SortField};
 use async_trait::async_trait;
 use pipeline_engine::Counter;
 use pipeline_engine::dlq::LetterStore;
-use pipeline_engine::stage::{Account, Committed, Fault, Group, SchemaComparison, Sink, StageError};
+use pipeline_engine::stage::{Account, Committed, Examination, Fault, Group, SchemaComparison, Sink, StageError};
 
+use super::examine;
 use super::fence::Fence;
 use super::late::{self, Lanes};
 use super::ledger::Ledger;
@@ -132,6 +133,10 @@ impl Sink for TimescaleDb {
         }
         let direct = nature.on_direct_compress(&server, self.direct_compress);
         Ok(format!("{server}; table {} fits: {nature}, {}; {direct}", table.sql_name(), table.key_text()))
+    }
+
+    async fn examine(&mut self, report: &Examination) {
+        examine::examine(self, report).await;
     }
 
     async fn compare_schema(&mut self) -> Result<Option<SchemaComparison>, StageError> {

@@ -41,6 +41,15 @@ pub(super) struct Column {
     pub required: bool,
 }
 
+/// Something in which a table does not fit what the sink writes.
+pub(super) struct Mistake {
+    /// `columns`, `unique key` or `rights`.
+    pub about: &'static str,
+    pub what: String,
+    /// The statement that mends it.
+    pub mend: String,
+}
+
 /// A column as the catalog has it.
 struct Found {
     name: String,
@@ -143,6 +152,21 @@ impl Table {
 
     /// Compares the table with what the sink writes.
     pub async fn check(&self, client: &Client, server: &Server) -> Result<(), StageError> {
+        let mistakes = self.mistakes(client, server).await?;
+        if mistakes.is_empty() {
+            return Ok(());
+        }
+        let (what, mend): (Vec<_>, Vec<_>) =
+            mistakes.into_iter().map(|Mistake { what, mend, .. }| (what, mend)).unzip();
+        let message = format!("table {} does not fit the input: {}", self.sql_name(), what.join("; "));
+        Err(StageError::permanent(message).hint(format!("To mend it: {}.", mend.join(" "))))
+    }
+
+    /// All in which the table does not fit what the sink writes.
+    ///
+    /// # Errors
+    /// There is no such table, or it can't be looked at.
+    pub async fn mistakes(&self, client: &Client, server: &Server) -> Result<Vec<Mistake>, StageError> {
         let Some((oid, kind)) = self.oid(client).await? else {
             return Err(StageError::permanent(format!("there is no table {}", self.sql_name()))
                 .hint(format!("Set create = true, or run: {};", self.ddl(server).join("; "))));
@@ -151,15 +175,11 @@ impl Table {
             return Err(StageError::permanent(format!("{} is not a table", self.sql_name()))
                 .hint("Binary COPY writes to tables, not to views and foreign tables."));
         }
-        let mut mistakes = self.wrong_columns(&columns_of(client, oid).await?);
-        mistakes.extend(self.wrong_key(client, oid).await?);
-        mistakes.extend(self.missing_rights(client, oid).await?);
-        if mistakes.is_empty() {
-            return Ok(());
-        }
-        let (what, mend): (Vec<_>, Vec<_>) = mistakes.into_iter().unzip();
-        let message = format!("table {} does not fit the input: {}", self.sql_name(), what.join("; "));
-        Err(StageError::permanent(message).hint(format!("To mend it: {}.", mend.join(" "))))
+        let about = |about| move |(what, mend)| Mistake { about, what, mend };
+        let columns = self.wrong_columns(&columns_of(client, oid).await?).into_iter().map(about("columns"));
+        let key = self.wrong_key(client, oid).await?.into_iter().map(about("unique key"));
+        let rights = self.missing_rights(client, oid).await?.into_iter().map(about("rights"));
+        Ok(columns.chain(key).chain(rights).collect())
     }
 
     /// How the rows differ from the table, column by column; `None` if there is no table.

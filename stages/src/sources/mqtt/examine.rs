@@ -34,9 +34,8 @@ async fn subscribe(source: &Mqtt, visit: &Visit, report: &Examination) {
     for (filter, answer) in source.filters.iter().zip(join_all(asked).await) {
         let is_shared = without_group(filter) != filter;
         if is_shared && !visit.terms.shares {
-            let error = StageError::permanent(format!(
-                "the broker knows no shared subscriptions, and \"{filter}\" is one"
-            ));
+            let error =
+                StageError::permanent(format!("the broker knows no shared subscriptions, and \"{filter}\" is one"));
             report.fail("subscription", &error.hint("Subscribe without $share/GROUP/, by one pipeline alone."));
             continue;
         }

@@ -25,8 +25,8 @@ use pipeline_engine::dlq::Resender;
 use pipeline_engine::schema::DeclaredSchema;
 use pipeline_engine::spool::{RECORD_BYTES_MAX, SpoolOptions};
 use pipeline_engine::stage::{
-    BuildContext, BuildError, BuiltSource, DiskBounds, Examination, Port, Source, SourceConfig, SourceContext, StageDoc,
-    StageError,
+    BuildContext, BuildError, BuiltSource, DiskBounds, Examination, Port, Source, SourceConfig, SourceContext,
+    StageDoc, StageError,
 };
 use pipeline_engine::units::{DurationText, SizeText};
 use rumqttc_v5::QoS;

@@ -9,6 +9,7 @@
 //! the look and the write is replaced. Names are made of the content, so another run of the same
 //! pipeline replaces an object by its like.
 
+mod examine;
 mod read;
 
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
-use pipeline_engine::stage::StageError;
+use pipeline_engine::stage::{Examination, StageError};
 
 use super::store::{Guard, Object, Reader, Store, taken};
 use crate::s3::S3Settings;
@@ -121,6 +122,10 @@ impl Bucket {
 impl Store for Bucket {
     fn reader(&self) -> Option<Box<dyn Reader>> {
         Some(self.reader_of())
+    }
+
+    async fn examine(&mut self, report: &Examination) {
+        self.examine_all(report).await;
     }
 
     async fn open(&mut self) -> Result<Guard, StageError> {
