@@ -9,6 +9,7 @@ mod cases;
 mod command_line;
 mod dashboards;
 mod delivery;
+mod doctor;
 mod end_to_end;
 mod examples;
 mod exec;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arrow::array::{ArrayRef, AsArray, StringArray};
 use arrow::record_batch::RecordBatch;
@@ -410,7 +410,7 @@ async fn each_mistake_with_certificates_has_words_of_its_own() {
 }
 
 /// Below the ports that outgoing connections get, and used by no other test.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(22_410);
     loop {
         let port = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -422,13 +422,13 @@ fn free_port() -> u16 {
 }
 
 /// A Mosquitto of one test's own; dropping it ends it.
-struct Mosquitto {
+pub struct Mosquitto {
     child: Child,
 }
 
 impl Mosquitto {
     /// `dir` is `/data` for it, and holds what `conf` names.
-    async fn start(dir: &Path, conf: &str, ports: &[u16]) -> Self {
+    pub async fn start(dir: &Path, conf: &str, ports: &[u16]) -> Self {
         std::fs::write(dir.join("mosquitto.conf"), format!("{conf}log_dest stderr\n")).unwrap();
         let log = std::fs::File::create(dir.join("log")).unwrap();
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/services/services");
@@ -464,21 +464,25 @@ impl Drop for Mosquitto {
 }
 
 /// Authorities and what they signed, as PEM files.
-struct Certificates<'a> {
+pub struct Certificates<'a> {
     dir: &'a Path,
 }
 
 impl Certificates<'_> {
-    /// `ca` signs the servers `good`, `expired` and `elsewhere`, and `client`; `other-ca` signs `stranger`.
-    fn make(dir: &Path) {
+    /// `ca` signs the servers `good`, `expired`, `elsewhere` and `soon` (which ends in ten days), and `client`; `other-ca`
+    /// signs `stranger`.
+    pub fn make(dir: &Path) {
         let files = Certificates { dir };
         let ca = files.authority("ca");
         let other_ca = files.authority("other-ca");
-        files.signed("good", &["localhost"], &ca, false);
-        files.signed("expired", &["localhost"], &ca, true);
-        files.signed("elsewhere", &["elsewhere.test"], &ca, false);
-        files.signed("client", &["device-1"], &ca, false);
-        files.signed("stranger", &["device-1"], &other_ca, false);
+        let until_2021 = Some(Duration::from_secs(1_609_459_200));
+        let in_ten_days = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + Duration::from_secs(10 * 86_400);
+        files.signed("good", &["localhost"], &ca, None);
+        files.signed("expired", &["localhost"], &ca, until_2021);
+        files.signed("elsewhere", &["elsewhere.test"], &ca, None);
+        files.signed("soon", &["localhost"], &ca, Some(in_ten_days));
+        files.signed("client", &["device-1"], &ca, None);
+        files.signed("stranger", &["device-1"], &other_ca, None);
     }
 
     fn authority(&self, name: &str) -> Issuer<'static, KeyPair> {
@@ -491,13 +495,14 @@ impl Certificates<'_> {
         Issuer::new(params, key)
     }
 
-    fn signed(&self, name: &str, names: &[&str], by: &Issuer<'_, KeyPair>, expired: bool) {
+    /// `until`: since 1970.
+    fn signed(&self, name: &str, names: &[&str], by: &Issuer<'_, KeyPair>, until: Option<Duration>) {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names.clone()).unwrap();
         params.distinguished_name.push(DnType::CommonName, &names[0]);
-        if expired {
+        if let Some(until) = until {
             params.not_before = date_time_ymd(2020, 1, 1);
-            params.not_after = date_time_ymd(2021, 1, 1);
+            params.not_after = date_time_ymd(1970, 1, 1) + until;
         }
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, by).unwrap();

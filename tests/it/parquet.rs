@@ -1,7 +1,7 @@
 //! Sink `parquet` against a real S3 store, and its files against the readers that people use.
 
 mod conditions;
-mod old_store;
+pub mod old_store;
 mod resumed;
 
 use std::path::Path;

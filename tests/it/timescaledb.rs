@@ -13,7 +13,7 @@ mod probe;
 mod proxy;
 mod refused;
 mod resumed;
-mod server;
+pub mod server;
 mod stored;
 mod tables;
 
@@ -112,7 +112,7 @@ async fn sink_in(
     UnderTest { sink, context, table: table.to_owned(), client: connect(admin_url).await }
 }
 
-async fn connect(url: &str) -> Client {
+pub async fn connect(url: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("the test's own connection");
     tokio::spawn(connection);
     client

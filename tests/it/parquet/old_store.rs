@@ -126,6 +126,10 @@ impl OldStore {
                 inside.objects.remove(&path);
                 ("204 No Content", Vec::new())
             }
+            // Nobody asks for more than whether it can be listed.
+            ("GET", _) if path.contains("list-type=2") => {
+                ("200 OK", b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>".to_vec())
+            }
             _ => match inside.objects.get(&path) {
                 Some(content) => ("200 OK", content.clone()),
                 None => error("404 Not Found", "NoSuchKey"),

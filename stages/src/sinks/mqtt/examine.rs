@@ -29,19 +29,9 @@ fn tell_limits(settings: &Settings, qos: QoS, visit: &Visit, report: &Examinatio
         report.fail("qos", &error.hint("Set `qos` to what the broker can do."));
     }
     if let Direction::Send { in_flight_max } = settings.direction {
-        if terms.in_flight_max < in_flight_max {
-            report.warn(
-                "window",
-                format!(
-                    "the broker takes {} messages before it has acknowledged the first, and inflight_max is \
-                     {in_flight_max}: its limit holds",
-                    terms.in_flight_max
-                ),
-                "Raise the broker's receive maximum (max_inflight_messages in Mosquitto) if the sink is too slow.",
-            );
-        } else {
-            report.pass("window", format!("{in_flight_max} messages may be on their way at once"));
-        }
+        let limit = if terms.in_flight_max < in_flight_max { ", as many as the broker takes" } else { "" };
+        let allowed = terms.in_flight_max.min(in_flight_max);
+        report.pass("window", format!("{allowed} messages may be on their way at once{limit}"));
     }
     let size = SizeText(visit.packet_bytes_max.into());
     if visit.packet_bytes_max < PACKET_BYTES_MIN {
