@@ -95,10 +95,12 @@ impl Examination {
         let ahead = u64::try_from(theirs.0.saturating_sub(ours.1)).unwrap_or(0);
         let behind = u64::try_from(ours.0.saturating_sub(theirs.1)).unwrap_or(0);
         let (skew, way) = if ahead > 0 { (ahead, "ahead of") } else { (behind, "behind") };
-        let verdict = match skew {
-            0..=SKEW_WARN_US => Verdict::Pass,
-            ..=SKEW_FAIL_US => Verdict::Warn,
-            _ => Verdict::Fail,
+        let verdict = if skew > SKEW_FAIL_US {
+            Verdict::Fail
+        } else if skew > SKEW_WARN_US {
+            Verdict::Warn
+        } else {
+            Verdict::Pass
         };
         let found = if skew <= SKEW_WARN_US {
             format!("the clock of {whose} and this machine's agree")

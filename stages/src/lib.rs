@@ -15,10 +15,10 @@ pub mod fuzzing;
 mod mqtt_client;
 #[cfg(feature = "timescaledb")]
 mod postgres;
-#[cfg(feature = "parquet")]
-mod s3;
 #[cfg(any(feature = "mqtt", feature = "timescaledb"))]
 mod reach;
+#[cfg(feature = "parquet")]
+mod s3;
 pub mod sinks;
 pub mod sources;
 pub mod transforms;

@@ -8,11 +8,21 @@ use super::link::{Commands, Event, Events, Terms, open};
 use super::settings::{Session, Settings};
 use crate::reach::{self, Preface};
 
-/// Network and TLS up to the broker. False where it makes no sense to go on.
-pub(crate) async fn reach(settings: &Settings, report: &Examination) -> bool {
+/// What became of TLS on the way to a broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Handshake {
+    /// The connection is not encrypted.
+    NotWanted,
+    Done,
+    /// The broker's own client has to say why.
+    Failed,
+}
+
+/// Network and TLS up to the broker. `None` where it makes no sense to go on.
+pub(crate) async fn reach(settings: &Settings, report: &Examination) -> Option<Handshake> {
     let place = settings.address.socket();
     if !reach::network(std::slice::from_ref(&place), report).await {
-        return false;
+        return None;
     }
     if !settings.address.tls {
         if settings.login.as_ref().is_some_and(|login| login.password.is_some()) && !is_this_machine(settings) {
@@ -22,23 +32,23 @@ pub(crate) async fn reach(settings: &Settings, report: &Examination) -> bool {
                 "Use mqtts:// in `url`, on the broker's port for encrypted connections.",
             );
         }
-        return true;
+        return Some(Handshake::NotWanted);
     }
     let config = match settings.tls.read(&settings.address) {
         Ok(config) => config,
         Err(error) => {
             report.fail("tls", &error);
-            return false;
+            return None;
         }
     };
     let name = settings.tls.server_name(&settings.address);
-    reach::certificates(&place, name, config, Preface::None, report).await;
+    let is_done = reach::certificates(&place, name, config, Preface::None, report).await;
     match settings.tls.own_certificates() {
         Ok(Some(chain)) => reach::tell_validity("client certificate", "it can be read", &chain, report),
         Ok(None) => {}
         Err(error) => report.fail("client certificate", &error),
     }
-    true
+    Some(if is_done { Handshake::Done } else { Handshake::Failed })
 }
 
 fn is_this_machine(settings: &Settings) -> bool {
@@ -47,7 +57,12 @@ fn is_this_machine(settings: &Settings) -> bool {
 }
 
 /// Comes in for the first time, and leaves no session. `None` where the broker does not let us in.
-pub(crate) async fn let_in(settings: &Settings, client_id: &str, report: &Examination) -> Option<Visit> {
+pub(crate) async fn let_in(
+    settings: &Settings,
+    client_id: &str,
+    handshake: Handshake,
+    report: &Examination,
+) -> Option<Visit> {
     report.begin("login");
     match Visit::make(settings, client_id, Session::Clean).await {
         Ok(visit) => {
@@ -57,8 +72,22 @@ pub(crate) async fn let_in(settings: &Settings, client_id: &str, report: &Examin
             Some(visit)
         }
         Err(lost) => {
-            let check = if lost.by == LostBy::Untrusted { "tls" } else { "login" };
-            report.fail(check, &lost.permanent());
+            match (lost.by, handshake) {
+                (LostBy::Untrusted, _) => report.fail("tls", &lost.permanent()),
+                // Brokers hang up on what is no MQTT, without a word that could be told.
+                (LostBy::Away, Handshake::Failed) => {
+                    let place = settings.address.socket();
+                    let error = StageError::permanent(format!("no TLS came about with \"{place}\": {lost}"));
+                    report.fail(
+                        "tls",
+                        &error.hint(
+                            "Is this the port for encrypted connections? Without encryption write mqtt:// instead of \
+                             mqtts://.",
+                        ),
+                    );
+                }
+                _ => report.fail("login", &lost.permanent()),
+            }
             None
         }
     }

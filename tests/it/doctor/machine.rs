@@ -18,7 +18,7 @@ fn a_typo_in_the_file_is_told_with_its_line_and_a_way_out() {
         "file",
         "file",
         "fail",
-        &["examined.toml:16:", "no stage or port is named \"inn\"", "Did you mean \"in\"?"],
+        &["examined.toml:17:11", "no stage or port is named \"inn\"", "Did you mean \"in\"?"],
     );
 }
 

@@ -55,10 +55,7 @@ fn a_broker_that_never_answers_is_given_up_and_hides_no_other_stage() {
 #[test]
 fn tls_to_a_plain_port_is_told() {
     let found = source(&mqtt_url().replace("mqtt://", "mqtts://"), "").examine();
-    assert_eq!(found.code, 2, "{}", found.text);
-    let told =
-        found.of("in", "tls").into_iter().chain(found.of("in", "login")).map(|(_, text)| text).collect::<String>();
-    assert!(told.contains("does not speak TLS") || told.contains("closed the connection"), "{}", found.text);
+    found.says("in", "tls", "fail", &["Is this the port for encrypted connections?"]).blames_only("in");
 }
 
 #[test]

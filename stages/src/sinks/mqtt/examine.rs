@@ -10,11 +10,9 @@ use crate::mqtt_client::{self, Direction, Settings, Visit};
 const PACKET_BYTES_MIN: u32 = 16 << 10;
 
 pub(super) async fn examine(settings: &Settings, qos: QoS, report: &Examination) {
-    if !mqtt_client::reach(settings, report).await {
-        return;
-    }
+    let Some(handshake) = mqtt_client::reach(settings, report).await else { return };
     let client_id = format!("{}-doctor-{:08x}", settings.client_id, rand::random::<u32>());
-    let Some(visit) = mqtt_client::let_in(settings, &client_id, report).await else { return };
+    let Some(visit) = mqtt_client::let_in(settings, &client_id, handshake, report).await else { return };
     tell_limits(settings, qos, &visit, report);
     if let Err(lost) = visit.leave().await {
         tracing::debug!(%lost, "the broker hung up first");

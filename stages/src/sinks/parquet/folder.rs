@@ -12,7 +12,7 @@ use std::time::UNIX_EPOCH;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use pipeline_engine::stage::{Examination, StageError};
+use pipeline_engine::stage::StageError;
 
 use super::disk::{failed, not_synced, off_the_runtime};
 use super::store::{Guard, Listed, Object, Reader, Store, taken};
@@ -35,14 +35,6 @@ impl Store for Folder {
         let folder = self.clone();
         off_the_runtime(move || folder.prepare()).await?;
         Ok(Guard::Store)
-    }
-
-    async fn examine(&mut self, report: &Examination) {
-        report.begin("folder");
-        match self.open().await {
-            Ok(_) => report.pass("folder", format!("\"{}\" takes files", self.root.display())),
-            Err(error) => report.fail("folder", &error),
-        }
     }
 
     async fn create(&self, object: &Object) -> Result<(), StageError> {

@@ -29,7 +29,14 @@ pub(super) trait Store: Send + Sync {
     async fn open(&mut self) -> Result<Guard, StageError>;
 
     /// Looks at all that creating and reading back objects needs, for `pipeline doctor`; leaves nothing behind.
-    async fn examine(&mut self, report: &Examination);
+    /// Opening writes a probe and removes it, which is all there is to know of a folder.
+    async fn examine(&mut self, report: &Examination) {
+        report.begin("folder");
+        match self.open().await {
+            Ok(_) => report.pass("folder", "files can be written and linked there"),
+            Err(error) => report.fail("folder", &error),
+        }
+    }
 
     /// The object is there and durable on return. One with the same content that is there already
     /// counts; one with other content is never overwritten.

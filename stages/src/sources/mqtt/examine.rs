@@ -15,11 +15,9 @@ use crate::mqtt_client::{self, Direction, Lost, Protocol, Session, Visit};
 
 pub(super) async fn examine(source: &Mqtt, report: &Examination) {
     let settings = &source.settings;
-    if !mqtt_client::reach(settings, report).await {
-        return;
-    }
+    let Some(handshake) = mqtt_client::reach(settings, report).await else { return };
     let client_id = format!("{}-doctor-{:08x}", settings.client_id, rand::random::<u32>());
-    let Some(visit) = mqtt_client::let_in(settings, &client_id, report).await else { return };
+    let Some(visit) = mqtt_client::let_in(settings, &client_id, handshake, report).await else { return };
     subscribe(source, &visit, report).await;
     tell_window(source, report);
     if let Err(lost) = visit.leave().await {
