@@ -115,7 +115,9 @@ pub trait Transform: Send {
 
     /// Looks at what this transform needs outside, for `pipeline doctor`: each check a finding. May block.
     fn examine(&mut self, report: &Examination) {
-        let _ = report;
+        if let Some(outcome) = self.probe() {
+            examine_by_probe(outcome, report);
+        }
     }
 
     /// What must survive a restart, as of the last batch that was applied; `None` for a transform

@@ -44,7 +44,7 @@ pub(crate) struct Link {
 }
 
 /// One of the servers that a url names, and that speaks TCP.
-pub(super) struct Place {
+pub(crate) struct Place {
     /// Host and port to connect to.
     pub socket: String,
     /// The name that its certificate must be for.
@@ -54,7 +54,7 @@ pub(super) struct Place {
 
 impl Database {
     /// All servers in the url that speak TCP.
-    pub fn places(&self) -> Vec<Place> {
+    pub(crate) fn places(&self) -> Vec<Place> {
         let config = &self.config;
         let (hosts, addresses, ports) = (config.get_hosts(), config.get_hostaddrs(), config.get_ports());
         let place = |index: usize| {
@@ -74,7 +74,7 @@ impl Database {
     }
 
     /// Whether connections are encrypted, and by which certificates.
-    pub fn encryption(&self) -> (SslMode, &TlsFiles) {
+    pub(crate) fn encryption(&self) -> (SslMode, &TlsFiles) {
         (self.config.get_ssl_mode(), &self.tls)
     }
 

@@ -4,4 +4,4 @@ mod connect;
 pub(crate) mod fault;
 mod tls;
 
-pub(crate) use self::connect::{Database, Link};
+pub(crate) use self::connect::{Database, Link, Place};

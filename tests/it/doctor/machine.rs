@@ -150,5 +150,5 @@ fn a_table_to_look_up_in_that_is_missing_is_told() {
     let enrich = "[transforms.located]\ntype = \"enrich\"\ninputs = [\"in\"]\ntable = \"/nowhere/devices.csv\"\n\
                   key = \"device_id\"\ncolumns = [\"site\"]\n";
     let found = Patient::new(&format!("{SIMULATOR}{enrich}{}", DISCARD.replace("\"in\"", "\"located\""))).examine();
-    found.says("located", "table", "fail", &["/nowhere/devices.csv"]).blames_only("located");
+    found.says("located", "reach", "fail", &["/nowhere/devices.csv"]).blames_only("located");
 }

@@ -8,12 +8,12 @@ use pipeline_engine::stage::{Examination, Fault, StageError};
 use tokio_postgres::Client;
 use tokio_postgres::config::SslMode;
 
-use super::connect::{Link, Place};
-use super::error::{while_opening, while_writing};
 use super::nature::Nature;
 use super::server::Server;
 use super::sink::TimescaleDb;
 use super::sql_type::SqlType;
+use crate::postgres::fault::{while_opening, while_writing};
+use crate::postgres::{Link, Place};
 use crate::reach::{self, Preface};
 
 /// What the server may keep us waiting for: a running pipeline is not to be held up by us either.

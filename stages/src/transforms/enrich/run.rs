@@ -8,7 +8,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use pipeline_engine::Counter;
 use pipeline_engine::schema::ColumnType;
-use pipeline_engine::stage::{Batch, Emitter, Examination, StageError, Transform};
+use pipeline_engine::stage::{Batch, Emitter, StageError, Transform};
 
 use super::history::shown_time;
 use super::table::{Table, shown_key};
@@ -49,15 +49,6 @@ impl Transform for Enrich {
 
     fn probe(&mut self) -> Option<Result<String, StageError>> {
         self.lookup.as_mut().map(|lookup| lookup.table.probe())
-    }
-
-    fn examine(&mut self, report: &Examination) {
-        let Some(lookup) = &mut self.lookup else { return };
-        report.begin("table");
-        match lookup.table() {
-            Ok(table) => report.pass("table", format!("\"{}\" has {} entries", lookup.path.display(), table.rows())),
-            Err(error) => report.fail("table", &error),
-        }
     }
 
     fn apply(&mut self, batch: Batch, out: &mut Emitter) -> Result<(), StageError> {

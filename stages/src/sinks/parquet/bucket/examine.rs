@@ -6,7 +6,8 @@ use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use pipeline_engine::now_us;
 use pipeline_engine::stage::{Examination, StageError};
 
-use super::{Bucket, code_in, refuses_condition, whole_text};
+use super::{Bucket, refuses_condition};
+use crate::s3::fault::{code_in, whole_text};
 
 /// Stores tell when an object was made to the second.
 const SECOND_US: i64 = 1_000_000;
