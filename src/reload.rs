@@ -16,7 +16,7 @@ use pipeline_engine::{Plan, Run, now_us};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::commands::{Failure, load};
+use crate::commands::{Failure, load_for};
 use crate::http::Server;
 
 /// What has changed, in words; or why nothing has.
@@ -181,7 +181,7 @@ impl Reloader {
             Failure::Told(_) => "it can't be used".to_owned(),
         };
         let text = std::fs::read_to_string(&self.file).map_err(|error| format!("can't read it: {error}"))?;
-        let plan = load(&self.file).map_err(words)?;
+        let plan = load_for(&self.file, false)?;
         if plan.name() != self.name || plan.data_dir() != self.data_dir {
             let why = "it has another `name` or `data_dir`, and so nothing to go on from: restart the pipeline";
             return Err(why.to_owned());

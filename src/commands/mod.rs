@@ -41,10 +41,15 @@ impl Failure {
 }
 
 /// Reads and checks a pipeline file, with the stages that this binary knows.
-pub fn load(file: &Path) -> Result<Plan, Failure> {
+fn load(file: &Path) -> Result<Plan, Failure> {
+    load_for(file, io::stderr().is_terminal()).map_err(Failure::Wrong)
+}
+
+/// The same; mistakes come as text for a terminal, or for anybody else.
+pub fn load_for(file: &Path, is_terminal: bool) -> Result<Plan, String> {
     Plan::load(file, &pipeline_stages::registry()).map_err(|error| match error {
-        PlanError::Mistakes(mistakes) => Failure::Wrong(mistakes.render(io::stderr().is_terminal())),
-        unreadable => Failure::Wrong(format!("error: {unreadable}")),
+        PlanError::Mistakes(mistakes) => mistakes.render(is_terminal),
+        unreadable => format!("error: {unreadable}"),
     })
 }
 

@@ -23,7 +23,9 @@ pub struct RunArguments {
 pub fn run(arguments: RunArguments) -> Result<(), Failure> {
     let plan = load(&arguments.file)?;
     let reloader = Reloader::new(arguments.file, &plan);
-    runtime()?.block_on(run_versions(plan, reloader))
+    let outcome = runtime()?.block_on(run_versions(plan, reloader));
+    status::clear();
+    outcome
 }
 
 /// Runs a plan that was made of no file.
@@ -32,7 +34,9 @@ pub async fn run_plan(plan: Plan) -> Result<(), Failure> {
     let version = Prepared::of(plan);
     let mut server = Server::bind(&version.http, Reloads::none()).await?;
     server.show(&version.http, &version.name, &version.run.stats());
-    run_once(version, stopped(stop)).await
+    let outcome = run_once(version, stopped(stop)).await;
+    status::clear();
+    outcome
 }
 
 /// Runs the plan, and then each version of the file that takes its place.
@@ -72,9 +76,8 @@ async fn run_once(version: Prepared, stop: impl Future<Output = ()> + Send) -> R
         outcome = run.until(stop) => outcome,
         () = status::show(stats) => unreachable!("the status is shown until it is dropped"),
     };
-    status::clear();
     let report = outcome.map_err(Failure::failed)?;
-    eprint!("pipeline \"{name}\" {report}");
+    status::above(|| eprint!("pipeline \"{name}\" {report}"));
     Ok(())
 }
 
