@@ -58,10 +58,7 @@ impl Plan {
 
     /// Whether every source can be resumed, and so the run.
     pub(crate) fn resumes(&self) -> bool {
-        self.nodes.iter().all(|node| match &node.built {
-            Built::Source(built) => built.source.is_resumable(),
-            _ => true,
-        })
+        self.not_resumable().is_none()
     }
 
     /// How much its sources and the queues to slow sinks may come to on disk, in the data directory: by stage, and what it

@@ -11,6 +11,7 @@
 
 mod edges;
 mod examine;
+mod patience;
 mod sink;
 #[cfg(test)]
 mod tests;
@@ -352,7 +353,7 @@ async fn open_all(
     for (index, node) in nodes.iter_mut().enumerate() {
         let Built::Transform(built) = &mut node.built else { continue };
         if !is_prepared {
-            sink::open_transform(built.transform.as_mut(), &node.stats).await.map_err(|error| (index, error))?;
+            transform::open(built.transform.as_mut(), &node.stats).await.map_err(|error| (index, error))?;
         }
         let Some(state) = last.and_then(|last| last.states.get(&node.name)) else { continue };
         if let Err(error) = built.transform.restore(state) {

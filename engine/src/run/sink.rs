@@ -12,17 +12,14 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{Instant as Deadline, timeout_at};
 
+use super::patience::Patience;
 use crate::balance::STORED_BEFORE;
 use crate::batch::Batch;
 use crate::error::{Fault, StageError};
 use crate::position::Position;
 use crate::queue::{Inbox, Outbox};
-use crate::retry::Backoff;
-use crate::stage::{Advance, BuiltSink, Group, Grouping, Port, Sink, Transform};
+use crate::stage::{Advance, BuiltSink, Group, Grouping, Port, Sink};
 use crate::stats::{Counter, StageState, StageStats};
-
-/// How long to wait between two attempts where a person has to mend something.
-const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// An attempt that takes longer is told of, and again each time it has taken twice as long.
 const LONG: Duration = Duration::from_secs(30);
@@ -56,70 +53,6 @@ pub(super) async fn open(sink: &mut dyn Sink, stats: &StageStats, on_permanent: 
             Ok(()) => return Ok(()),
             Err(error) => patience.wait(error, stats, "open").await?,
         }
-    }
-}
-
-/// Opens a transform, waiting for what it reads from outside as long as it takes.
-pub(super) async fn open_transform(transform: &mut dyn Transform, stats: &StageStats) -> Result<(), StageError> {
-    let mut patience = Patience::new(false);
-    loop {
-        match transform.open() {
-            Ok(()) => {
-                stats.set_state_if(StageState::Retrying, StageState::Starting);
-                return Ok(());
-            }
-            Err(error) => patience.wait(error, stats, "open").await?,
-        }
-    }
-}
-
-/// Waits between attempts: not long for an outside that will come back, longer for one that a person has
-/// to mend.
-struct Patience {
-    backoff: Backoff,
-    pauses: bool,
-}
-
-impl Patience {
-    fn new(pauses: bool) -> Self {
-        Self { backoff: Backoff::default(), pauses }
-    }
-
-    /// # Errors
-    /// The error, if trying again is no use.
-    async fn wait(&mut self, error: StageError, stats: &StageStats, what: &str) -> Result<(), StageError> {
-        let wait = match error.fault() {
-            Fault::Transient => {
-                stats.set_state(StageState::Retrying);
-                let wait = self.backoff.next_wait();
-                let attempt = self.backoff.attempts();
-                let ms = wait.as_millis();
-                let cause = error.chain();
-                tracing::warn!(stage = stats.name, attempt, "could not {what}: {cause}; trying again in {ms} ms");
-                wait
-            }
-            Fault::Permanent if self.pauses => {
-                stats.set_state(StageState::Paused);
-                self.backoff.next_wait();
-                let wait = Duration::from_secs(1 << self.backoff.attempts().min(5)).min(PAUSE_MAX);
-                let (seconds, cause) = (wait.as_secs(), error.chain());
-                tracing::error!(stage = stats.name, "paused, could not {what}, trying again in {seconds} s: {cause}");
-                wait
-            }
-            Fault::Permanent | Fault::Data | Fault::Bug => return Err(error),
-        };
-        stats.failed_once(error.chain());
-        let _waits_for_outside = stats.blocked.start();
-        tokio::time::sleep(wait).await;
-        Ok(())
-    }
-
-    /// It worked.
-    fn is_over(&self, stats: &StageStats) {
-        if self.backoff.attempts() > 0 {
-            tracing::info!(stage = stats.name, "stores again after {} attempts", self.backoff.attempts());
-        }
-        stats.set_state(StageState::Running);
     }
 }
 

@@ -5,12 +5,27 @@ use std::sync::Arc;
 use arrow::compute::concat_batches;
 use tokio_util::sync::CancellationToken;
 
+use super::patience::Patience;
 use crate::batch::Batch;
 use crate::checkpoint::{Reports, StateReport};
 use crate::error::StageError;
 use crate::queue::{Arrival, Closed, Inbox, Outbox};
 use crate::stage::{Emitter, Port, Transform};
-use crate::stats::StageStats;
+use crate::stats::{StageState, StageStats};
+
+/// Opens a transform, waiting for what it reads from outside as long as it takes.
+pub(super) async fn open(transform: &mut dyn Transform, stats: &StageStats) -> Result<(), StageError> {
+    let mut patience = Patience::new(false);
+    loop {
+        match transform.open() {
+            Ok(()) => {
+                stats.set_state_if(StageState::Retrying, StageState::Starting);
+                return Ok(());
+            }
+            Err(error) => patience.wait(error, stats, "open").await?,
+        }
+    }
+}
 
 pub(super) struct TransformTask {
     pub transform: Box<dyn Transform>,
