@@ -22,8 +22,10 @@ use pipeline_stages::transforms::dedupe::DedupeConfig;
 use pipeline_stages::transforms::downsample::DownsampleConfig;
 use pipeline_stages::transforms::enrich::EnrichConfig;
 use pipeline_stages::transforms::exec::ExecConfig;
+use pipeline_stages::transforms::filter::FilterConfig;
 use pipeline_stages::transforms::gaps::GapsConfig;
 use pipeline_stages::transforms::geofence::GeofenceConfig;
+use pipeline_stages::transforms::route::RouteConfig;
 use pipeline_stages::transforms::rule::RuleConfig;
 use pipeline_stages::transforms::silence::SilenceConfig;
 use pipeline_stages::transforms::thin::ThinConfig;
@@ -186,6 +188,15 @@ fn validate(criterion: &mut Criterion) {
     run_both(criterion, "validate", "all good, with a pattern", || built::<ValidateConfig>(&text), &good);
 }
 
+/// Half of the readings are warm.
+fn choose(criterion: &mut Criterion) {
+    let batches = batches(0.0);
+    let keep = "keep = \"temperature > 21 AND humidity < 55\"";
+    run_both(criterion, "filter", "keeps half", || built::<FilterConfig>(keep), &batches);
+    let routes = "[routes]\nwarm = \"temperature > 21\"\ndry = \"humidity < 50\"";
+    run_both(criterion, "route", "two ways and the rest", || built::<RouteConfig>(routes), &batches);
+}
+
 fn enrich(criterion: &mut Criterion) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("devices.csv");
@@ -344,5 +355,5 @@ fn messages(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(transforms, validate, enrich, geofence, anomaly, rule, compute, followed, exec);
+criterion_group!(transforms, validate, choose, enrich, geofence, anomaly, rule, compute, followed, exec);
 criterion_main!(transforms);

@@ -8,6 +8,7 @@ mod commands;
 mod doctor;
 mod http;
 mod logging;
+mod reference;
 mod reload;
 mod simulate;
 mod status;
