@@ -2,6 +2,30 @@
 //!
 //! It names no stage and knows no broker, cloud or database. To write a stage, read [`stage`]; to
 //! see how a promise travels, read [`ack`].
+//!
+//! The promise, in small: a source opens it with a batch, and it is kept once every share of the batch is delivered.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use arrow::array::{Int64Array, RecordBatch};
+//! use pipeline_engine::stage::Batch;
+//! use pipeline_engine::{Partition, Span, testing};
+//!
+//! let rows = RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(vec![1, 2, 3])) as _)])?;
+//! let partition = Partition::new("source/0");
+//! let first_to_last = Span::new(1_u64.into(), 3_u64.into());
+//! let received_at_us = 1_767_225_600_000_000;
+//! let batch = Batch::new(rows.clone(), partition.open(first_to_last, received_at_us));
+//!
+//! // Two sinks: each has a share, and the source is told when both have stored theirs.
+//! let (one, other) = batch.split(rows.slice(0, 1), rows.slice(1, 2));
+//! testing::deliver(one);
+//! assert_eq!(partition.progress().borrow().delivered, None);
+//! testing::deliver(other);
+//! assert_eq!(partition.progress().borrow().delivered, Some(3_u64.into()));
+//! # Ok::<(), arrow::error::ArrowError>(())
+//! ```
 
 pub mod ack;
 mod backlog;

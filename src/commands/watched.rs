@@ -22,7 +22,7 @@ const FOLLOWED_MAX: Duration = Duration::from_secs(7 * 86_400);
 /// Which pipeline.
 #[derive(Debug, Args)]
 pub struct WatchedArguments {
-    /// The pipeline file, whose [http] says where it answers and by which token.
+    /// The pipeline file, whose `[http]` says where it answers and by which token.
     #[arg(conflicts_with = "url")]
     file: Option<PathBuf>,
     /// Where it answers.

@@ -6,6 +6,41 @@
 //! those of whatever talks to these, `reach` is what network and TLS say
 //! of a service, `dead_letters` is what the sinks that keep them read back. [`fuzzing`] feeds
 //! hostile input to what reads any.
+//!
+//! A pipeline in a program of one's own, to its end:
+//!
+//! ```
+//! use pipeline_engine::{Plan, Run, Variables};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let text = r#"
+//!     [schema.telemetry]
+//!     device_id   = { type = "text", required = true }
+//!     temperature = "float64"
+//!
+//!     [sources.fleet]
+//!     type = "simulator"
+//!     schema = "telemetry"
+//!     count = 100
+//!     pace = "none"
+//!
+//!     [transforms.warm]
+//!     type = "filter"
+//!     inputs = ["fleet"]
+//!     keep = "temperature > 20"
+//!
+//!     [sinks.nowhere]
+//!     type = "discard"
+//!     inputs = ["warm"]
+//! "#;
+//! let plan = Plan::parse(text, "warm.toml", &pipeline_stages::registry(), &Variables::of_process())?;
+//! let report = Run::new(plan).until(std::future::pending()).await?;
+//! let warm = report.stage("warm").ok_or("a stage of the plan")?;
+//! assert_eq!(warm.rows_in(), 100);
+//! # Ok(())
+//! # }
+//! ```
 
 #[cfg(any(feature = "timescaledb", feature = "parquet"))]
 mod dead_letters;

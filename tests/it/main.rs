@@ -19,6 +19,7 @@ mod lookup_tables;
 mod mqtt;
 mod nab;
 mod oracle;
+mod packages;
 mod parquet;
 mod pipeline_file;
 mod process;

@@ -19,7 +19,7 @@
 //!
 //! Numbers in text are text. Null and a missing key are the same, and refused where the column is
 //! required. A key that leads to a column must not stand twice in one object. Fields that no column
-//! asks for are counted and told once each; they are left out, kept by a column with `rest = true`, or refused, as [`drift`]
+//! asks for are counted and told once each; they are left out, kept by a column with `rest = true`, or refused, as `drift`
 //! says. Arrays and objects may nest 32 deep; what is ignored in
 //! CBOR may nest to 64. A CBOR tag is taken for the value it marks.
 

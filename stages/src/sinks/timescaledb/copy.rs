@@ -30,7 +30,7 @@ const CHUNK_BYTES: usize = 128 << 10;
 const EPOCH_DAYS: i32 = 10_957;
 const EPOCH_US: i64 = EPOCH_DAYS as i64 * 86_400_000_000;
 
-/// The bytes of one COPY, in chunks of [`CHUNK_BYTES`] and a row at most.
+/// The bytes of one COPY, in chunks of `CHUNK_BYTES` and a row at most.
 pub struct Chunks<'a> {
     columns: Vec<Column<'a>>,
     order: &'a [u32],

@@ -4,7 +4,7 @@
 //! binary COPY, sorted by the key, since neighbours in the index then share its pages.
 //!
 //! What makes it safe to send a group again whose commit was never confirmed: behind sources that resume,
-//! its positions, which are in the table `_pipeline_ledger` and move with its rows ([`ledger`]). Behind
+//! its positions, which are in the table `_pipeline_ledger` and move with its rows (`ledger`). Behind
 //! others the key: a row that is there already is a duplicate, counted and skipped. **Without a key such a
 //! group is stored twice.**
 

@@ -1,7 +1,7 @@
 //! Receives messages from an MQTT broker, keeps each on disk, and acknowledges it then.
 //!
 //! The intake holds the connection and appends to the spool; it never waits for the pipeline. The rest is
-//! what every spooled source does: see [`super::spooled`]. So the broker's own queue, beyond whose limit
+//! what every spooled source does: see `sources::spooled`. So the broker's own queue, beyond whose limit
 //! it drops silently, only ever holds what a sync to disk takes.
 //!
 //! **Danger:** a message that the broker repeats is recognised by its DUP flag, its packet id and its

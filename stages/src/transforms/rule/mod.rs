@@ -23,9 +23,9 @@
 //!   each payload here. What is no JSON is a dead letter, unless the rule does not look into it.
 //!
 //! # Evaluation
-//! Names, kinds, constants, patterns and zones are settled when the plan is built ([`bind`]). Operators and
+//! Names, kinds, constants, patterns and zones are settled when the plan is built (`bind`). Operators and
 //! numeric functions over columns of a known kind run as Arrow kernels, everything else row by row
-//! ([`kernels`]). The row-wise evaluator ([`evaluate`]) knows the whole language and is what the kernels are
+//! (`kernels`). The row-wise evaluator (`evaluate`) knows the whole language and is what the kernels are
 //! tested against.
 //!
 //! # What fails
@@ -37,7 +37,7 @@
 //!
 //! # Replay
 //! `timestamp()` is the time of receipt, which a source keeps with a message, and `rand()` and `newuuid()`
-//! are drawn from the row's position ([`dice`]): a replay gives the same rows again.
+//! are drawn from the row's position (`dice`): a replay gives the same rows again.
 
 mod alone;
 mod bind;
