@@ -1,0 +1,52 @@
+//! The engine alone: JSON lines in memory, decoded, validated, enriched, scored, discarded; beside the decoder by itself.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use crate::table::{Line, Target};
+use crate::{Options, fleet, in_memory, median};
+
+const MESSAGES: u64 = in_memory::BATCHES * in_memory::BATCH_ROWS;
+
+pub fn measure(options: &Options) -> Vec<Line> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let table = in_memory::devices(folder.path());
+    let run = |workers: usize| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let started = Instant::now();
+        in_memory::run(&runtime, &table);
+        MESSAGES as f64 / started.elapsed().as_secs_f64()
+    };
+    let (one, decoded) = crate::in_turns(options.rounds, || run(1), decode_only);
+    let (two, one_again) = crate::in_turns(options.rounds, || run(2), || run(1));
+    let share = median(one.clone()) / median(decoded.clone());
+    vec![
+        Line {
+            path: "engine alone, one core".to_owned(),
+            unit: "rows/s",
+            ours: one,
+            limit: Vec::new(),
+            target: Target::AtLeast(2e6),
+            more: format!("{share:.2} of decoding alone, {} rows/s", median(decoded) as u64),
+        },
+        Line {
+            path: "engine alone, two cores to one".to_owned(),
+            unit: "rows/s",
+            ours: two,
+            limit: one_again,
+            target: Target::Ratio(1.8),
+            more: "the limit here is one core".to_owned(),
+        },
+    ]
+}
+
+fn decode_only() -> f64 {
+    let payloads: Vec<String> = (0..in_memory::BATCH_ROWS).map(in_memory::payload).collect();
+    let mut decoder = fleet::decoder();
+    let started = Instant::now();
+    for _ in 0..in_memory::BATCHES {
+        black_box(fleet::decode(&mut decoder, payloads.iter().map(String::as_bytes)));
+    }
+    MESSAGES as f64 / started.elapsed().as_secs_f64()
+}

@@ -1,0 +1,134 @@
+//! JSON lines in memory through a whole pipeline: decoded, validated, enriched, scored, discarded. For the criterion
+//! bench `dag` and for the load harness.
+
+use std::path::Path;
+
+use async_trait::async_trait;
+use pipeline_engine::stage::*;
+use pipeline_engine::{Plan, Run, Span, Variables};
+use pipeline_stages::decode::{Decoder, Format, Message};
+
+pub const BATCHES: u64 = 100;
+pub const BATCH_ROWS: u64 = 8_192;
+
+const PIPELINE: &str = r#"
+    [schema.telemetry]
+    device_id   = { type = "text", required = true }
+    timestamp   = { type = "timestamp", required = true }
+    temperature = "float64"
+    humidity    = "float64"
+    seq         = "int64"
+
+    [sources.payloads]
+    type = "payloads"
+    schema = "telemetry"
+
+    [transforms.valid]
+    type = "validate"
+    inputs = ["payloads"]
+    range = { temperature = [-40, 125], humidity = [0, 100] }
+
+    [transforms.located]
+    type = "enrich"
+    inputs = ["valid"]
+    table = "${TABLE}"
+    key = "device_id"
+    columns = ["site", "model"]
+
+    [transforms.scored]
+    type = "anomaly"
+    inputs = ["located"]
+    metrics = ["temperature", "humidity"]
+    method = "zscore"
+
+    [sinks.nowhere]
+    type = "discard"
+    inputs = ["scored"]
+
+    [sinks.refused]
+    type = "discard"
+    inputs = ["payloads.rejected", "valid.rejected"]
+"#;
+
+/// Decodes the same payloads over and over, as a broker's client would.
+#[derive(serde::Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct PayloadsConfig {
+    schema: String,
+}
+
+struct Payloads {
+    decoder: Decoder,
+    payloads: Vec<String>,
+}
+
+impl SourceConfig for PayloadsConfig {
+    const DOC: StageDoc = StageDoc { type_name: "payloads", summary: "", ports: &[("rejected", "")], failure: "" };
+
+    fn build(self, cx: &BuildContext) -> Result<BuiltSource, BuildError> {
+        let schema = cx.schema("schema", &self.schema)?;
+        let decoder = Decoder::new(Some(&schema), Format::Json, &cx.stage);
+        let outputs = decoder.outputs();
+        let payloads = (0..BATCH_ROWS).map(payload).collect();
+        Ok(BuiltSource { source: Box::new(Payloads { decoder, payloads }), outputs })
+    }
+}
+
+/// One message: 115 bytes, one in a hundred bad.
+pub fn payload(row: u64) -> String {
+    let (device, second) = (row % 1000, row / 1000);
+    let temperature =
+        if row % 100 == 99 { "\"hot\"".to_owned() } else { format!("{:.2}", 20.0 + (row % 37) as f64 / 10.0) };
+    format!(
+        r#"{{"device_id":"device-{device}","timestamp":"2026-01-31T12:00:0{second}.123456Z","temperature":{temperature},"humidity":48.02,"seq":{row}}}"#
+    )
+}
+
+#[async_trait]
+impl Source for Payloads {
+    async fn run(mut self: Box<Self>, cx: SourceContext) -> Result<(), StageError> {
+        let partition = cx.partition("memory");
+        for batch in 0..BATCHES {
+            for payload in &self.payloads {
+                self.decoder.push(Message {
+                    topic: None,
+                    payload: payload.as_bytes(),
+                    received_at_us: 1_769_860_800_000_000,
+                    position: batch.into(),
+                });
+            }
+            let decoded = self.decoder.take();
+            let ack = partition.open(Span::new(batch, batch), 0);
+            let (rows, rejected) = Batch::new(decoded.rows.clone(), ack).split(decoded.rows, decoded.rejected);
+            cx.send(rows).await?;
+            cx.send_to(Port::REJECTED, rejected).await?;
+        }
+        cx.drain(&partition).await
+    }
+}
+
+fn plan(table: &str) -> Plan {
+    let registry = pipeline_stages::registry().with_source::<PayloadsConfig>();
+    let variables = Variables { get: &|name| (name == "TABLE").then(|| table.to_owned()), ..Variables::of_process() };
+    match Plan::parse(PIPELINE, "dag.toml", &registry, &variables) {
+        Ok(plan) => plan,
+        Err(mistakes) => panic!("{mistakes}"),
+    }
+}
+
+/// Writes the table that the pipeline looks devices up in; its path.
+pub fn devices(folder: &Path) -> String {
+    let table = folder.join("devices.csv");
+    let rows: String = (0..1000).map(|device| format!("device-{device},site-{},th-100\n", device % 7)).collect();
+    std::fs::write(&table, format!("device_id,site,model\n{rows}")).expect("writable");
+    table.display().to_string()
+}
+
+/// Runs all batches through the pipeline.
+pub fn run(runtime: &tokio::runtime::Runtime, table: &str) {
+    let run = Run::new(plan(table));
+    let report = runtime
+        .block_on(async { tokio::spawn(run.until(std::future::pending())).await.expect("no panic").expect("it runs") });
+    let refused = report.stage("refused").map_or(0, |sink| sink.rows_stored());
+    assert_eq!(refused, BATCHES * (BATCH_ROWS / 100), "every bad payload is refused");
+}
