@@ -1,10 +1,12 @@
 //! The command `pipeline`: reads arguments, runs one subcommand, turns its outcome into an exit code.
 //!
 //! No logic of its own: each subcommand is a file under `commands/` that calls the engine. Exit codes:
-//! 0 finished, 1 the run failed, 2 the file or the command line is wrong. `pipeline status` and `doctor` have their own.
+//! 0 finished, 1 the run failed, 2 the file or the command line is wrong. `pipeline status`, `doctor` and
+//! `db status` have their own.
 
 mod cases;
 mod commands;
+mod db;
 mod doctor;
 mod http;
 mod logging;
@@ -38,6 +40,7 @@ struct Arguments {
 enum Command {
     Run(run::RunArguments),
     Check(check::CheckArguments),
+    Db(commands::db::DbArguments),
     Doctor(diagnose::DoctorArguments),
     Graph(graph::GraphArguments),
     Stages(stages::StagesArguments),
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Run(arguments) => run::run(arguments),
         Command::Check(arguments) => check::run(arguments),
+        Command::Db(arguments) => commands::db::run(arguments),
         Command::Doctor(arguments) => diagnose::run(arguments),
         Command::Graph(arguments) => graph::run(arguments),
         Command::Stages(arguments) => stages::run(arguments),

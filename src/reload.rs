@@ -129,6 +129,7 @@ pub struct Prepared {
     pub run: Run,
     pub name: String,
     pub http: pipeline_engine::HttpSettings,
+    pub data_dir: PathBuf,
 }
 
 impl Prepared {
@@ -136,8 +137,8 @@ impl Prepared {
         for warning in plan.warnings() {
             tracing::warn!("{warning}");
         }
-        let (name, http) = (plan.name().to_owned(), plan.http().clone());
-        Self { run: Run::new(plan), name, http }
+        let (name, http, data_dir) = (plan.name().to_owned(), plan.http().clone(), plan.data_dir().to_owned());
+        Self { run: Run::new(plan), name, http, data_dir }
     }
 }
 

@@ -69,7 +69,7 @@ pub use backlog::{Backlog, BacklogMeter};
 pub use balance::Balance;
 pub use examination::{Examination, Examined, Finding, Verdict};
 pub use file::{HttpSettings, Mistake, Mistakes, Variables, http_schema, pipeline_schema};
-pub use plan::{GraphFormat, Plan, PlanBuilder, PlanError, SpoolPlace};
+pub use plan::{Declared, GraphFormat, Plan, PlanBuilder, PlanError, SpoolPlace};
 pub use position::{Position, Span};
 pub use registry::{Kind, Registry, StageType};
 pub use report::Report;

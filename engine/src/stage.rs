@@ -5,6 +5,7 @@
 //! input schema without any I/O, and declares the schema of each of its ports; so the plan knows
 //! every edge before anything starts, and a running stage can't meet a missing column.
 
+use std::any::Any;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -249,6 +250,12 @@ pub trait Sink: Send {
     /// The dead letters that this sink has stored, for `pipeline dlq`; `None` if they can't be read back.
     /// Asked only of a sink that reads dead letters.
     fn dead_letters(&self) -> Option<Box<dyn LetterStore>> {
+        None
+    }
+
+    /// What a command made for this type of sink works on, such as a table and its database: found again by its Rust
+    /// type ([`Plan::declared`](crate::Plan::declared)), so that the engine need not know what it is.
+    fn declared(&self) -> Option<Box<dyn Any + Send>> {
         None
     }
 }

@@ -1,7 +1,6 @@
 //! `pipeline dlq`: what was refused, looked at, replayed and deleted.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -15,7 +14,7 @@ use pipeline_engine::time::{format_us, parse_us};
 use pipeline_engine::{Plan, now_us};
 use serde_json::json;
 
-use super::{Failure, load, runtime};
+use super::{Failure, confirmed, load, runtime};
 
 /// Look at the dead letters of a pipeline: what was refused, by which stage and why.
 ///
@@ -342,15 +341,4 @@ async fn purge_letters(arguments: PurgeArguments) -> Result<(), Failure> {
         println!("sink \"{other}\" still has what it kept");
     }
     Ok(())
-}
-
-fn confirmed(question: &str) -> Result<bool, Failure> {
-    if !io::stdin().is_terminal() {
-        return Err(Failure::Wrong(format!("error: {question} Nobody can be asked here: give --yes")));
-    }
-    print!("{question} [y/N] ");
-    io::stdout().flush().map_err(Failure::failed)?;
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer).map_err(Failure::failed)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

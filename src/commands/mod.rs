@@ -1,6 +1,7 @@
 //! One file a subcommand.
 
 pub mod check;
+pub mod db;
 pub mod describe;
 pub mod dlq;
 pub mod doctor;
@@ -18,7 +19,7 @@ pub mod test;
 pub mod top;
 pub mod watched;
 
-use std::io::{self, IsTerminal};
+use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::Path;
 
 use pipeline_engine::{Plan, PlanError};
@@ -56,4 +57,16 @@ pub fn load_for(file: &Path, is_terminal: bool) -> Result<Plan, String> {
 /// The runtime that stages run on: one worker a core.
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::failed)
+}
+
+/// Asks a person; an error where there is none to ask.
+fn confirmed(question: &str) -> Result<bool, Failure> {
+    if !io::stdin().is_terminal() {
+        return Err(Failure::Wrong(format!("error: {question} Nobody can be asked here: give --yes")));
+    }
+    print!("{question} [y/N] ");
+    io::stdout().flush().map_err(Failure::failed)?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer).map_err(Failure::failed)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

@@ -33,7 +33,7 @@ pub async fn run_plan(plan: Plan) -> Result<(), Failure> {
     let stop = stop_signal()?;
     let version = Prepared::of(plan);
     let mut server = Server::bind(&version.http, Reloads::none()).await?;
-    server.show(&version.http, &version.name, &version.run.stats());
+    server.show(&version);
     let outcome = run_once(version, stopped(stop)).await;
     status::clear();
     outcome
@@ -47,7 +47,7 @@ async fn run_versions(plan: Plan, mut reloader: Reloader) -> Result<(), Failure>
     let mut server = Server::bind(&version.http, reloader.reloads.clone()).await?;
     let mut granted = None;
     loop {
-        server.show(&version.http, &version.name, &version.run.stats());
+        server.show(&version);
         if let Some(granted) = granted.take() {
             reloader.tell(granted);
         }

@@ -38,7 +38,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::commands::Failure;
-use crate::reload::Reloads;
+use crate::reload::{Prepared, Reloads};
 use access::Access;
 use health::Health;
 use live::Live;
@@ -91,14 +91,15 @@ impl Server {
     }
 
     /// Answers for this run from now on, and no more for the one before.
-    pub fn show(&mut self, settings: &HttpSettings, pipeline: &str, stats: &Arc<RunStats>) {
+    pub fn show(&mut self, version: &Prepared) {
+        let (settings, pipeline, stats) = (&version.http, version.name.as_str(), version.run.stats());
         let current = Arc::new(Current {
             pipeline: pipeline.to_owned(),
             stats: stats.clone(),
             access: Access::new(settings),
             health: Health::new(stats.clone(), self.reloads.clone()),
             live: Arc::new(Live::start(pipeline, stats.clone())),
-            metrics: metrics::registry(pipeline, stats.clone(), self.reloads.clone()),
+            metrics: metrics::registry(pipeline, stats.clone(), self.reloads.clone(), &version.data_dir),
         });
         if let Some(shared) = &self.shared {
             let before =

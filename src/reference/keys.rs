@@ -28,6 +28,11 @@ fn collect(root: &Value, schema: &Value, prefix: &str, keys: &mut Vec<Key>) {
         if inner["properties"].is_object() {
             collect(root, inner, &format!("{prefix}{key}."), keys);
         }
+        // Tables that the file's author names.
+        let named = resolve(root, &inner["additionalProperties"]);
+        if named["properties"].is_object() {
+            collect(root, named, &format!("{prefix}{key}.NAME."), keys);
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! columns for every source, `mqtt_client` is the connection of the MQTT source and sink, `postgres` and `s3` are
 //! those of whatever talks to these, `reach` is what network and TLS say
 //! of a service, `dead_letters` is what the sinks that keep them read back. [`fuzzing`] feeds
-//! hostile input to what reads any.
+//! hostile input to what reads any. [`db`] is what `pipeline db` does with the tables and objects of two kinds of sink.
 //!
 //! A pipeline in a program of one's own, to its end:
 //!
@@ -42,6 +42,8 @@
 //! # }
 //! ```
 
+#[cfg(all(feature = "timescaledb", feature = "parquet"))]
+pub mod db;
 #[cfg(any(feature = "timescaledb", feature = "parquet"))]
 mod dead_letters;
 pub mod decode;

@@ -8,6 +8,7 @@ mod browser;
 mod cases;
 mod command_line;
 mod dashboards;
+mod db;
 mod delivery;
 mod docs;
 mod doctor;

@@ -21,7 +21,7 @@ use toml::de::{DeTable, DeValue};
 
 pub use builder::PlanBuilder;
 pub use graph::GraphFormat;
-pub use places::SpoolPlace;
+pub use places::{Declared, SpoolPlace};
 
 use crate::file::{self, HttpSettings, KeyPlaces, Mistake, Mistakes, Variables};
 use crate::registry::{Buildable, Built, ConfigTable, Kind, Registry};

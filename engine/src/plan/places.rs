@@ -2,14 +2,18 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 
-use super::Plan;
+use super::{Edge, Plan};
+use crate::checkpoint::CheckpointStore;
 use crate::dead_letter;
 use crate::dlq::LetterStore;
+use crate::position::Position;
 use crate::registry::{Built, Kind};
-use crate::stage::DiskBounds;
+use crate::spool::{FsStorage, inspect};
+use crate::stage::{DiskBounds, Port};
 
 /// What a spool is called in the folder of its source.
 const SPOOL: &str = "spool";
@@ -23,6 +27,17 @@ pub struct SpoolPlace {
     pub dir: PathBuf,
     /// The pipeline has no source of that name any more: nobody reads what is in it.
     pub orphaned: bool,
+}
+
+/// What one sink declares for the commands that know its type.
+#[derive(Debug)]
+pub struct Declared<T> {
+    /// The sink's name.
+    pub sink: String,
+    /// Its inputs, as the pipeline file names them: `valid`, `valid.rejected`.
+    pub inputs: Vec<String>,
+    /// What it declares.
+    pub value: T,
 }
 
 impl Plan {
@@ -54,6 +69,33 @@ impl Plan {
         }
         found.sort_by(|left, right| left.source.cmp(&right.source));
         Ok(found)
+    }
+
+    /// Has the next run read its spools again from the oldest record that they still hold, with transforms as new: for
+    /// sinks whose database was restored and that need older rows than the last checkpoint. Whatever a sink has stored by
+    /// its own positions it leaves out; a sink that keeps none, such as one that publishes, is given it again. Says when the
+    /// oldest record of each spool was received, in microseconds since 1970.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] while the pipeline runs, or as the filesystem says.
+    pub fn rewind(&self) -> io::Result<Vec<(String, Option<i64>)>> {
+        let (store, last) = CheckpointStore::open(Arc::new(FsStorage), self.data_dir())?;
+        let mut checkpoint = last.unwrap_or_default();
+        let mut rewound = Vec::new();
+        for place in self.spools()?.into_iter().filter(|place| !place.orphaned) {
+            let found = inspect(&place.dir, &FsStorage).map_err(io::Error::other)?;
+            let epoch = found.segments.iter().rev().find_map(|segment| segment.epoch);
+            if let (Some(lsns), Some(epoch)) = (found.lsns, epoch) {
+                let before = Position([0, 0, epoch, lsns.start().saturating_sub(1)]);
+                checkpoint.positions.insert(format!("{}/{SPOOL}", place.source), before);
+                rewound.push((place.source, found.oldest_received_at_us));
+            }
+        }
+        // States belong to the place that was left.
+        checkpoint.states.clear();
+        checkpoint.id += 1;
+        store.keep(&checkpoint)?;
+        Ok(rewound)
     }
 
     /// Whether every source can be resumed, and so the run.
@@ -93,6 +135,27 @@ impl Plan {
             }
         }
         found
+    }
+
+    /// What the sinks declare of this type, see [`Sink::declared`](crate::stage::Sink::declared): in the order of the
+    /// plan, each with the inputs of its sink as the pipeline file names them.
+    pub fn declared<T: 'static>(&self) -> Vec<Declared<T>> {
+        let mut found = Vec::new();
+        for (index, node) in self.nodes.iter().enumerate() {
+            if let Built::Sink(built) = &node.built
+                && let Some(Ok(value)) = built.sink.declared().map(|declared| declared.downcast::<T>())
+            {
+                let inputs = self.edges.iter().filter(|edge| edge.to == index).map(|edge| self.input_name(edge));
+                found.push(Declared { sink: node.name.clone(), inputs: inputs.collect(), value: *value });
+            }
+        }
+        found
+    }
+
+    /// `valid`, `valid.rejected`.
+    fn input_name(&self, edge: &Edge) -> String {
+        let from = &self.nodes[edge.from].name;
+        if edge.port == Port::MAIN { from.clone() } else { format!("{from}.{}", edge.port.name()) }
     }
 
     /// The schema that a stage reads; `None` for a source.

@@ -4,10 +4,12 @@
 mod families;
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pipeline_engine::spool::SpoolMeter;
 use pipeline_engine::{RunStats, StageState, StageStats, now_us};
+use pipeline_stages::db::BackupRecord;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
@@ -17,9 +19,12 @@ use crate::reload::Reloads;
 use families::{Families, counter, edge_labels, gauge, histogram, labels};
 
 /// All metrics of a run.
-pub fn registry(pipeline: &str, stats: Arc<RunStats>, reloads: Reloads) -> Registry {
+///
+/// `data_dir` is where backups are noted, which other processes make.
+pub fn registry(pipeline: &str, stats: Arc<RunStats>, reloads: Reloads, data_dir: &Path) -> Registry {
     let mut registry = Registry::with_prefix("pipeline");
-    registry.register_collector(Box::new(RunCollector { pipeline: pipeline.to_owned(), stats, reloads }));
+    let collector = RunCollector { pipeline: pipeline.to_owned(), stats, reloads, data_dir: data_dir.to_owned() };
+    registry.register_collector(Box::new(collector));
     registry
 }
 
@@ -28,6 +33,7 @@ struct RunCollector {
     pipeline: String,
     stats: Arc<RunStats>,
     reloads: Reloads,
+    data_dir: PathBuf,
 }
 
 impl Collector for RunCollector {
@@ -35,6 +41,7 @@ impl Collector for RunCollector {
         let mut families = Families { run: self, encoder };
         families.build_info()?;
         families.reloads()?;
+        families.backup()?;
         families.sources()?;
         families.stages()?;
         families.sinks()?;
@@ -63,6 +70,20 @@ impl Families<'_, '_> {
         let help = "When a version of the pipeline file last took the place of another";
         let mut family = self.encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?;
         gauge(&mut family, &labels, at_us as f64 / 1e6)
+    }
+
+    /// As of when the last backup is that `pipeline db backup` has made; nothing where there is none.
+    fn backup(&mut self) -> fmt::Result {
+        let Some(last) = BackupRecord::of(&self.run.data_dir) else { return Ok(()) };
+        let labels = [("pipeline", self.run.pipeline.as_str())];
+        let name = "backup_last_success_timestamp";
+        let help = "As of when the last backup is that was read back and proven";
+        let mut family = self.encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?;
+        gauge(&mut family, &labels, last.taken_at_us as f64 / 1e6)?;
+        let help = "The size of its dump";
+        let mut family =
+            self.encoder.encode_descriptor("backup_last_size", help, Some(&Unit::Bytes), MetricType::Gauge)?;
+        gauge(&mut family, &labels, last.bytes as f64)
     }
 
     fn build_info(&mut self) -> fmt::Result {

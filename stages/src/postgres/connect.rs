@@ -115,6 +115,54 @@ impl Database {
         Ok(Self { config, tls })
     }
 
+    /// Another database of the same server, with the same login.
+    pub(crate) fn sibling(&self, name: &str) -> Self {
+        let mut sibling = self.clone();
+        sibling.config.dbname(name);
+        sibling
+    }
+
+    /// The database's name.
+    pub(crate) fn name(&self) -> String {
+        // As libpq and the server have it: a database is named as its user unless somebody says otherwise.
+        self.config.get_dbname().or(self.config.get_user()).unwrap_or("postgres").to_owned()
+    }
+
+    /// What makes PostgreSQL's own programs connect as we do. Never shown and never an argument: it holds the password.
+    pub(crate) fn environment(&self) -> Vec<(&'static str, String)> {
+        let config = &self.config;
+        let mut variables = vec![("PGDATABASE", self.name())];
+        let hosts = config.get_hosts().iter().map(|host| match host {
+            Host::Tcp(name) => name.clone(),
+            Host::Unix(path) => path.display().to_string(),
+        });
+        let mut set = |name, value: String| {
+            if !value.is_empty() {
+                variables.push((name, value));
+            }
+        };
+        let list = |values: Vec<String>| values.join(",");
+        set("PGHOST", list(hosts.collect()));
+        set("PGHOSTADDR", list(config.get_hostaddrs().iter().map(ToString::to_string).collect()));
+        set("PGPORT", list(config.get_ports().iter().map(ToString::to_string).collect()));
+        set("PGUSER", config.get_user().unwrap_or_default().to_owned());
+        set("PGPASSWORD", String::from_utf8_lossy(config.get_password().unwrap_or_default()).into_owned());
+        let (mode, tls) = self.encryption();
+        let (mode, verifies) = match mode {
+            SslMode::Disable => ("disable", false),
+            SslMode::Prefer => ("prefer", false),
+            _ => ("verify-full", true),
+        };
+        set("PGSSLMODE", mode.to_owned());
+        let path = |path: &Option<PathBuf>| path.as_ref().map_or_else(String::new, |path| path.display().to_string());
+        let roots = path(&tls.roots);
+        // As here, an authority is trusted that the machine trusts, unless another one is named.
+        set("PGSSLROOTCERT", if roots.is_empty() && verifies { "system".to_owned() } else { roots });
+        set("PGSSLCERT", path(&tls.certificate));
+        set("PGSSLKEY", path(&tls.key));
+        variables
+    }
+
     /// Connects to the first host that answers, and logs in: each within the connect timeout.
     pub async fn connect(&self) -> Result<Link, StageError> {
         let hosts = self.config.get_hosts().len().max(self.config.get_hostaddrs().len());

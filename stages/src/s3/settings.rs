@@ -31,7 +31,17 @@ impl S3Settings {
     /// # Errors
     /// Permanent where nothing gives credentials; transient where what gives them did not answer.
     pub(crate) async fn connect(&self) -> Result<Arc<dyn ObjectStore>, StageError> {
-        let builder = self.builder()?;
+        // The engine is the one place for retries.
+        self.connect_with(RetryConfig { max_retries: 0, retry_timeout: Duration::ZERO, ..RetryConfig::default() }).await
+    }
+
+    /// The same for what runs without the engine, and so retries by itself.
+    pub(crate) async fn connect_patiently(&self) -> Result<Arc<dyn ObjectStore>, StageError> {
+        self.connect_with(RetryConfig::default()).await
+    }
+
+    async fn connect_with(&self, retry: RetryConfig) -> Result<Arc<dyn ObjectStore>, StageError> {
+        let builder = self.builder()?.with_retry(retry);
         let is_set = |key| builder.get_config_value(&key).is_some();
         // Nothing else is left to ask: on a machine outside AWS, this is what no credentials look like.
         let from_instance = !is_set(Key::AccessKeyId)
@@ -84,14 +94,11 @@ impl S3Settings {
         if let Some(endpoint) = &endpoint {
             check_endpoint(endpoint, self.allow_http).map_err(|(text, hint)| StageError::permanent(text).hint(hint))?;
         }
-        // The engine is the one place for retries.
-        let retry = RetryConfig { max_retries: 0, retry_timeout: Duration::ZERO, ..RetryConfig::default() };
         Ok(builder
             .with_allow_http(endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")))
             .with_conditional_put(S3ConditionalPut::ETagMatch)
             // Only the probe is ever deleted, and every store knows how to delete one object.
-            .with_disable_bulk_delete(true)
-            .with_retry(retry))
+            .with_disable_bulk_delete(true))
     }
 
     fn variables(&self) -> Vec<(String, String)> {

@@ -48,6 +48,11 @@ fn run(folder: &Path) -> (Process, Process, String) {
     {
         text = text.replace(&format!("@{name}@"), value);
     }
+    // As `pipeline db backup` leaves it.
+    let taken_at_us = std::time::UNIX_EPOCH.elapsed().expect("a clock after 1970").as_micros();
+    let record = format!(r#"{{"name":"b","place":"p","taken_at_us":{taken_at_us},"bytes":1,"rows":1}}"#);
+    std::fs::create_dir_all(folder.join("state/alarmed")).expect("the test's own folder");
+    std::fs::write(folder.join("state/alarmed/backup.json"), record).expect("the test's own folder");
     let file = folder.join("alarmed.toml");
     std::fs::write(&file, text).expect("the test's own folder");
     let mut pipeline = Process::start(&["run".to_owned(), file.display().to_string()], &[], folder, "pipeline");

@@ -18,17 +18,17 @@ use super::provenance::GROUP;
 
 /// `pipeline.group` of a footer.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-struct GroupText {
+pub(super) struct GroupText {
     rows: u64,
-    advances: Vec<AdvanceText>,
+    pub(super) advances: Vec<AdvanceText>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-struct AdvanceText {
-    input: String,
-    partition: String,
-    from: Option<String>,
-    to: String,
+pub(super) struct AdvanceText {
+    pub(super) input: String,
+    pub(super) partition: String,
+    pub(super) from: Option<String>,
+    pub(super) to: String,
 }
 
 /// Adds up the objects of a sink.
@@ -113,17 +113,21 @@ impl Objects {
     }
 }
 
-fn position(text: &str) -> Result<Position, StageError> {
+pub(super) fn position(text: &str) -> Result<Position, StageError> {
     text.parse().map_err(|error| StageError::permanent(format!("\"{text}\" is no position")).because(error))
 }
 
 fn rows_and_group(content: &Bytes) -> Result<(u64, Option<GroupText>), String> {
     let metadata = ArrowReaderMetadata::load(content, Default::default()).map_err(|error| error.to_string())?;
     let file = metadata.metadata().file_metadata();
-    let entries: &[KeyValue] = file.key_value_metadata().map_or(&[], Vec::as_slice);
+    Ok((u64::try_from(file.num_rows()).unwrap_or(0), group_of(file.key_value_metadata())?))
+}
+
+/// What a footer says of the group; `None` for one without positions.
+pub(super) fn group_of(entries: Option<&Vec<KeyValue>>) -> Result<Option<GroupText>, String> {
+    let entries: &[KeyValue] = entries.map_or(&[], Vec::as_slice);
     let group = entries.iter().find(|entry| entry.key == GROUP).and_then(|entry| entry.value.as_deref());
-    let group = group.map(serde_json::from_str).transpose().map_err(|error| error.to_string())?;
-    Ok((u64::try_from(file.num_rows()).unwrap_or(0), group))
+    group.map(serde_json::from_str).transpose().map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

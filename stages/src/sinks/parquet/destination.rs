@@ -9,13 +9,13 @@ const FORMS: &str = "Write \"s3://bucket/prefix\", or a folder such as \"./data/
 
 /// Where objects go.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Destination {
+pub(crate) enum Destination {
     Bucket { name: String, prefix: Path },
     Folder(PathBuf),
 }
 
 impl Destination {
-    pub(super) fn parse(url: &str) -> Result<Self, BuildError> {
+    pub(crate) fn parse(url: &str) -> Result<Self, BuildError> {
         let refuse = |text: String| BuildError::invalid("url", text).hint(FORMS);
         match url.split_once("://") {
             Some(("s3", rest)) => {

@@ -36,10 +36,12 @@ mod disk;
 mod encode;
 mod folder;
 mod journal;
+mod lake;
 mod letters;
 mod provenance;
 mod store;
 
+use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -55,8 +57,11 @@ use pipeline_engine::{Counter, now_us};
 use self::account::Objects;
 pub use self::config::ParquetConfig;
 use self::days::{Day, split_by_day};
+pub(crate) use self::destination::Destination;
 use self::encode::Encoder;
 use self::journal::{Journal, Staged};
+pub use self::lake::Lake;
+pub(crate) use self::lake::LakeObject;
 use self::letters::{LakeLetters, is_object_of};
 use self::provenance::Provenance;
 use self::store::{Guard, Listed, Object, Store};
@@ -152,6 +157,10 @@ impl Sink for Parquet {
             Some(content) => compare::compare(&self.encoder.schema, &key, content, count).await.map(Some),
             None => Err(StageError::transient(format!("\"{key}\" has gone since it was listed"))),
         }
+    }
+
+    fn declared(&self) -> Option<Box<dyn Any + Send>> {
+        Some(Box::new(Lake::new(self.store.reader()?, &self.owner)))
     }
 
     fn dead_letters(&self) -> Option<Box<dyn LetterStore>> {

@@ -16,11 +16,11 @@ use super::table::{Table, make_once};
 use crate::postgres::fault::while_opening;
 
 /// The table's name, in the schema of the sink's table.
-const NAME: &str = "_pipeline_ledger";
+pub(crate) const NAME: &str = "_pipeline_ledger";
 
 /// The ledger, as one sink of one pipeline uses it.
 #[derive(Debug, Clone)]
-pub(super) struct Ledger {
+pub(crate) struct Ledger {
     table: String,
     pipeline: String,
     sink: String,
@@ -28,7 +28,7 @@ pub(super) struct Ledger {
 
 /// What became of the positions of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(crate) enum Standing {
     /// They are moved on, by the transaction under way.
     Moved,
     /// Not all of them were where the run believes them to be: none of this may be committed.
@@ -41,13 +41,19 @@ impl Ledger {
         Self { table, pipeline: pipeline.to_owned(), sink: sink.to_owned() }
     }
 
-    fn ddl(&self) -> String {
+    /// The statement that makes it.
+    pub fn ddl(&self) -> String {
         format!(
             "CREATE TABLE {} (pipeline text, sink text, input text, partition text, position text NOT NULL, \
              rows_total bigint NOT NULL, updated_at timestamp with time zone NOT NULL DEFAULT now(), \
              PRIMARY KEY (pipeline, sink, input, partition))",
             self.table
         )
+    }
+
+    /// Its table, as SQL takes it.
+    pub fn table(&self) -> &str {
+        &self.table
     }
 
     /// Makes the table where it is missing, and tells its oid.

@@ -79,6 +79,20 @@ struct Condition {
     parameters: Vec<Box<dyn ToSql + Sync + Send>>,
 }
 
+/// The name of the table of replays beside the letters, and the statement that makes it where it is missing.
+pub(crate) fn replay_log_ddl(letters: &Table) -> (String, String) {
+    let log = Table { name: LOG.to_owned(), ..letters.clone() }.sql_name();
+    let ddl = replay_log_ddl_of(&log);
+    (log, ddl)
+}
+
+fn replay_log_ddl_of(log: &str) -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS {log} (pipeline text NOT NULL, letter text NOT NULL, \
+         replayed_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (pipeline, letter))"
+    )
+}
+
 impl TableLetters {
     pub(super) fn new(database: &Database, table: &Table, columns: &LetterColumns, pipeline: &str) -> Self {
         let log = Table { name: LOG.to_owned(), ..table.clone() };
@@ -306,10 +320,7 @@ impl ReplayLog for TableLog {
             (self.place.failed("can't note the replay of"), self.place.log.clone(), self.place.pipeline.clone());
         let client = self.place.client().await?;
         if !self.is_made {
-            let sql = format!(
-                "CREATE TABLE IF NOT EXISTS {log} (pipeline text NOT NULL, letter text NOT NULL, \
-                 replayed_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (pipeline, letter))"
-            );
+            let sql = replay_log_ddl_of(&log);
             client.batch_execute(&sql).await.map_err(&failed)?;
             self.is_made = true;
         }

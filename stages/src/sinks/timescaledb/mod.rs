@@ -9,12 +9,14 @@
 //! group is stored twice.**
 
 pub mod copy;
+mod declared;
 mod examine;
 mod fence;
 mod late;
 mod ledger;
 mod letters;
 mod nature;
+mod rollup;
 mod server;
 mod session;
 mod sink;
@@ -34,14 +36,22 @@ use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::Deserialize;
 
+pub(crate) use self::copy::Chunks;
+pub use self::declared::DeclaredTable;
+pub(crate) use self::ledger::NAME as LEDGER;
+pub(crate) use self::letters::replay_log_ddl;
+pub(crate) use self::rollup::Rollup;
+pub use self::rollup::RollupConfig;
+pub(crate) use self::server::{Server, Timescale};
 pub use self::sql_type::SqlType;
+pub(crate) use self::table::{Column, Table, is_identifier, quoted};
 
+use self::declared::Upkeep;
 use self::fence::Fence;
 use self::ledger::Ledger;
 use self::letters::LetterColumns;
 use self::session::Statements;
 use self::sink::{Counters, Layout, TimescaleDb};
-use self::table::{Column, Table, is_identifier};
 use crate::postgres::Database;
 
 /// `type = "timescaledb"` in a pipeline file.
@@ -101,6 +111,15 @@ pub struct TimescaleDbConfig {
     /// the sink does not open and says why. A preview still, by TimescaleDB's own word.
     #[serde(default)]
     direct_compress: bool,
+    /// How long rows are kept: `pipeline db retention` has older ones dropped, by TimescaleDB's own policy in the
+    /// community edition and by itself elsewhere. Left out: for good. A run of the pipeline drops nothing.
+    retention: Option<DurationText>,
+    /// After what time chunks are compressed, by `pipeline db compress`: the community edition alone can. Left out: never.
+    compress_after: Option<DurationText>,
+    /// Tables or views with a row for each bucket of time, kept by `pipeline db rollups`:
+    /// `[sinks.NAME.rollups.telemetry_hourly]`.
+    #[serde(default)]
+    rollups: BTreeMap<String, RollupConfig>,
     /// A group is written once it holds this many rows.
     #[serde(default = "default_batch_rows")]
     batch_rows: usize,
@@ -117,7 +136,7 @@ pub struct TimescaleDbConfig {
 
 /// What happens to a row whose key is taken by a row with other values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
-enum OnConflict {
+pub(crate) enum OnConflict {
     /// The first row stays, and the other one leaves by `rejected` with the reason `conflict`.
     #[default]
     #[serde(rename = "keep_first")]
@@ -202,6 +221,8 @@ impl SinkConfig for TimescaleDbConfig {
         if self.write_timeout.0 < Duration::from_millis(1) {
             return Err(BuildError::invalid("write_timeout", "no group can be written in no time"));
         }
+        let upkeep = self.upkeep(&table, &cx.stage)?;
+        let stored_names = stored.iter().map(|column| input.field(*column).name().clone()).collect();
         let projected = input.project(&stored).map_err(|error| BuildError::invalid("columns", error.to_string()))?;
         let keeps_letters = *input == dead_letter::schema();
         let sink = TimescaleDb {
@@ -219,6 +240,8 @@ impl SinkConfig for TimescaleDbConfig {
             fence: Fence::new(&cx.pipeline, &cx.stage),
             keeps_positions: false,
             table,
+            upkeep,
+            stored_names,
             create: self.create,
             direct_compress: self.direct_compress,
             write_timeout: self.write_timeout.0,
@@ -313,6 +336,27 @@ impl TimescaleDbConfig {
 }
 
 impl TimescaleDbConfig {
+    /// What `pipeline db` is to keep up.
+    fn upkeep(&self, table: &Table, sink: &str) -> Result<Upkeep, BuildError> {
+        let times = [("retention", self.retention), ("compress_after", self.compress_after)];
+        for (key, _) in times.iter().filter(|(_, given)| given.is_some()) {
+            if table.time.is_none() {
+                return Err(BuildError::invalid(*key, "the table has no time column, so no row of it is old")
+                    .hint("Name the time column (time_column), or remove this key."));
+            }
+        }
+        for (key, given) in times {
+            if given.is_some_and(|given| given.0 < Duration::from_secs(60)) {
+                return Err(BuildError::invalid(key, "rows are kept a minute at least"));
+            }
+        }
+        let retention = self.retention.map(|text| text.0);
+        let rollup = |(name, config): (&String, &RollupConfig)| config.rollup(name, table, retention, sink);
+        let rollups = self.rollups.iter().map(rollup).collect::<Result<_, _>>()?;
+        let compress_after = self.compress_after.map(|text| text.0);
+        Ok(Upkeep { retention, compress_after, rollups, conflict: self.on_conflict })
+    }
+
     /// What tells which of two rows is newer, where that is asked for.
     fn newest_by(&self, columns: &[Column]) -> Result<Option<String>, BuildError> {
         if self.on_conflict != OnConflict::Newest {

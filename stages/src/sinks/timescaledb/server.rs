@@ -9,7 +9,7 @@ use crate::postgres::fault::while_opening;
 
 /// What the sink must know of the server.
 #[derive(Debug)]
-pub(super) struct Server {
+pub(crate) struct Server {
     /// Of PostgreSQL: `17.12`.
     pub version: String,
     /// The extension in this database; `None` on plain PostgreSQL.
@@ -20,7 +20,7 @@ pub(super) struct Server {
 
 /// The TimescaleDB extension.
 #[derive(Debug)]
-pub(super) struct Timescale {
+pub(crate) struct Timescale {
     pub version: String,
     /// Where its functions are.
     pub schema: String,

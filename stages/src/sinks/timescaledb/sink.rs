@@ -3,6 +3,7 @@
 //! After any error but a bad row the connection is dropped, and the next attempt makes a new one:
 //! what state it was in need never be known.
 
+use std::any::Any;
 use std::time::Duration;
 
 use arrow::compute::concat_batches;
@@ -15,6 +16,7 @@ use pipeline_engine::Counter;
 use pipeline_engine::dlq::LetterStore;
 use pipeline_engine::stage::{Account, Committed, Examination, Fault, Group, SchemaComparison, Sink, StageError};
 
+use super::declared::{DeclaredTable, Upkeep};
 use super::examine;
 use super::fence::Fence;
 use super::late::{self, Lanes};
@@ -44,6 +46,10 @@ pub(super) struct TimescaleDb {
     /// The run goes on where an earlier one has ended: the sink keeps its positions, and nobody else may
     /// store by it meanwhile.
     pub keeps_positions: bool,
+    /// For `pipeline db`.
+    pub upkeep: Upkeep,
+    /// The stored columns of the input, in the order of the table's.
+    pub stored_names: Vec<String>,
     pub create: bool,
     pub direct_compress: bool,
     pub write_timeout: Duration,
@@ -163,6 +169,17 @@ impl Sink for TimescaleDb {
         // How many rows one row of a device has replaced says nothing of how many should be there.
         let rows_recorded = rows.filter(|_| self.table.newest_by.is_none());
         Ok(Some(Account { positions, rows_recorded, rows_found, found_in, contradictions: Vec::new() }))
+    }
+
+    fn declared(&self) -> Option<Box<dyn Any + Send>> {
+        Some(Box::new(DeclaredTable {
+            database: self.database.clone(),
+            table: self.table.clone(),
+            stored_names: self.stored_names.clone(),
+            upkeep: self.upkeep.clone(),
+            ledger: self.ledger.clone(),
+            keeps_letters: self.letters.is_some(),
+        }))
     }
 
     fn dead_letters(&self) -> Option<Box<dyn LetterStore>> {

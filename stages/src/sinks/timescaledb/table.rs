@@ -15,7 +15,7 @@ use crate::postgres::fault::while_opening;
 
 /// The table as the sink wants it. All names are plain identifiers (see [`is_identifier`]).
 #[derive(Debug, Clone)]
-pub(super) struct Table {
+pub(crate) struct Table {
     pub schema: Option<String>,
     pub name: String,
     pub columns: Vec<Column>,
@@ -34,7 +34,7 @@ pub(super) struct Table {
 
 /// A column that the sink fills.
 #[derive(Debug, Clone)]
-pub(super) struct Column {
+pub(crate) struct Column {
     pub name: String,
     pub kind: SqlType,
     /// The input has no nulls in it.
@@ -42,7 +42,7 @@ pub(super) struct Column {
 }
 
 /// Something in which a table does not fit what the sink writes.
-pub(super) struct Mistake {
+pub(crate) struct Mistake {
     /// `columns`, `unique key` or `rights`.
     pub about: &'static str,
     pub what: String,
@@ -62,13 +62,13 @@ struct Found {
 }
 
 /// Whether a text can stand in double quotes without further ado: `^[A-Za-z_][A-Za-z0-9_]{0,62}$`.
-pub(super) fn is_identifier(text: &str) -> bool {
+pub(crate) fn is_identifier(text: &str) -> bool {
     let starts = text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
     starts && text.len() <= 63 && text.chars().all(|char| char.is_ascii_alphanumeric() || char == '_')
 }
 
 /// `"a", "b"`.
-pub(super) fn quoted<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn quoted<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     names.into_iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
 }
 
@@ -245,7 +245,8 @@ impl Table {
         differences
     }
 
-    async fn oid(&self, client: &Client) -> Result<Option<(u32, String)>, StageError> {
+    /// Its oid, and what kind of relation it is.
+    pub async fn oid(&self, client: &Client) -> Result<Option<(u32, String)>, StageError> {
         let sql = "SELECT oid, relkind::text FROM pg_class WHERE oid = to_regclass($1)";
         let row = client.query_opt(sql, &[&self.sql_name()]).await.map_err(unreadable)?;
         Ok(row.map(|row| (row.get(0), row.get(1))))

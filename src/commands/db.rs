@@ -1,0 +1,482 @@
+//! `pipeline db`: the tables of a pipeline made, watched, kept up, backed up and brought back.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use pipeline_engine::Plan;
+use pipeline_engine::stage::StageError;
+use pipeline_stages::db::{
+    ArchiveOptions, InitOptions, Manifest, PipelineDatabase, Place, Script, SinkLake, Tools, databases, lakes,
+};
+use secrecy::SecretString;
+
+use super::{Failure, confirmed, load, runtime};
+use crate::db::{outcome, status};
+use crate::doctor;
+
+/// Make, watch and keep up the tables that a pipeline stores in; back them up and bring them back.
+///
+/// All of it works on what the sinks of type "timescaledb" in the pipeline file say: tables, keys, how long rows are kept
+/// (`retention`), when chunks are compressed (`compress_after`), and rollups. Log in as a member of the role
+/// PIPELINE_admin, or as a superuser: by --login, where the sinks log in as somebody with fewer rights.
+#[derive(Debug, Args)]
+pub struct DbArguments {
+    #[command(subcommand)]
+    command: DbCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum DbCommand {
+    Init(InitArguments),
+    Status(StatusArguments),
+    /// Make queries fast again: indexes that are missing or do nobody's work, statistics, autovacuum, chunk intervals.
+    Optimize(ScriptArguments),
+    Retention(RetentionArguments),
+    /// Compress chunks that are older than the `compress_after` of their sink, now and from now on.
+    ///
+    /// TimescaleDB's community edition alone can; elsewhere it is said what to do instead, and exits with 1.
+    Compress(ScriptArguments),
+    Rollups(RollupsArguments),
+    Backup(BackupArguments),
+    Restore(RestoreArguments),
+    Archive(ArchiveArguments),
+    Drill(DrillArguments),
+}
+
+/// Which pipeline, and which of its databases.
+#[derive(Debug, Args)]
+struct Target {
+    /// The pipeline file.
+    file: PathBuf,
+    /// Only this database, where the sinks store in several.
+    #[arg(long, value_name = "NAME")]
+    database: Option<String>,
+    /// Log in by this url and not by that of the sinks: as an owner of the tables, where the pipeline itself may only store
+    /// in them. As a variable, others can't read it.
+    #[arg(long, value_name = "URL", env = "PIPELINE_DB_URL", hide_env_values = true)]
+    login: Option<SecretString>,
+}
+
+/// Make tables, hypertables, keys, indexes, ledgers and roles that are not there yet.
+///
+/// What is there is not altered: what does not fit is told, with what mends it. Three roles are made: PIPELINE_writer
+/// stores rows, PIPELINE_reader reads them, PIPELINE_admin owns the tables. They have no login; make one a member:
+/// CREATE ROLE collector LOGIN PASSWORD '...' IN ROLE iot_writer.
+#[derive(Debug, Args)]
+struct InitArguments {
+    #[command(flatten)]
+    target: Target,
+    /// Print the SQL, which runs with psql as it stands, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Make no roles and grant nothing.
+    #[arg(long)]
+    no_roles: bool,
+}
+
+/// Tell how the tables are: edition, sizes, chunks, ages, what is kept up, the last backup, slow queries.
+///
+/// Exits as monitoring plugins do: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.
+#[derive(Debug, Args)]
+struct StatusArguments {
+    #[command(flatten)]
+    target: Target,
+    /// Print one JSON object on one line.
+    #[arg(long)]
+    json: bool,
+    /// How old the last backup may be.
+    #[arg(long, value_name = "DURATION", default_value = "75m", value_parser = humantime::parse_duration)]
+    backup_max_age: Duration,
+}
+
+/// What commands take that only run a script.
+#[derive(Debug, Args)]
+struct ScriptArguments {
+    #[command(flatten)]
+    target: Target,
+    /// Print the SQL, which runs with psql as it stands, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Drop rows that are older than the `retention` of their sink, by TimescaleDB's policy where the edition has them.
+///
+/// Asks first. Rollups are brought up to date before. What is dropped is gone: `pipeline db archive` keeps it as Parquet.
+#[derive(Debug, Args)]
+struct RetentionArguments {
+    #[command(flatten)]
+    target: Target,
+    /// Print the SQL, which runs with psql as it stands, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
+}
+
+/// Make the rollups of the pipeline file and bring them up to date: continuous aggregates where the edition has them,
+/// tables elsewhere.
+#[derive(Debug, Args)]
+struct RollupsArguments {
+    #[command(flatten)]
+    target: Target,
+    /// Compute them from every row there is, not only where rows may have come.
+    #[arg(long)]
+    all: bool,
+    /// Print the SQL, which runs with psql as it stands, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Dump the database by pg_dump, read the dump back, and call it the newest backup.
+///
+/// Beside the dump lies what it holds: counts and checksums of all tables and the positions of the sinks, of the very same
+/// moment. The pipeline may run meanwhile.
+#[derive(Debug, Args)]
+struct BackupArguments {
+    #[command(flatten)]
+    target: Target,
+    /// A folder, or s3://bucket/prefix with AWS's own variables.
+    #[arg(long, value_name = "PLACE")]
+    to: String,
+    /// Afterwards, delete backups of this database that are older.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    keep: Option<Duration>,
+    /// Where pg_dump and pg_restore are. Default: PATH, and where distributions keep them.
+    #[arg(long, value_name = "FOLDER")]
+    tools: Option<PathBuf>,
+    /// Print the manifest as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Bring a backup back: into a scratch database, compared with its manifest, up to date from the lake, and then in the
+/// place of the database.
+///
+/// Stop the pipeline first. The database that was there is kept under another name. When the pipeline starts again it
+/// goes on from the restored positions.
+#[derive(Debug, Args)]
+struct RestoreArguments {
+    #[command(flatten)]
+    target: Target,
+    /// Where backups lie.
+    #[arg(long, value_name = "PLACE")]
+    from: String,
+    /// Which one, by its name. Default: the newest.
+    #[arg(long, value_name = "NAME")]
+    backup: Option<String>,
+    /// List the backups and do nothing.
+    #[arg(long)]
+    list: bool,
+    /// Leave the tables as of the backup: nothing is put in from the lake.
+    #[arg(long)]
+    no_catch_up: bool,
+    /// Afterwards, have the next run read the spools again from their oldest record, with transforms as new: for tables that
+    /// no lake has. Sinks leave out what they have; what is published or printed comes again.
+    #[arg(long)]
+    rewind: bool,
+    /// Send away whoever is still connected.
+    #[arg(long)]
+    disconnect: bool,
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
+    /// Where pg_restore is. Default: PATH, and where distributions keep it.
+    #[arg(long, value_name = "FOLDER")]
+    tools: Option<PathBuf>,
+    /// Print what was done as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Move old rows to Parquet: exported, read back, compared by the server, and only then dropped.
+///
+/// By whole chunks, or days where a table is no hypertable. Whatever ends it midway, the rows are in the table or in
+/// objects that were proven; run it again, and it goes on.
+#[derive(Debug, Args)]
+struct ArchiveArguments {
+    #[command(flatten)]
+    target: Target,
+    /// Rows that are older than this: 90d.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    older_than: Duration,
+    /// A folder, or s3://bucket/prefix with AWS's own variables. Not needed with --dry-run.
+    #[arg(long, value_name = "PLACE", required_unless_present = "dry_run")]
+    to: Option<String>,
+    /// Only the table of this sink; may be given several times.
+    #[arg(long, value_name = "SINK")]
+    sink: Vec<String>,
+    /// Tell what would be archived, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
+}
+
+/// Try the whole way back: the newest backup into a scratch database, up to date from the lake, compared with all that is
+/// known.
+///
+/// Nothing that the pipeline uses is touched, and it may run meanwhile. Tells how much time would be lost (RPO) and how
+/// long it takes (RTO). Exits with 1 if a row is missing.
+#[derive(Debug, Args)]
+struct DrillArguments {
+    #[command(flatten)]
+    target: Target,
+    /// Where backups lie.
+    #[arg(long, value_name = "PLACE")]
+    from: String,
+    /// How long to wait for the lake to come to where the live tables are.
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = humantime::parse_duration)]
+    patience: Duration,
+    /// Where pg_restore is. Default: PATH, and where distributions keep it.
+    #[arg(long, value_name = "FOLDER")]
+    tools: Option<PathBuf>,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(arguments: DbArguments) -> Result<(), Failure> {
+    let runtime = runtime()?;
+    match arguments.command {
+        DbCommand::Init(arguments) => runtime.block_on(init(arguments)),
+        DbCommand::Status(arguments) => runtime.block_on(status(arguments)),
+        DbCommand::Optimize(ScriptArguments { target, dry_run }) => {
+            runtime.block_on(each(target, dry_run, true, async |database| database.optimize().await))
+        }
+        DbCommand::Retention(RetentionArguments { target, dry_run, yes }) => {
+            runtime.block_on(each(target, dry_run, yes, async |database| database.retention().await))
+        }
+        DbCommand::Compress(ScriptArguments { target, dry_run }) => {
+            runtime.block_on(each(target, dry_run, true, async |database| database.compress().await))
+        }
+        DbCommand::Rollups(RollupsArguments { target, all, dry_run }) => {
+            runtime.block_on(each(target, dry_run, true, async |database| database.rollups(all).await))
+        }
+        DbCommand::Backup(arguments) => runtime.block_on(backup(arguments)),
+        DbCommand::Restore(arguments) => runtime.block_on(restore(arguments)),
+        DbCommand::Archive(arguments) => runtime.block_on(archive(arguments)),
+        DbCommand::Drill(arguments) => runtime.block_on(drill(arguments)),
+    }
+}
+
+fn failed(error: StageError) -> Failure {
+    Failure::failed(error.chain())
+}
+
+impl Target {
+    /// The plan and the databases that are meant.
+    fn open(&self) -> Result<(Plan, Vec<PipelineDatabase>), Failure> {
+        let plan = load(&self.file)?;
+        let mut found = databases(&plan);
+        if found.is_empty() {
+            return Err(Failure::Wrong(format!(
+                "error: no sink of {} is of type \"timescaledb\"",
+                self.file.display()
+            )));
+        }
+        let names: Vec<String> = found.iter().map(|database| format!("\"{}\"", database.name())).collect();
+        if let Some(name) = &self.database {
+            found.retain(|database| database.name() == *name);
+            if found.is_empty() {
+                return Err(Failure::Wrong(format!(
+                    "error: no sink stores in the database \"{name}\"\n  = hint: These are there: {}.",
+                    names.join(", ")
+                )));
+            }
+        }
+        if let Some(url) = &self.login {
+            if found.len() > 1 {
+                let hint = "One login is for one database: name it by --database.";
+                return Err(Failure::Wrong(format!("error: the sinks store in several databases\n  = hint: {hint}")));
+            }
+            let login = pipeline_stages::db::login(url, plan.name())
+                .map_err(|error| Failure::Wrong(format!("error: the login can't be used: {}", error.chain())))?;
+            found = found.into_iter().map(|database| database.by_login(&login)).collect();
+        }
+        Ok((plan, found))
+    }
+
+    /// The one that is meant, for what can't be done to several.
+    fn open_one(&self) -> Result<(Plan, PipelineDatabase), Failure> {
+        let (plan, mut found) = self.open()?;
+        if found.len() > 1 {
+            let names: Vec<String> = found.iter().map(|database| format!("\"{}\"", database.name())).collect();
+            return Err(Failure::Wrong(format!(
+                "error: the sinks store in several databases\n  = hint: Name one by --database: {}.",
+                names.join(", ")
+            )));
+        }
+        Ok((plan, found.remove(0)))
+    }
+}
+
+/// Makes a script for each database, and prints or runs it.
+async fn each(
+    target: Target,
+    dry_run: bool,
+    yes: bool,
+    make: impl AsyncFn(&PipelineDatabase) -> Result<Script, StageError>,
+) -> Result<(), Failure> {
+    for database in target.open()?.1 {
+        let script = make(&database).await.map_err(failed)?;
+        carry_out(&database, &script, dry_run, yes).await?;
+    }
+    Ok(())
+}
+
+async fn carry_out(database: &PipelineDatabase, script: &Script, dry_run: bool, yes: bool) -> Result<(), Failure> {
+    if dry_run {
+        println!("-- database {}", database.place());
+        print!("{script}");
+        return Ok(());
+    }
+    for note in &script.notes {
+        eprintln!("note: {note}");
+    }
+    if !script.drops.is_empty() && !yes {
+        let question = format!("Drop {} for good?", script.drops.join("; and "));
+        if !confirmed(&question)? {
+            println!("nothing was done");
+            return Ok(());
+        }
+    }
+    if script.steps.is_empty() {
+        println!("{}: nothing to do", database.place());
+        return Ok(());
+    }
+    database.run(script, |step| println!("done: {}", step.why)).await.map_err(failed)
+}
+
+async fn init(arguments: InitArguments) -> Result<(), Failure> {
+    let options = InitOptions { without_roles: arguments.no_roles };
+    each(arguments.target, arguments.dry_run, true, async |database| database.init(&options).await).await
+}
+
+async fn status(arguments: StatusArguments) -> Result<(), Failure> {
+    let unknown = |text: String| {
+        println!("UNKNOWN: {text}");
+        Failure::Told(doctor::Status::Unknown.exit_code())
+    };
+    let (plan, found) = match arguments.target.open() {
+        Ok(opened) => opened,
+        Err(Failure::Failed(text) | Failure::Wrong(text)) => return Err(unknown(text)),
+        Err(told) => return Err(told),
+    };
+    let mut all = Vec::new();
+    for database in &found {
+        match database.status().await {
+            Ok(status) => all.push(status),
+            Err(error) => {
+                println!("CRITICAL: {}", error.chain());
+                return Err(Failure::Told(doctor::Status::Critical.exit_code()));
+            }
+        }
+    }
+    let last_backup = found.first().and_then(PipelineDatabase::last_backup);
+    let overview = status::Overview {
+        pipeline: plan.name().to_owned(),
+        databases: all,
+        backup: status::backup_finding(last_backup.as_ref(), arguments.backup_max_age),
+        last_backup,
+    };
+    if arguments.json {
+        println!("{}", overview.json());
+    } else {
+        print!("{}", overview.text());
+    }
+    match overview.status().exit_code() {
+        0 => Ok(()),
+        code => Err(Failure::Told(code)),
+    }
+}
+
+async fn backup(arguments: BackupArguments) -> Result<(), Failure> {
+    let (_, found) = arguments.target.open()?;
+    let place = Place::open(&arguments.to).await.map_err(failed)?;
+    for database in found {
+        let tools = database.tools(arguments.tools.as_deref()).await.map_err(failed)?;
+        let manifest = database.back_up(&place, &tools, arguments.keep).await.map_err(failed)?;
+        if arguments.json {
+            println!("{}", serde_json::to_string(&manifest).map_err(Failure::failed)?);
+        } else {
+            println!("{}", outcome::backup(&manifest, place.shown()));
+        }
+    }
+    Ok(())
+}
+
+async fn restore(arguments: RestoreArguments) -> Result<(), Failure> {
+    let (plan, database) = arguments.target.open_one()?;
+    let place = Place::open(&arguments.from).await.map_err(failed)?;
+    if arguments.list {
+        for manifest in Manifest::all(&place, &database.name()).await.map_err(failed)? {
+            println!("{}", outcome::backup(&manifest, place.shown()));
+        }
+        return Ok(());
+    }
+    let tools: Tools = database.tools(arguments.tools.as_deref()).await.map_err(failed)?;
+    let which = arguments.backup.as_deref().unwrap_or("the newest backup");
+    let question = format!("Put {which} from {} in the place of {}?", place.shown(), database.place());
+    if !arguments.yes && !confirmed(&question)? {
+        println!("nothing was done");
+        return Ok(());
+    }
+    let mut lakes: Vec<SinkLake> = if arguments.no_catch_up { Vec::new() } else { lakes(&plan) };
+    let done = database.restore(&place, arguments.backup.as_deref(), &tools, &mut lakes, arguments.disconnect).await;
+    let done = done.map_err(failed)?;
+    if arguments.json {
+        println!("{}", serde_json::to_string(&done).map_err(Failure::failed)?);
+    } else {
+        print!("{}", outcome::restored(&done, &database.name()));
+    }
+    if arguments.rewind {
+        let rewound = plan.rewind().map_err(|error| {
+            Failure::failed(format!("the database is restored, and the spools are not rewound: {error}"))
+        })?;
+        for (source, oldest_us) in rewound {
+            eprintln!("{}", outcome::rewound(&source, oldest_us));
+        }
+    }
+    Ok(())
+}
+
+async fn archive(arguments: ArchiveArguments) -> Result<(), Failure> {
+    let (_, database) = arguments.target.open_one()?;
+    let options = ArchiveOptions { older_than: arguments.older_than, sinks: arguments.sink };
+    let due = database.to_archive(&options).await.map_err(failed)?;
+    let Some(to) = arguments.to.filter(|_| !arguments.dry_run) else {
+        for parcel in &due {
+            println!("{}", outcome::due(parcel));
+        }
+        println!("{} parcels would be archived", due.len());
+        return Ok(());
+    };
+    if due.is_empty() {
+        println!("nothing is older");
+        return Ok(());
+    }
+    let question = format!("Move {} parcels of {} to {to}?", due.len(), database.place());
+    if !arguments.yes && !confirmed(&question)? {
+        println!("nothing was done");
+        return Ok(());
+    }
+    let place = Place::open(&to).await.map_err(failed)?;
+    database.archive(&place, &options, |done| println!("{}", outcome::archived(done))).await.map_err(failed)
+}
+
+async fn drill(arguments: DrillArguments) -> Result<(), Failure> {
+    let (plan, database) = arguments.target.open_one()?;
+    let place = Place::open(&arguments.from).await.map_err(failed)?;
+    let tools = database.tools(arguments.tools.as_deref()).await.map_err(failed)?;
+    let mut lakes = lakes(&plan);
+    let report = database.drill(&plan, &place, &tools, &mut lakes, arguments.patience).await.map_err(failed)?;
+    if arguments.json {
+        println!("{}", serde_json::to_string(&report).map_err(Failure::failed)?);
+    } else {
+        print!("{}", outcome::drill(&report));
+    }
+    if report.passed() { Ok(()) } else { Err(Failure::Told(1)) }
+}
