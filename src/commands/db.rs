@@ -176,7 +176,7 @@ struct RestoreArguments {
     /// no lake has. Sinks leave out what they have; what is published or printed comes again.
     #[arg(long)]
     rewind: bool,
-    /// Send away whoever is still connected.
+    /// Send away whoever is still connected and is no pipeline.
     #[arg(long)]
     disconnect: bool,
     /// Do not ask.

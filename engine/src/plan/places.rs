@@ -36,6 +36,8 @@ pub struct Declared<T> {
     pub sink: String,
     /// Its inputs, as the pipeline file names them: `valid`, `valid.rejected`.
     pub inputs: Vec<String>,
+    /// It has every row: the source waits for it, and it never goes without.
+    pub required: bool,
     /// What it declares.
     pub value: T,
 }
@@ -146,7 +148,8 @@ impl Plan {
                 && let Some(Ok(value)) = built.sink.declared().map(|declared| declared.downcast::<T>())
             {
                 let inputs = self.edges.iter().filter(|edge| edge.to == index).map(|edge| self.input_name(edge));
-                found.push(Declared { sink: node.name.clone(), inputs: inputs.collect(), value: *value });
+                let (sink, required) = (node.name.clone(), node.required);
+                found.push(Declared { sink, inputs: inputs.collect(), required, value: *value });
             }
         }
         found

@@ -23,7 +23,7 @@ use super::{PipelineDatabase, SinkTable, catalog, fingerprint};
 use crate::postgres::Database;
 use crate::postgres::fault::while_opening;
 use crate::sinks::parquet::{Lake, LakeObject};
-use crate::sinks::timescaledb::{Chunks, OnConflict, SqlType, quoted};
+use crate::sinks::timescaledb::{Chunks, OnConflict, SqlType};
 
 /// Objects that were made so long before the first one that matters are not looked at any more: the clock of a store counts
 /// whole seconds, and a group that was staged before a crash comes later than it should.
@@ -31,6 +31,8 @@ const LOOK_BACK_US: i64 = 3_600_000_000;
 const TEMPORARY: &str = "_pipeline_catch_up";
 /// Which of the rows came first.
 const ORDINAL: &str = "_pipeline_ordinal";
+/// Whether the row is of a group that the restored ledger is in the middle of.
+const PARTLY: &str = "_pipeline_partly_known";
 
 /// The lake of a sink, and what it reads.
 pub type SinkLake = Declared<Lake>;
@@ -102,15 +104,21 @@ impl PipelineDatabase {
         client.batch_execute("BEGIN").await.map_err(failed)?;
         let columns: Vec<String> =
             table.table.columns.iter().map(|column| format!("\"{}\" {}", column.name, column.kind.name())).collect();
-        let create =
-            format!("CREATE TEMPORARY TABLE {TEMPORARY} ({}, \"{ORDINAL}\" bigint) ON COMMIT DROP", columns.join(", "));
+        let create = format!(
+            "CREATE TEMPORARY TABLE {TEMPORARY} ({}, \"{ORDINAL}\" bigint, \"{PARTLY}\" boolean) ON COMMIT DROP",
+            columns.join(", ")
+        );
         client.batch_execute(&create).await.map_err(failed)?;
         let others = lake.inputs.iter().any(|input| !inputs.contains(input));
         let mut reached = known.clone();
+        let mut given = 0;
         for object in &beyond {
+            let partly = is_partly_known(object, inputs, &known);
             for rows in &object.rows {
                 let rows = if others { without_own(rows, &table.sink)? } else { rows.clone() };
-                done.rows_read = put(table, &rows, done.rows_read, client).await?;
+                put(table, &rows, done.rows_read, partly, client).await?;
+                done.rows_read += rows.num_rows() as u64;
+                given += if partly { 0 } else { rows.num_rows() as u64 };
             }
             for advance in object.advances.iter().flatten().filter(|advance| inputs.contains(&advance.input)) {
                 let place = reached.entry((advance.input.clone(), advance.partition.clone())).or_default();
@@ -118,11 +126,12 @@ impl PipelineDatabase {
             }
         }
         client.batch_execute(&format!("ANALYZE {TEMPORARY}")).await.map_err(failed)?;
-        let (insert, missing) = statements(table);
+        let Statements { new, insert, missing } = statements(table);
+        let count = |row: tokio_postgres::Row| u64::try_from(row.get::<_, i64>(0)).unwrap_or(0);
+        given += count(client.query_one(&new, &[]).await.map_err(failed)?);
         done.rows_added = client.execute(&insert, &[]).await.map_err(failed)?;
-        let row = client.query_one(&missing, &[]).await.map_err(failed)?;
-        done.missing = u64::try_from(row.get::<_, i64>(0)).unwrap_or(0);
-        self.move_ledger(table, &reached, client).await?;
+        done.missing = count(client.query_one(&missing, &[]).await.map_err(failed)?);
+        self.move_ledger(table, &reached, given, client).await?;
         client.batch_execute("COMMIT").await.map_err(failed)?;
         Ok(done)
     }
@@ -134,8 +143,15 @@ impl PipelineDatabase {
         Ok(committed.into_iter().map(|at| ((at.input, at.partition), at.position)).collect())
     }
 
-    /// The next run is not to store again what came from the lake.
-    async fn move_ledger(&self, table: &SinkTable, reached: &Positions, client: &Client) -> Result<(), StageError> {
+    /// The next run is not to store again what came from the lake; the rows that the sink would have been `given` count as
+    /// given.
+    async fn move_ledger(
+        &self,
+        table: &SinkTable,
+        reached: &Positions,
+        given: u64,
+        client: &Client,
+    ) -> Result<(), StageError> {
         if reached.is_empty() {
             return Ok(());
         }
@@ -147,13 +163,16 @@ impl PipelineDatabase {
         }
         let sql = format!(
             "INSERT INTO {ledger} AS ledger (pipeline, sink, input, partition, position, rows_total) \
-             VALUES ($1, $2, $3, $4, $5, 0) ON CONFLICT (pipeline, sink, input, partition) \
-             DO UPDATE SET position = EXCLUDED.position, updated_at = now() \
-             WHERE ledger.position::numeric < EXCLUDED.position::numeric"
+             VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (pipeline, sink, input, partition) \
+             DO UPDATE SET position = EXCLUDED.position, rows_total = ledger.rows_total + EXCLUDED.rows_total, updated_at = now()"
         );
+        let mut rows = i64::try_from(given).unwrap_or(i64::MAX);
         for ((input, partition), position) in reached {
-            let position = position.to_string();
-            client.execute(&sql, &[&self.pipeline, &table.sink, input, partition, &position]).await.map_err(failed)?;
+            let (position, rows) = (position.to_string(), std::mem::take(&mut rows));
+            client
+                .execute(&sql, &[&self.pipeline, &table.sink, input, partition, &position, &rows])
+                .await
+                .map_err(failed)?;
         }
         Ok(())
     }
@@ -171,10 +190,12 @@ fn nothing(table: &SinkTable, lake: Option<String>) -> CaughtUp {
     }
 }
 
-/// Whether a lake is given all that a table is given: the same inputs, and at most what the table itself has refused.
+/// Whether a lake has all that a table is given: the same inputs, and at most what the table itself has refused. One that
+/// may go without rows has not.
 fn holds(lake: &SinkLake, sink: &str, inputs: &[String]) -> bool {
     let own = format!("{sink}.rejected");
-    !inputs.is_empty()
+    lake.required
+        && !inputs.is_empty()
         && inputs.iter().all(|input| lake.inputs.contains(input))
         && lake.inputs.iter().all(|input| inputs.contains(input) || *input == own)
 }
@@ -211,6 +232,14 @@ async fn objects_beyond(lake: &mut Lake, inputs: &[String], known: &Positions) -
     Ok(beyond)
 }
 
+/// Whether some of the object's rows are at or before what is known, and some behind it.
+fn is_partly_known(object: &LakeObject, inputs: &[String], known: &Positions) -> bool {
+    object.advances.iter().flatten().filter(|advance| inputs.contains(&advance.input)).any(|advance| {
+        let known = known.get(&(advance.input.clone(), advance.partition.clone())).copied();
+        known.is_some_and(|position| advance.from.is_none_or(|from| from < position))
+    })
+}
+
 /// Dead letters without those that the table itself has refused, which are not for it.
 fn without_own(rows: &RecordBatch, sink: &str) -> Result<RecordBatch, StageError> {
     let Some(stage) = rows.column_by_name("stage").and_then(|column| column.as_string_opt::<i32>()) else {
@@ -220,8 +249,14 @@ fn without_own(rows: &RecordBatch, sink: &str) -> Result<RecordBatch, StageError
     Ok(filter_record_batch(rows, &kept)?)
 }
 
-/// Copies rows of an object to the temporary table. Gives the count of rows by now.
-async fn put(table: &SinkTable, rows: &RecordBatch, before: u64, client: &Client) -> Result<u64, StageError> {
+/// Copies rows of an object to the temporary table, behind so many.
+async fn put(
+    table: &SinkTable,
+    rows: &RecordBatch,
+    before: u64,
+    partly: bool,
+    client: &Client,
+) -> Result<(), StageError> {
     let mut columns = Vec::new();
     for (name, column) in table.stored_names.iter().zip(&table.table.columns) {
         let array = match rows.column_by_name(name) {
@@ -246,10 +281,11 @@ async fn put(table: &SinkTable, rows: &RecordBatch, before: u64, client: &Client
     let count = i64::try_from(rows.num_rows()).unwrap_or(0);
     let ordinals: ArrayRef = Arc::new(Int64Array::from_iter_values(first..first + count));
     columns.push((ORDINAL.to_owned(), ordinals, true));
-    let kinds: Vec<SqlType> = table.table.columns.iter().map(|column| column.kind).chain([SqlType::Int8]).collect();
+    columns.push((PARTLY.to_owned(), Arc::new(BooleanArray::from(vec![partly; rows.num_rows()])), true));
+    let more = [SqlType::Int8, SqlType::Bool];
+    let kinds: Vec<SqlType> = table.table.columns.iter().map(|column| column.kind).chain(more).collect();
     let rows = RecordBatch::try_from_iter_with_nullable(columns)?;
-    copy(client, &format!("COPY {TEMPORARY} FROM STDIN BINARY"), &rows, &kinds).await?;
-    Ok(before + rows.num_rows() as u64)
+    copy(client, &format!("COPY {TEMPORARY} FROM STDIN BINARY"), &rows, &kinds).await
 }
 
 /// Copies rows into a table.
@@ -280,17 +316,33 @@ pub(super) fn arrow_type(kind: SqlType) -> DataType {
     }
 }
 
-/// What puts the rows of the temporary table into the table, and what counts those that are not there then.
-fn statements(table: &SinkTable) -> (String, String) {
+/// What is done with the temporary table, as SQL.
+struct Statements {
+    /// Counts rows of groups that are known in part and that the table has not.
+    new: String,
+    /// Puts the rows into the table.
+    insert: String,
+    /// Counts those that are not there then.
+    missing: String,
+}
+
+fn statements(table: &SinkTable) -> Statements {
     let (name, columns) = (table.table.sql_name(), table.table.column_list());
+    // Of a large table only the time that matters is looked at.
+    let within = table.table.time.as_ref().map_or_else(String::new, |time| {
+        let of = |aggregate: &str| format!("(SELECT {aggregate}(\"{time}\") FROM {TEMPORARY})");
+        format!(" WHERE \"{time}\" BETWEEN {} AND {}", of("min"), of("max"))
+    });
     if table.table.key.is_empty() {
-        // As many of each row as there are, less those that the table has of that time.
-        let within = table.table.time.as_ref().map_or_else(String::new, |time| {
-            let of = |aggregate: &str| format!("(SELECT {aggregate}(\"{time}\") FROM {TEMPORARY})");
-            format!(" WHERE \"{time}\" BETWEEN {} AND {}", of("min"), of("max"))
-        });
-        let rest = format!("SELECT {columns} FROM {TEMPORARY} EXCEPT ALL SELECT {columns} FROM {name}{within}");
-        return (format!("INSERT INTO {name} ({columns}) {rest}"), format!("SELECT count(*) FROM ({rest}) AS missing"));
+        // As many of each row as there are, less those that the table has.
+        let rest = |condition: &str| {
+            format!("SELECT {columns} FROM {TEMPORARY}{condition} EXCEPT ALL SELECT {columns} FROM {name}{within}")
+        };
+        return Statements {
+            new: format!("SELECT count(*) FROM ({}) AS new", rest(&format!(" WHERE \"{PARTLY}\""))),
+            insert: format!("INSERT INTO {name} ({columns}) {}", rest("")),
+            missing: format!("SELECT count(*) FROM ({}) AS missing", rest("")),
+        };
     }
     let key = table.table.key_list();
     let set = || {
@@ -307,9 +359,13 @@ fn statements(table: &SinkTable) -> (String, String) {
         (OnConflict::Last | OnConflict::Newest, _) => (format!("\"{ORDINAL}\" DESC"), set()),
     };
     let first = format!("SELECT DISTINCT ON ({key}) {columns} FROM {TEMPORARY} ORDER BY {key}, {order}");
-    let keys = quoted(table.table.key.iter().map(String::as_str));
-    (
-        format!("INSERT INTO {name} AS kept ({columns}) {first} ON CONFLICT ({key}) {action}"),
-        format!("SELECT count(*) FROM (SELECT {keys} FROM {TEMPORARY} EXCEPT SELECT {keys} FROM {name}) AS missing"),
-    )
+    Statements {
+        new: format!(
+            "SELECT count(*) FROM (SELECT {key} FROM {TEMPORARY} WHERE \"{PARTLY}\" EXCEPT ALL SELECT {key} FROM {name}{within}) AS new"
+        ),
+        insert: format!("INSERT INTO {name} AS kept ({columns}) {first} ON CONFLICT ({key}) {action}"),
+        missing: format!(
+            "SELECT count(*) FROM (SELECT {key} FROM {TEMPORARY} EXCEPT SELECT {key} FROM {name}{within}) AS missing"
+        ),
+    }
 }

@@ -72,7 +72,7 @@ async fn add(
 
 /// Rows of one device lie together and compress well. Every column of the key is in one of the two lists, or the server
 /// could not tell whether a late row is there already.
-pub(super) fn settings(table: &SinkTable) -> String {
+fn settings(table: &SinkTable) -> String {
     let table = &table.table;
     let is_text =
         |name: &&String| table.columns.iter().any(|column| column.name == **name && column.kind == SqlType::Text);
@@ -84,4 +84,20 @@ pub(super) fn settings(table: &SinkTable) -> String {
         format!(", timescaledb.compress_segmentby = {}", literal(&quoted([name.as_str()])))
     });
     format!("timescaledb.compress{segment}, timescaledb.compress_orderby = {}", literal(&order.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::declared;
+
+    #[test]
+    fn every_column_of_the_key_is_in_one_of_the_two_lists() {
+        let table = declared("key = [\"device_id\", \"timestamp\", \"seq\"]");
+        let expected = "timescaledb.compress, timescaledb.compress_segmentby = '\"device_id\"', \
+                        timescaledb.compress_orderby = '\"timestamp\" DESC, \"seq\"'";
+        assert_eq!(settings(&table), expected);
+        let keyless = declared("key = []");
+        assert_eq!(settings(&keyless), "timescaledb.compress, timescaledb.compress_orderby = '\"timestamp\" DESC'");
+    }
 }

@@ -83,7 +83,7 @@ impl PipelineDatabase {
         let live = self.live().await?;
         let started = (Instant::now(), now_us());
         let manifest = Manifest::find(from, &self.name(), None).await?;
-        let scratch = self.into_scratch("drill", from, manifest, tools).await?;
+        let scratch = self.restore_to_scratch("drill", from, manifest, tools).await?;
         let tried = self.try_catch_up(plan, &scratch.database, lakes, live.as_ref(), patience).await;
         self.drop_scratch(&scratch.database).await?;
         let (tables, ready) = tried?;

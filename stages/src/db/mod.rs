@@ -274,6 +274,22 @@ fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
+/// A table as a pipeline file with these lines declares it, for tests.
+#[cfg(test)]
+fn declared(more: &str) -> SinkTable {
+    use pipeline_engine::stage::SinkConfig;
+    let text =
+        format!("url = \"postgres://u@localhost/iot\"\ntable = \"telemetry\"\ntime_column = \"timestamp\"\n{more}");
+    let config: crate::sinks::timescaledb::TimescaleDbConfig = toml::from_str(&text).expect("a configuration");
+    let schema = "device_id = { type = \"text\", required = true }\ntimestamp = { type = \"timestamp\", required = true }\n\
+                  temperature = \"float64\"\nseq = \"int64\"";
+    let context = pipeline_engine::testing::build_context("table", &format!("[schema.telemetry]\n{schema}"));
+    let input = context.schema("schema", "telemetry").expect("it is declared").arrow();
+    let built = config.build(&input, &context).expect("a sink");
+    let declared = built.sink.declared().expect("a table").downcast::<DeclaredTable>().expect("a table");
+    SinkTable { sink: "table".to_owned(), inputs: vec!["in".to_owned()], declared: *declared }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -67,7 +67,7 @@ impl PipelineDatabase {
 
     /// Restores a backup into a database of its own and proves that all of it is there. On an error there is no such
     /// database any more.
-    pub(super) async fn into_scratch(
+    pub(super) async fn restore_to_scratch(
         &self,
         purpose: &str,
         from: &Place,
@@ -131,7 +131,7 @@ impl PipelineDatabase {
         let manifest = Manifest::find(from, &self.name(), name).await?;
         // Told now and not after an hour of restoring.
         self.check_unused(disconnect).await?;
-        let scratch = self.into_scratch("restore", from, manifest, tools).await?;
+        let scratch = self.restore_to_scratch("restore", from, manifest, tools).await?;
         let outcome = async {
             let caught_up = self.catch_up(&scratch.database, lakes).await?;
             let replaced = self.swap(&scratch.database, disconnect).await?;

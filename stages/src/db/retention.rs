@@ -8,6 +8,7 @@ use std::time::Duration;
 use pipeline_engine::now_us;
 use pipeline_engine::stage::StageError;
 
+use super::hypertable::Policy;
 use super::{PipelineDatabase, Script, Session, SinkTable, catalog, hypertable, interval, rollups, span_text};
 use crate::sinks::timescaledb::Timescale;
 
@@ -59,20 +60,25 @@ async fn of_hypertable(
         ));
         return Ok(());
     }
-    let policy =
-        hypertable::policies(&name, session).await?.into_iter().find(|job| job.procedure == "policy_retention");
-    let wanted_us = i64::try_from(kept.as_micros()).unwrap_or(i64::MAX);
-    if policy.as_ref().is_some_and(|policy| policy.after_us == Some(wanted_us)) {
-        return Ok(());
+    let policies = hypertable::policies(&name, session).await?;
+    let policy = policies.into_iter().find(|job| job.procedure == "policy_retention");
+    if let Some(statements) = policy_statements(&name, schema, policy.as_ref(), kept) {
+        script.drops.push(format!("from now on, by itself, whatever in {name} becomes older than {}", span_text(kept)));
+        script
+            .together(format!("TimescaleDB drops what in {name} becomes older than {}", span_text(kept)), &statements);
     }
-    let mut statements = Vec::new();
-    if policy.is_some() {
-        statements.push(format!("SELECT \"{schema}\".remove_retention_policy('{name}')"));
-    }
-    statements.push(format!("SELECT \"{schema}\".add_retention_policy('{name}', {})", interval(kept)));
-    script.drops.push(format!("from now on, by itself, whatever in {name} becomes older than {}", span_text(kept)));
-    script.together(format!("TimescaleDB drops what in {name} becomes older than {}", span_text(kept)), &statements);
     Ok(())
+}
+
+/// What has the community edition drop old chunks by itself; `None` where it does so already.
+fn policy_statements(name: &str, schema: &str, found: Option<&Policy>, kept: Duration) -> Option<Vec<String>> {
+    let wanted_us = i64::try_from(kept.as_micros()).unwrap_or(i64::MAX);
+    if found.is_some_and(|policy| policy.after_us == Some(wanted_us)) {
+        return None;
+    }
+    let remove = found.map(|_| format!("SELECT \"{schema}\".remove_retention_policy('{name}')"));
+    let add = format!("SELECT \"{schema}\".add_retention_policy('{name}', {})", interval(kept));
+    Some(remove.into_iter().chain([add]).collect())
 }
 
 async fn of_ordinary_table(
@@ -102,4 +108,21 @@ async fn of_ordinary_table(
 
 fn limit_us(kept: Duration) -> i64 {
     now_us().saturating_sub(i64::try_from(kept.as_micros()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_is_set_once_and_takes_the_place_of_one_with_another_time() {
+        let day = Duration::from_secs(86_400);
+        let policy = |after_us| Policy { procedure: "policy_retention".to_owned(), after_us, last_run_failed: false };
+        let add = "SELECT \"public\".add_retention_policy('\"t\"', INTERVAL '1 day')";
+        let statements = |found: Option<&Policy>| policy_statements("\"t\"", "public", found, day);
+        assert_eq!(statements(None).unwrap(), [add]);
+        assert_eq!(statements(Some(&policy(Some(86_400_000_000)))), None);
+        let remove = "SELECT \"public\".remove_retention_policy('\"t\"')";
+        assert_eq!(statements(Some(&policy(Some(1)))).unwrap(), [remove, add]);
+    }
 }

@@ -52,7 +52,7 @@ pub(super) async fn add(
         (_, Kind::Other) => Err(StageError::permanent(format!("{name} is there and is no rollup"))
             .hint("Give the rollup another name in the pipeline file, or move what is there.")),
         (Some(timescale), Kind::Missing | Kind::View) => {
-            as_aggregate(db, table, rollup, timescale, (kind, all), script);
+            as_aggregate(&db.pipeline, table, rollup, timescale, (kind, all), script);
             Ok(())
         }
         (None, Kind::View) => {
@@ -88,7 +88,7 @@ async fn kind_of(name: &str, session: &Session) -> Result<Kind, StageError> {
 }
 
 fn as_aggregate(
-    db: &PipelineDatabase,
+    pipeline: &str,
     table: &SinkTable,
     rollup: &Rollup,
     timescale: &Timescale,
@@ -113,7 +113,7 @@ fn as_aggregate(
                 interval(rollup.late + rollup.every * 2)
             ),
         );
-        script.step(format!("who may read {name}"), roles::readable(&db.pipeline, &name));
+        script.step(format!("who may read {name}"), roles::readable(pipeline, &name));
     }
     // A bucket whose rows were dropped would be emptied if the range held it: only new aggregates begin at the first row.
     let start = if kind == Kind::Missing || all {
@@ -187,4 +187,43 @@ fn as_table(db: &PipelineDatabase, table: &SinkTable, rollup: &Rollup, kind: Kin
             ),
         ],
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::declared;
+
+    #[test]
+    fn in_the_community_edition_a_rollup_is_the_aggregate_of_the_runbook_with_a_policy() {
+        let table = declared(
+            "key = [\"device_id\", \"timestamp\"]\n[rollups.telemetry_hourly]\nevery = \"1h\"\n\
+             aggregates = { avg_temp = \"mean(temperature)\", reading_count = \"count()\" }",
+        );
+        let timescale = Timescale { version: "2.19.3".into(), schema: "public".into(), license: "timescale".into() };
+        let made = |kind, all| {
+            let mut script = Script::default();
+            as_aggregate("iot", &table, &table.upkeep.rollups[0], &timescale, (kind, all), &mut script);
+            script.steps.into_iter().map(|step| step.sql).collect::<Vec<_>>()
+        };
+        let new = made(Kind::Missing, false);
+        assert_eq!(
+            new[0],
+            "CREATE MATERIALIZED VIEW \"telemetry_hourly\" WITH (timescaledb.continuous) AS SELECT \
+             \"public\".time_bucket(INTERVAL '1 hour', \"timestamp\") AS bucket, \"device_id\", \
+             avg(\"temperature\") AS \"avg_temp\", count(*) AS \"reading_count\" FROM \"telemetry\" GROUP BY 1, 2 \
+             WITH NO DATA"
+        );
+        assert!(
+            new[1].contains("add_continuous_aggregate_policy")
+                && new[1].contains("start_offset => INTERVAL '50 hours'")
+        );
+        let refresh = |start: &str| {
+            format!("CALL \"public\".refresh_continuous_aggregate('\"telemetry_hourly\"', {start}, NULL)")
+        };
+        assert_eq!(new.last(), Some(&refresh("NULL")));
+        // Whatever is older may have been dropped: a refresh would empty its buckets.
+        assert_eq!(made(Kind::View, false), [refresh("now() - INTERVAL '50 hours'")]);
+        assert_eq!(made(Kind::View, true), [refresh("NULL")]);
+    }
 }

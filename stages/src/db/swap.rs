@@ -20,15 +20,21 @@ use crate::postgres::fault::while_opening;
 const TRIES: usize = 20;
 
 impl PipelineDatabase {
-    /// Whether somebody works in the database, who would have to be sent away.
+    /// Whether somebody works in the database, who would have to be sent away. A pipeline is never sent away: what it
+    /// stores between our look at the lake and the swap would be in neither database.
     pub(super) async fn check_unused(&self, disconnect: bool) -> Result<(), StageError> {
         let link = self.maintenance().await?;
         let users = users(&link.client, &self.name()).await?;
+        let is_pipeline = |user: &&String| user.starts_with("pipeline ");
+        if let Some(pipeline) = users.iter().find(is_pipeline) {
+            return Err(StageError::permanent(format!("\"{}\" is in use: {pipeline}", self.name()))
+                .hint("Stop the pipeline first."));
+        }
         if users.is_empty() || disconnect {
             return Ok(());
         }
         Err(StageError::permanent(format!("\"{}\" is in use: {}", self.name(), users.join(", ")))
-            .hint("Stop the pipeline first. With --disconnect whoever is still connected is sent away."))
+            .hint("With --disconnect whoever is still connected is sent away."))
     }
 
     /// Puts a database in the place of the pipeline's own. Says what the old one is called now, if there was one.
