@@ -8,6 +8,7 @@ mod archive;
 mod day_two;
 mod docs;
 mod init;
+mod killed;
 mod upkeep;
 
 use std::path::{Path, PathBuf};
