@@ -13,7 +13,10 @@ mod logging;
 mod reference;
 mod reload;
 mod simulate;
+mod slo;
+mod soak;
 mod status;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -51,9 +54,12 @@ enum Command {
     Tap(commands::tap::TapArguments),
     Spool(spool::SpoolArguments),
     Reconcile(reconcile::ReconcileArguments),
+    Slo(commands::slo::SloArguments),
+    Soak(commands::soak::SoakArguments),
     Status(look::StatusArguments),
     Top(top::TopArguments),
     Test(test::TestArguments),
+    Verify(commands::verify::VerifyArguments),
     Completions(commands::describe::CompletionsArguments),
     Man(commands::describe::ManArguments),
 }
@@ -81,9 +87,12 @@ fn main() -> ExitCode {
         Command::Tap(arguments) => commands::tap::run(arguments),
         Command::Spool(arguments) => spool::run(arguments),
         Command::Reconcile(arguments) => reconcile::run(arguments),
+        Command::Slo(arguments) => commands::slo::run(arguments),
+        Command::Soak(arguments) => commands::soak::run(arguments),
         Command::Status(arguments) => look::run(&arguments),
         Command::Top(arguments) => top::run(&arguments),
         Command::Test(arguments) => test::run(arguments),
+        Command::Verify(arguments) => commands::verify::run(arguments),
         Command::Completions(arguments) => commands::describe::completions(&arguments, Arguments::command()),
         Command::Man(arguments) => commands::describe::man(&arguments, Arguments::command()),
     };

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::commands::{Failure, load_for};
 use crate::http::Server;
+use crate::slo::{Meter, Outlook};
 
 /// What has changed, in words; or why nothing has.
 pub type Outcome = Result<Vec<String>, String>;
@@ -130,6 +131,8 @@ pub struct Prepared {
     pub name: String,
     pub http: pipeline_engine::HttpSettings,
     pub data_dir: PathBuf,
+    /// Holds it against what its file asks for.
+    pub slo: Arc<Meter>,
 }
 
 impl Prepared {
@@ -137,8 +140,11 @@ impl Prepared {
         for warning in plan.warnings() {
             tracing::warn!("{warning}");
         }
-        let (name, http, data_dir) = (plan.name().to_owned(), plan.http().clone(), plan.data_dir().to_owned());
-        Self { run: Run::new(plan), name, http, data_dir }
+        let (name, http, outlook) = (plan.name().to_owned(), plan.http().clone(), Outlook::of(&plan));
+        let data_dir = plan.data_dir().to_owned();
+        let run = Run::new(plan);
+        let slo = Arc::new(outlook.meter(&run.stats()));
+        Self { run, name, http, data_dir, slo }
     }
 }
 

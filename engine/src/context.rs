@@ -14,7 +14,7 @@ use crate::position::Position;
 use crate::schema::DeclaredSchema;
 use crate::spool::SpoolMeter;
 use crate::stage::{BuildError, Port};
-use crate::stats::{Counter, IntakeStats, Running, StageStats};
+use crate::stats::{Counter, DeviceStats, IntakeStats, Running, StageStats};
 use crate::storage::Storage;
 use crate::suggest::suggest;
 
@@ -71,6 +71,11 @@ impl BuildContext {
     /// A counter of the stage's own, such as `reconnects`: shown with the stage's figures.
     pub fn counter(&self, name: &'static str) -> Counter {
         self.stats.counter(name)
+    }
+
+    /// How many devices the stage knows, for one that follows them.
+    pub fn devices(&self) -> DeviceStats {
+        self.stats.follow_devices()
     }
 }
 

@@ -39,8 +39,10 @@ pub mod dead_letter;
 pub mod dlq;
 mod error;
 mod examination;
+pub mod far_end;
 mod file;
 pub mod fuzzing;
+mod objectives;
 mod overflow;
 mod plan;
 pub mod position;
@@ -50,6 +52,7 @@ mod report;
 mod retry;
 mod run;
 pub mod schema;
+pub mod secret;
 #[cfg(test)]
 mod simulated;
 pub mod spool;
@@ -68,7 +71,8 @@ pub use ack::{Ack, Partition, Progress};
 pub use backlog::{Backlog, BacklogMeter};
 pub use balance::Balance;
 pub use examination::{Examination, Examined, Finding, Verdict};
-pub use file::{HttpSettings, Mistake, Mistakes, Variables, http_schema, pipeline_schema};
+pub use file::{HttpSettings, Mistake, Mistakes, Variables, http_schema, pipeline_schema, slo_schema};
+pub use objectives::{Objectives, Share, Within};
 pub use plan::{Declared, GraphFormat, Plan, PlanBuilder, PlanError, SpoolPlace};
 pub use position::{Position, Span};
 pub use registry::{Kind, Registry, StageType};
@@ -76,6 +80,6 @@ pub use report::Report;
 pub use retry::Backoff;
 pub use run::{Run, RunError};
 pub use stats::{
-    Counter, EdgeStats, Gauge, IntakeStats, LATENCY_BOUNDS_SECONDS, Latencies, LatencyCounts, RunStats, Running,
-    StageState, StageStats, Stopwatch, now_us,
+    Counter, DeviceStats, EdgeStats, Gauge, IntakeStats, LATENCY_BOUNDS_SECONDS, Latencies, LatencyCounts, RunStats,
+    Running, StageState, StageStats, Stopwatch, now_us,
 };

@@ -19,6 +19,7 @@ pub use crate::context::{BuildContext, SourceContext};
 use crate::dlq::{LetterStore, Resender};
 pub use crate::error::{Fault, Refused, StageError};
 pub use crate::examination::{Examination, Finding, Verdict};
+use crate::far_end::FarEnd;
 pub use crate::position::Position;
 
 /// A named output of a stage. In `inputs`, `"x"` reads the main port of stage `x` and
@@ -256,6 +257,12 @@ pub trait Sink: Send {
     /// What a command made for this type of sink works on, such as a table and its database: found again by its Rust
     /// type ([`Plan::declared`](crate::Plan::declared)), so that the engine need not know what it is.
     fn declared(&self) -> Option<Box<dyn Any + Send>> {
+        None
+    }
+
+    /// A look at what this sink has stored, from beside a run, for `pipeline verify`, `soak` and `slo`; `None` if it can't be
+    /// looked at.
+    fn far_end(&self) -> Option<Box<dyn FarEnd>> {
         None
     }
 }

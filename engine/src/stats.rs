@@ -18,7 +18,7 @@ use crate::batch::Batch;
 use crate::spool::SpoolMeter;
 use crate::stage::Port;
 use crate::tap::Tap;
-pub use counter::{Counter, Gauge, IntakeStats};
+pub use counter::{Counter, DeviceStats, Gauge, IntakeStats};
 pub use edge::EdgeStats;
 pub use latency::{LATENCY_BOUNDS_SECONDS, Latencies, LatencyCounts};
 pub use stopwatch::{Running, Stopwatch};
@@ -97,6 +97,7 @@ pub struct StageStats {
     rows_made: AtomicU64,
     rows_in_hand: AtomicI64,
     intake: OnceLock<IntakeStats>,
+    devices: OnceLock<DeviceStats>,
     rows_stored: AtomicU64,
     groups_stored: AtomicU64,
     retries: AtomicU64,
@@ -134,6 +135,7 @@ impl StageStats {
             rows_made: AtomicU64::new(0),
             rows_in_hand: AtomicI64::new(0),
             intake: OnceLock::new(),
+            devices: OnceLock::new(),
             rows_stored: AtomicU64::new(0),
             groups_stored: AtomicU64::new(0),
             retries: AtomicU64::new(0),
@@ -187,6 +189,11 @@ impl StageStats {
     /// What a source has taken in; `None` if it does not count that.
     pub fn intake(&self) -> Option<&IntakeStats> {
         self.intake.get()
+    }
+
+    /// The devices that a transform follows; `None` if it follows none.
+    pub fn devices(&self) -> Option<&DeviceStats> {
+        self.devices.get()
     }
 
     /// Rows that a sink has made durable.
@@ -283,6 +290,10 @@ impl StageStats {
 
     pub(crate) fn start_intake(&self) -> IntakeStats {
         self.intake.get_or_init(IntakeStats::default).clone()
+    }
+
+    pub(crate) fn follow_devices(&self) -> DeviceStats {
+        self.devices.get_or_init(DeviceStats::default).clone()
     }
 
     /// A transform was given so many rows and has passed on so many of them.

@@ -12,6 +12,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parent / "dashboards"
 PROMETHEUS = {"type": "prometheus", "uid": "${prometheus}"}
 TIMESCALEDB = {"type": "grafana-postgresql-datasource", "uid": "${timescaledb}"}
+# Devices that `pipeline verify` and `soak` make up begin with pipeline-verify-: whatever tells of devices leaves them out.
 # Every query of Prometheus is about the pipelines that are chosen above the panels.
 CHOSEN = 'pipeline=~"$pipeline"'
 
@@ -140,7 +141,7 @@ DEVICE = {
     "label": "device",
     "type": "query",
     "datasource": TIMESCALEDB,
-    "query": "SELECT device_id FROM device_status ORDER BY device_id LIMIT 10000",
+    "query": "SELECT device_id FROM device_status WHERE device_id NOT LIKE 'pipeline-verify-%' ORDER BY device_id LIMIT 10000",
     "refresh": 1,
     "includeAll": False,
     "multi": False,
@@ -156,7 +157,7 @@ OVERVIEW = dashboard(
         stat("Stored a second", Prom('sum(rate(pipeline_sink_stored_rows_total{CHOSEN, component_type="timescaledb"}[$__rate_interval]))', instant=True), "Rows that were committed, in all tables.", "cps"),
         stat("Stages not at work", Prom("count(pipeline_component_up{CHOSEN} == 0) or vector(0)", instant=True), "Starting, trying again, waiting for a person, or failed. Red from 1.", "short", [(1, "red")]),
         stat("Oldest row not stored", Prom("max(pipeline_sink_lag_seconds{CHOSEN})", instant=True), "Of any sink. Orange from a minute, red from a quarter of an hour.", "s", [(60, "orange"), (900, "red")]),
-        stat("Devices heard within 10 minutes", Sql("SELECT count(*) FILTER (WHERE timestamp > now() - interval '10 minutes') * 1.0 / NULLIF(count(*), 0) AS value FROM device_status"), "Of all that ever were. Green from 99.5 %.", "percentunit"),
+        stat("Devices heard within 10 minutes", Sql("SELECT count(*) FILTER (WHERE timestamp > now() - interval '10 minutes') * 1.0 / NULLIF(count(*), 0) AS value FROM device_status WHERE device_id NOT LIKE 'pipeline-verify-%'"), "Of all that ever were. Green from 99.5 %.", "percentunit"),
         stat("Refused", Prom('sum(rate(pipeline_component_sent_rows_total{CHOSEN, port="rejected"}[$__rate_interval])) / sum(rate(pipeline_source_received_records_total{CHOSEN}[$__rate_interval]))', instant=True), "Share of what was received that became a dead letter. Red from 1 %.", "percentunit", [(0.01, "red")]),
         chart("Rows a second", [Prom("sum by (component) (rate(pipeline_source_received_records_total{CHOSEN}[$__rate_interval]))", "{{component}} received"), Prom("sum by (component) (rate(pipeline_sink_stored_rows_total{CHOSEN}[$__rate_interval]))", "{{component}} stored")], "What comes in, and what each sink has stored.", "cps"),
         chart("From receipt to commit, 99 %", Prom('histogram_quantile(0.99, sum by (component, le) (rate(pipeline_end_to_end_latency_seconds_bucket{CHOSEN, clock="received"}[$__rate_interval])))', "{{component}}"), "The slowest of a hundred rows, by sink. Lakes wait for their objects to fill.", "s"),
@@ -193,19 +194,19 @@ DEVICES = dashboard(
     "Device health",
     "Which devices are silent, strange or chatty; and one of them closely.",
     [
-        stat("Known", Sql("SELECT count(*) AS value FROM device_status"), "Devices that ever sent."),
-        stat("Heard within 10 minutes", Sql("SELECT count(*) AS value FROM device_status WHERE timestamp > now() - interval '10 minutes'"), "By the time of the devices."),
-        stat("Silent for over an hour", Sql("SELECT count(*) AS value FROM device_status WHERE timestamp <= now() - interval '1 hour'"), "The runbook's P3. Red from 1.", "short", [(1, "red")]),
-        stat("Connectivity", Sql("SELECT count(*) FILTER (WHERE timestamp > now() - interval '10 minutes') * 1.0 / NULLIF(count(*), 0) AS value FROM device_status"), "Heard within 10 minutes, of all. The objective is 99.5 %.", "percentunit"),
-        stat("Anomalies", Sql("SELECT count(*) AS value FROM anomalies WHERE $__timeFilter(event_time)"), "In the time that is shown."),
+        stat("Known", Sql("SELECT count(*) AS value FROM device_status WHERE device_id NOT LIKE 'pipeline-verify-%'"), "Devices that ever sent."),
+        stat("Heard within 10 minutes", Sql("SELECT count(*) AS value FROM device_status WHERE device_id NOT LIKE 'pipeline-verify-%' AND timestamp > now() - interval '10 minutes'"), "By the time of the devices."),
+        stat("Silent for over an hour", Sql("SELECT count(*) AS value FROM device_status WHERE device_id NOT LIKE 'pipeline-verify-%' AND timestamp <= now() - interval '1 hour'"), "The runbook's P3. Red from 1.", "short", [(1, "red")]),
+        stat("Connectivity", Sql("SELECT count(*) FILTER (WHERE timestamp > now() - interval '10 minutes') * 1.0 / NULLIF(count(*), 0) AS value FROM device_status WHERE device_id NOT LIKE 'pipeline-verify-%'"), "Heard within 10 minutes, of all. The objective is 99.5 %.", "percentunit"),
+        stat("Anomalies", Sql("SELECT count(*) AS value FROM anomalies WHERE device_id NOT LIKE 'pipeline-verify-%' AND $__timeFilter(event_time)"), "In the time that is shown."),
         stat("Readings", Sql("SELECT coalesce(sum(readings), 0) AS value FROM telemetry_minutes WHERE $__timeFilter(window_start)"), "In the time that is shown; whole minutes."),
-        table("Silent the longest", Sql("SELECT device_id, timestamp AS last_heard, round(extract(epoch FROM now() - timestamp)) AS seconds, temperature, humidity FROM device_status ORDER BY timestamp LIMIT 50"), "With their last reading."),
+        table("Silent the longest", Sql("SELECT device_id, timestamp AS last_heard, round(extract(epoch FROM now() - timestamp)) AS seconds, temperature, humidity FROM device_status WHERE device_id NOT LIKE 'pipeline-verify-%' ORDER BY timestamp LIMIT 50"), "With their last reading."),
         table("Fell silent, came back", Sql("SELECT noticed_at, device_id, status, last_seen, round(silent_seconds::numeric) AS silent_seconds FROM device_alerts WHERE $__timeFilter(last_seen) ORDER BY last_seen DESC LIMIT 50"), "As the transform `silence` told it."),
         chart("Fell silent, came back", Prom('sum by (event) (increase(pipeline_component_events_total{CHOSEN, event=~"silent_devices|returned_devices"}[$__rate_interval]))', "{{event}}"), "Many at once share a cause."),
-        chart("Anomalies by severity", Sql("SELECT time_bucket('$__interval', event_time) AS time, severity AS metric, count(*) AS value FROM anomalies WHERE $__timeFilter(event_time) GROUP BY 1, 2 ORDER BY 1", series=True), "By the time of the devices."),
-        table("Most anomalies", Sql("SELECT device_id, metric, count(*) AS anomalies, max(abs(zscore)) AS strongest, max(event_time) AS last FROM anomalies WHERE $__timeFilter(event_time) GROUP BY 1, 2 ORDER BY 3 DESC LIMIT 20"), "Devices and what they measure."),
-        table("Last anomalies", Sql("SELECT event_time, device_id, metric, value, mean, zscore, severity FROM anomalies WHERE $__timeFilter(event_time) ORDER BY event_time DESC LIMIT 50"), "With what was usual then."),
-        table("Most readings", Sql("SELECT device_id, sum(readings) AS readings, round((sum(temperature_mean * readings) / NULLIF(sum(readings) FILTER (WHERE temperature_mean IS NOT NULL), 0))::numeric, 2) AS temperature, round((sum(humidity_mean * readings) / NULLIF(sum(readings) FILTER (WHERE humidity_mean IS NOT NULL), 0))::numeric, 2) AS humidity FROM telemetry_minutes WHERE $__timeFilter(window_start) GROUP BY 1 ORDER BY 2 DESC LIMIT 20"), "In the time that is shown, with their means."),
+        chart("Anomalies by severity", Sql("SELECT time_bucket('$__interval', event_time) AS time, severity AS metric, count(*) AS value FROM anomalies WHERE device_id NOT LIKE 'pipeline-verify-%' AND $__timeFilter(event_time) GROUP BY 1, 2 ORDER BY 1", series=True), "By the time of the devices."),
+        table("Most anomalies", Sql("SELECT device_id, metric, count(*) AS anomalies, max(abs(zscore)) AS strongest, max(event_time) AS last FROM anomalies WHERE device_id NOT LIKE 'pipeline-verify-%' AND $__timeFilter(event_time) GROUP BY 1, 2 ORDER BY 3 DESC LIMIT 20"), "Devices and what they measure."),
+        table("Last anomalies", Sql("SELECT event_time, device_id, metric, value, mean, zscore, severity FROM anomalies WHERE device_id NOT LIKE 'pipeline-verify-%' AND $__timeFilter(event_time) ORDER BY event_time DESC LIMIT 50"), "With what was usual then."),
+        table("Most readings", Sql("SELECT device_id, sum(readings) AS readings, round((sum(temperature_mean * readings) / NULLIF(sum(readings) FILTER (WHERE temperature_mean IS NOT NULL), 0))::numeric, 2) AS temperature, round((sum(humidity_mean * readings) / NULLIF(sum(readings) FILTER (WHERE humidity_mean IS NOT NULL), 0))::numeric, 2) AS humidity FROM telemetry_minutes WHERE device_id NOT LIKE 'pipeline-verify-%' AND $__timeFilter(window_start) GROUP BY 1 ORDER BY 2 DESC LIMIT 20"), "In the time that is shown, with their means."),
         chart("Temperature of all", Sql("SELECT time_bucket(greatest('$__interval'::interval, interval '1 minute'), window_start) AS time, min(temperature_min) AS lowest, sum(temperature_mean * readings) / NULLIF(sum(readings) FILTER (WHERE temperature_mean IS NOT NULL), 0) AS mean, max(temperature_max) AS highest FROM telemetry_minutes WHERE $__timeFilter(window_start) GROUP BY 1 ORDER BY 1", series=True), "Lowest, mean and highest."),
         row("One device: $device"),
         chart("Temperature and humidity of $device", Sql("SELECT time_bucket('$__interval', timestamp) AS time, avg(temperature) AS temperature, avg(humidity) AS humidity FROM telemetry WHERE device_id = '$device' AND $__timeFilter(timestamp) GROUP BY 1 ORDER BY 1", series=True), "Of the readings themselves, averaged to the width of the chart.", width=24),
@@ -214,28 +215,38 @@ DEVICES = dashboard(
     [DEVICE],
 )
 
-LATE = '1 - sum(rate(pipeline_end_to_end_latency_seconds_bucket{CHOSEN, component="%s", clock="event", le="%s"}[%s])) / sum(rate(pipeline_end_to_end_latency_seconds_count{CHOSEN, component="%s", clock="event"}[%s]))'
+def burn(slo, window):
+    """How many times faster than it may the budget of an objective is used up: as pipeline:slo_burn of the alerts."""
+    missed = f'1 - sum by (slo) (rate(pipeline_slo_good_events_total{{CHOSEN, slo=~"{slo}"}}[{window}])) / sum by (slo) (rate(pipeline_slo_events_total{{CHOSEN, slo=~"{slo}"}}[{window}]))'
+    return f'({missed}) / on (slo) (1 - max by (slo) (pipeline_slo_objective_ratio{{CHOSEN, slo=~"{slo}"}}))'
 
 
-def late(sink, le, window):
-    return LATE % (sink, le, window, sink, window)
+def kept(slo):
+    """Share of the last hour's events that were as [slo] wants them."""
+    return f'sum(increase(pipeline_slo_good_events_total{{CHOSEN, slo="{slo}"}}[1h])) / sum(increase(pipeline_slo_events_total{{CHOSEN, slo="{slo}"}}[1h]))'
 
+
+LATENCY = 'pipeline_end_to_end_latency_seconds_bucket{CHOSEN, component="telemetry_table", clock="event"}[$__rate_interval]'
 
 SLO = dashboard(
     "slo",
     "Service levels",
-    "The objectives, target against actual. Latencies count from the device's own time to the commit.",
+    "What the pipeline's file asks for ([slo]), target against actual, and how fast the budgets burn. `pipeline slo` has the same in exact numbers.",
     [
-        stat("Ingestion", Prom("sum(rate(pipeline_source_received_records_total{CHOSEN}[5m]))", instant=True), "Messages a second over 5 minutes. The objective: 1,000 where they are offered.", "cps"),
-        stat("Later than 5 s", Prom(late("telemetry_table", "5.0", "1h"), instant=True), "Share of readings in the last hour. The objective: below 1 %.", "percentunit", [(0.01, "red")]),
-        stat("Anomalies later than 30 s", Prom("(" + late("anomalies_table", "30.0", "1h") + ") or vector(0)", instant=True), "Share of the last hour. The objective: below 1 %.", "percentunit", [(0.01, "red")]),
-        stat("Lost", Prom('sum(increase(pipeline_component_events_total{CHOSEN, event="missing_numbers"}[1h])) / sum(increase(pipeline_source_received_records_total{CHOSEN}[1h])) or vector(0)', instant=True), "Numbers that never came, of the last hour; 0 where no transform `gaps` looks for them. The objective: below 0.01 %.", "percentunit", [(0.0001, "red")]),
-        stat("Connectivity", Sql("SELECT count(*) FILTER (WHERE timestamp > now() - interval '10 minutes') * 1.0 / NULLIF(count(*), 0) AS value FROM device_status"), "Devices heard within 10 minutes. The objective: 99.5 %.", "percentunit"),
+        stat("Ingestion", Prom("sum(rate(pipeline_source_received_records_total{CHOSEN}[5m]))", instant=True), "Messages a second over 5 minutes. The target is ingestion_min.", "cps"),
+        stat("Stored in time", Prom(kept("latency"), instant=True), "Share of the last hour's rows, from the device's own time to the commit. The target is 99 % within latency_p99.", "percentunit"),
+        stat("Not lost", Prom(kept("loss"), instant=True), "Share of the last hour's messages, with the numbers that never came where a transform `gaps` looks for them. The target is all but loss_max.", "percentunit"),
+        stat("Connectivity", Prom("sum(pipeline_devices_connected{CHOSEN}) / sum(pipeline_devices_known{CHOSEN})", instant=True), "Devices that are not silent, of all that are known. The target is devices_min.", "percentunit"),
+        stat("Anomalies in time", Prom("(" + kept("anomaly") + ") or vector(1)", instant=True), "Share of the last hour's. The target is 99 % within anomaly_p99. Without anomalies none is late.", "percentunit"),
         stat("Not accounted for", Prom("max(abs(pipeline_conservation_imbalance_rows{CHOSEN}))", instant=True), "Rows. Moves while rows move; what stays while nothing does is a bug.", "short"),
-        chart("Latency, by the devices' time", [Prom('histogram_quantile(0.5, sum by (le) (rate(pipeline_end_to_end_latency_seconds_bucket{CHOSEN, component="telemetry_table", clock="event"}[$__rate_interval])))', "half"), Prom('histogram_quantile(0.95, sum by (le) (rate(pipeline_end_to_end_latency_seconds_bucket{CHOSEN, component="telemetry_table", clock="event"}[$__rate_interval])))', "95 %"), Prom('histogram_quantile(0.99, sum by (le) (rate(pipeline_end_to_end_latency_seconds_bucket{CHOSEN, component="telemetry_table", clock="event"}[$__rate_interval])))', "99 %")], "To the commit of telemetry_table.", "s"),
-        chart("How fast the latency budget burns", [Prom("(" + late("telemetry_table", "5.0", window) + ") / 0.01", window) for window in ("5m", "1h", "6h", "3d")], "1: the month's budget lasts a month. 14.4 over an hour pages, 1 over three days is a ticket."),
+        chart("How fast each budget burns, over an hour", [Prom(burn(".+", "1h"), "{{slo}}")], "1: the month's budget lasts a month. 14.4 over an hour pages. Only objectives that the file has are there."),
+        chart("How fast the latency budget burns", [Prom(burn("latency", window), window) for window in ("5m", "1h", "6h", "3d")], "14.4 over an hour and five minutes pages, and so does 6 over six hours; 1 over three days is a ticket."),
+        chart("Latency, by the devices' time", [Prom(f"histogram_quantile({share}, sum by (le) (rate({LATENCY})))", legend) for share, legend in ((0.5, "half"), (0.95, "95 %"), (0.99, "99 %"))], "To the commit of telemetry_table.", "s"),
         chart("Latency of anomalies, 99 %", Prom('histogram_quantile(0.99, sum by (le) (rate(pipeline_end_to_end_latency_seconds_bucket{CHOSEN, component="anomalies_table", clock="event"}[5m])))', "99 %"), "From the reading to the row in anomalies_table.", "s"),
+        chart("Devices", [Prom("sum by (pipeline) (pipeline_devices_known{CHOSEN})", "{{pipeline}} known"), Prom("sum by (pipeline) (pipeline_devices_connected{CHOSEN})", "{{pipeline}} connected")], "As a transform `silence` follows them."),
+        chart("Queries and dashboards, 95 of 100", Prom("max by (slo) (pipeline_slo_measured_seconds{CHOSEN})", "{{slo}}"), "What the pipeline measures in its database, where [slo] has measure_every: each query of these dashboards, and all of one after the other.", "s"),
         chart("Age of the newest commit", Prom("time() - max by (component) (pipeline_sink_last_commit_timestamp_seconds{CHOSEN})", "{{component}}"), "A sink to which nothing comes has nothing to commit.", "s"),
+        chart("Devices heard", Sql("SELECT time_bucket(greatest('$__interval'::interval, interval '1 minute'), window_start) AS time, count(DISTINCT device_id) AS value FROM telemetry_minutes WHERE $__timeFilter(window_start) AND device_id NOT LIKE 'pipeline-verify-%' GROUP BY 1 ORDER BY 1", series=True), "That sent at least one reading in a minute, by what is stored."),
     ],
 )
 

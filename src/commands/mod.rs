@@ -11,12 +11,15 @@ pub mod reload;
 pub mod run;
 pub mod schema;
 pub mod simulate;
+pub mod slo;
+pub mod soak;
 pub mod spool;
 pub mod stages;
 pub mod status;
 pub mod tap;
 pub mod test;
 pub mod top;
+pub mod verify;
 pub mod watched;
 
 use std::io::{self, BufRead, IsTerminal, Write};

@@ -69,12 +69,13 @@ async fn run_versions(plan: Plan, mut reloader: Reloader) -> Result<(), Failure>
 
 /// Runs a plan with status line and report, until `stop` resolves.
 async fn run_once(version: Prepared, stop: impl Future<Output = ()> + Send) -> Result<(), Failure> {
-    let Prepared { run, name, .. } = version;
+    let Prepared { run, name, slo, .. } = version;
     let stats = run.stats();
     tracing::info!("pipeline \"{name}\" starts: {} stages", stats.stages.len());
     let outcome = tokio::select! {
         outcome = run.until(stop) => outcome,
         () = status::show(stats) => unreachable!("the status is shown until it is dropped"),
+        () = slo.watch() => unreachable!("objectives are watched until that is dropped"),
     };
     let report = outcome.map_err(Failure::failed)?;
     status::above(|| eprint!("pipeline \"{name}\" {report}"));

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use pipeline_engine::Plan;
 use pipeline_engine::terminal::printable;
 use reqwest::{RequestBuilder, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
@@ -45,10 +46,21 @@ impl Watched {
     /// The file is wrong, or says that it answers nowhere.
     pub fn find(arguments: &WatchedArguments) -> Result<Self, Failure> {
         let Some(file) = &arguments.file else {
-            let url = arguments.url.trim_end_matches('/').to_owned();
-            return Self::new(url, arguments.token.clone());
+            return Self::by_url(&arguments.url, arguments.token.clone());
         };
-        let plan = load(file)?;
+        Self::of(&load(file)?)
+    }
+
+    /// The one that answers at this address.
+    pub fn by_url(url: &str, token: Option<SecretString>) -> Result<Self, Failure> {
+        Self::new(url.trim_end_matches('/').to_owned(), token)
+    }
+
+    /// The one that runs this plan.
+    ///
+    /// # Errors
+    /// It says that it answers nowhere.
+    pub fn of(plan: &Plan) -> Result<Self, Failure> {
         let http = plan.http();
         let Some(listen) = http.listen else {
             return Err(Failure::Wrong("error: this pipeline answers nowhere: [http] has listen = \"off\"".to_owned()));

@@ -9,6 +9,7 @@
 //! | `/readyz` | 200 while it takes in messages, 503 with the reason otherwise. A sink that is away is no reason: its rows wait on disk, and a restart would help nobody |
 //! | `/healthz` | every stage as JSON: state, figures, last error, what it has to catch up |
 //! | `/metrics` | the same for Prometheus |
+//! | `/slo` | how the objectives of the file are kept, as JSON, for `pipeline slo` |
 //! | `/tap` (POST) | rows as they leave a stage, for `pipeline tap` |
 //! | `/reload` (POST) | puts the pipeline file as it is now in the place of the one that runs, and says what has changed or why not |
 //!
@@ -39,6 +40,7 @@ use tokio::task::JoinSet;
 
 use crate::commands::Failure;
 use crate::reload::{Prepared, Reloads};
+use crate::slo::{Meter, Report};
 use access::Access;
 use health::Health;
 use live::Live;
@@ -47,6 +49,7 @@ use live::Live;
 struct Current {
     pipeline: String,
     stats: Arc<RunStats>,
+    slo: Arc<Meter>,
     access: Access,
     health: Health,
     live: Arc<Live>,
@@ -92,14 +95,16 @@ impl Server {
 
     /// Answers for this run from now on, and no more for the one before.
     pub fn show(&mut self, version: &Prepared) {
-        let (settings, pipeline, stats) = (&version.http, version.name.as_str(), version.run.stats());
+        let Prepared { run, name: pipeline, http: settings, data_dir, slo } = version;
+        let stats = run.stats();
         let current = Arc::new(Current {
-            pipeline: pipeline.to_owned(),
+            pipeline: pipeline.clone(),
             stats: stats.clone(),
+            slo: slo.clone(),
             access: Access::new(settings),
             health: Health::new(stats.clone(), self.reloads.clone()),
             live: Arc::new(Live::start(pipeline, stats.clone())),
-            metrics: metrics::registry(pipeline, stats.clone(), self.reloads.clone(), &version.data_dir),
+            metrics: metrics::registry(pipeline, stats.clone(), slo.clone(), self.reloads.clone(), data_dir),
         });
         if let Some(shared) = &self.shared {
             let before =
@@ -151,6 +156,7 @@ fn router(shared: Shared) -> Router {
         .route("/readyz", get(readyz))
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics))
+        .route("/slo", get(slo))
         .route("/snapshot", get(snapshot))
         .route("/events", get(events))
         .route("/reload", post(reload))
@@ -176,6 +182,11 @@ async fn healthz(State(shared): State<Shared>) -> Response {
     let current = shared.current();
     let json = current.health.json(&current.pipeline, &current.live.bottleneck());
     answer(StatusCode::OK, &json)
+}
+
+async fn slo(State(shared): State<Shared>) -> Response {
+    let current = shared.current();
+    answer(StatusCode::OK, &json!(Report::of(&current.pipeline, &current.slo)))
 }
 
 fn answer(status: StatusCode, json: &Value) -> Response {

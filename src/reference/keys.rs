@@ -53,7 +53,7 @@ fn type_of(root: &Value, property: &Value) -> String {
     if let Some(words) = variants(schema) {
         return words.join(" | ");
     }
-    if let Some(format @ ("duration" | "size")) = schema["format"].as_str() {
+    if let Some(format @ ("duration" | "size" | "secret")) = schema["format"].as_str() {
         return format.to_owned();
     }
     let word = match &schema["type"] {

@@ -55,6 +55,7 @@ pub fn settings() -> Vec<Page> {
     vec![
         page("[pipeline]", "Settings of the run as a whole", pipeline_engine::pipeline_schema().into()),
         page("[http]", "Where a running pipeline can be looked at", pipeline_engine::http_schema().into()),
+        page("[slo]", "What the pipeline has to keep", pipeline_engine::slo_schema().into()),
     ]
 }
 

@@ -198,6 +198,12 @@ pub trait Resender: Send {
     /// Why there is none, as the rest of a sentence that begins with the letter.
     fn message(&self, letter: &Letter, form: LetterForm, topic: Option<&str>) -> Result<Resent, String>;
 
+    /// A topic that the source reads, with this name in the place of what the source leaves open; `None` if there is none.
+    fn topic_of(&self, name: &str) -> Option<String> {
+        let _ = name;
+        None
+    }
+
     /// Sends the messages; on return each is durable on the other side or it is said why not, in the same
     /// order.
     ///

@@ -6,6 +6,8 @@ use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::Deserialize;
 
+use crate::secret::SecretText;
+
 /// As it stands in the file.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -15,7 +17,7 @@ pub(crate) struct HttpText {
     listen: Option<String>,
     /// What a request must bring along as `Authorization: Bearer TOKEN`. Needed where others than this
     /// machine can ask, unless `insecure` is set.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<SecretText>")]
     token: Option<SecretString>,
     /// Let everybody ask who can reach the address.
     #[serde(default)]

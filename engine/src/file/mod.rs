@@ -8,6 +8,7 @@ mod http;
 mod mistake;
 mod read;
 mod secrets;
+mod slo;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -26,14 +27,16 @@ use http::HttpText;
 pub use mistake::{Mistake, Mistakes};
 pub(crate) use read::KeyPlaces;
 use read::{Reader, readable};
+use slo::SloText;
 
+use crate::objectives::Objectives;
 use crate::plan::{Draft, DraftStage, Settings, Source};
 use crate::registry::{Kind, Registry};
 use crate::schema::{ColumnText, ColumnType, DeclaredSchema, Origin};
 use crate::suggest::suggest;
 use crate::units::{DurationText, SizeText};
 
-const TABLES: [&str; 6] = ["pipeline", "http", "schema", "sources", "transforms", "sinks"];
+const TABLES: [&str; 7] = ["pipeline", "http", "slo", "schema", "sources", "transforms", "sinks"];
 
 /// `[pipeline]`: settings of the run as a whole.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -91,6 +94,11 @@ pub fn http_schema() -> schemars::Schema {
     schemars::SchemaGenerator::default().into_root_schema_for::<HttpText>()
 }
 
+/// The JSON schema of `[slo]`, for the reference.
+pub fn slo_schema() -> schemars::Schema {
+    schemars::SchemaGenerator::default().into_root_schema_for::<SloText>()
+}
+
 /// Reads a pipeline file and gives the draft on, with the mistakes so far; the draft borrows from what
 /// is read here. `file` is its name in messages and, without its folder and ending, the pipeline's
 /// default name.
@@ -123,6 +131,7 @@ pub(crate) fn read<T>(
     }
     let mut settings = read_settings(&mut reader, document.remove("pipeline"), file);
     settings.http = read_http(&mut reader, document.remove("http"));
+    let (objectives, places) = read_slo(&mut reader, document.remove("slo"));
     let schemas = read_schemas(&mut reader, document.remove("schema"));
     let mut stages = Vec::new();
     for kind in Kind::ALL {
@@ -136,6 +145,8 @@ pub(crate) fn read<T>(
             }
         }
     }
+    report_no_sinks(&mut reader, &objectives, &places, &stages);
+    settings.objectives = objectives;
     check(Draft { settings, schemas: Arc::new(schemas), stages }, reader.mistakes)
 }
 
@@ -172,6 +183,35 @@ fn read_http<'i>(reader: &mut Reader<'i>, value: Option<Spanned<DeValue<'i>>>) -
             HttpSettings::default()
         }
         None => HttpSettings::default(),
+    }
+}
+
+fn read_slo<'i>(reader: &mut Reader<'i>, value: Option<Spanned<DeValue<'i>>>) -> (Objectives, KeyPlaces) {
+    let none = || (Objectives::default(), KeyPlaces::default());
+    let Some(table) = value.and_then(|value| table_of(reader, value, "slo")) else { return none() };
+    let places = KeyPlaces::new(table.span(), table.get_ref());
+    let text = reader.config::<SloText>(table, places.of("").unwrap_or(0..0), "[slo]");
+    match text.map(SloText::objectives) {
+        Some(Ok(objectives)) => (objectives, places),
+        Some(Err((key, mistake, hint))) => {
+            reader.report(Mistake::new(places.of(key), mistake).hint(hint));
+            none()
+        }
+        None => none(),
+    }
+}
+
+/// An objective is about a sink of this file.
+fn report_no_sinks(reader: &mut Reader<'_>, objectives: &Objectives, places: &KeyPlaces, stages: &[DraftStage<'_>]) {
+    let named = [("latency_sink", &objectives.latency_sink), ("anomaly_sink", &objectives.anomaly_sink)];
+    let sinks = || stages.iter().filter(|stage| stage.kind == Kind::Sink).map(|stage| stage.name.as_str());
+    for (key, name) in named {
+        if let Some(name) = name
+            && !sinks().any(|sink| sink == name)
+        {
+            let hint = suggest(name, sinks(), "Sinks", "Add [sinks.NAME].");
+            reader.report(Mistake::new(places.of(key), format!("no sink is named \"{name}\"")).hint(hint));
+        }
     }
 }
 

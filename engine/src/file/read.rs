@@ -9,6 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::expand::{Expansion, as_scalar};
 use super::mistake::Mistake;
+use crate::secret::SECRET;
 use crate::suggest::suggest;
 
 /// Reads tables of one file.
@@ -67,7 +68,7 @@ impl<'i> Reader<'i> {
                     let place = error.span().unwrap_or_else(|| header.clone());
                     let message = match key.as_deref() {
                         // The library's text would show it.
-                        Some("password") => "a password is text".to_owned(),
+                        Some(key) if properties.get(key).is_some_and(is_secret) => format!("\"{key}\" is text"),
                         _ => readable(error.message()),
                     };
                     self.report(Mistake::new(Some(place), message));
@@ -148,6 +149,10 @@ impl<'i> Reader<'i> {
             }
         }
     }
+}
+
+fn is_secret(property: &serde_json::Value) -> bool {
+    property["format"] == SECRET
 }
 
 /// The first entry too many of the first list that has some, with how many it has and how many are meant.

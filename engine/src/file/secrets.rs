@@ -9,6 +9,8 @@ const KEYS: [&str; 2] = ["password", "token"];
 /// these names, and passwords in URLs.
 pub(super) fn masked(text: &str) -> Cow<'_, str> {
     let mut hidden: Vec<Range<usize>> = text.match_indices("://").filter_map(|(at, _)| in_url(text, at + 3)).collect();
+    // Also where somebody forgot the scheme.
+    hidden.extend(text.match_indices(['"', '\'']).filter_map(|(at, _)| in_url(text, at + 1)));
     for key in KEYS {
         hidden.extend(text.match_indices(key).filter_map(|(at, _)| value_of(text, at + key.len())));
     }
@@ -25,7 +27,7 @@ pub(super) fn masked(text: &str) -> Cow<'_, str> {
 fn in_url(text: &str, start: usize) -> Option<Range<usize>> {
     let url = &text[start..][..length_until(&text[start..], |c| c.is_whitespace() || c == '"' || c == '\'')];
     let host = url.rfind('@')?;
-    let name = url[..host].find(':')?;
+    let name = url[..host].find(':').filter(|name| !url[*name..].starts_with("://"))?;
     Some(start + name + 1..start + host).filter(|range| !is_reference(&text[range.clone()]))
 }
 
@@ -60,6 +62,7 @@ mod tests {
             ("url = \"mqtt://me:secret@broker\"", "url = \"mqtt://me:******@broker\""),
             ("url = 'postgres://me:p/a@s:s@h/d'", "url = 'postgres://me:*******@h/d'"),
             ("url = \"postgres://me:gehe\u{ed}m@h\"\nx = 1", "url = \"postgres://me:*******@h\"\nx = 1"),
+            ("url = \"me:secret@broker\"", "url = \"me:******@broker\""),
             ("password = \"secret\"", "password = \"******\""),
             ("token = \"secret\"", "token = \"******\""),
             ("  password='a\"b' # c", "  password='***' # c"),

@@ -24,6 +24,7 @@ pub use graph::GraphFormat;
 pub use places::{Declared, SpoolPlace};
 
 use crate::file::{self, HttpSettings, KeyPlaces, Mistake, Mistakes, Variables};
+use crate::objectives::Objectives;
 use crate::registry::{Buildable, Built, ConfigTable, Kind, Registry};
 use crate::schema::DeclaredSchema;
 use crate::stage::{Outputs, Port};
@@ -46,6 +47,8 @@ pub struct Settings {
     pub overflow_bytes_max: u64,
     /// Where it can be looked at while it runs.
     pub http: HttpSettings,
+    /// What it has to keep.
+    pub objectives: Objectives,
 }
 
 impl Default for Settings {
@@ -60,6 +63,7 @@ impl Default for Settings {
             // As much as a spool holds by default.
             overflow_bytes_max: 20 << 30,
             http: HttpSettings::default(),
+            objectives: Objectives::default(),
         }
     }
 }
@@ -171,6 +175,11 @@ impl Plan {
     /// Where whoever runs it should answer requests about it. The engine itself opens no socket.
     pub fn http(&self) -> &HttpSettings {
         &self.settings.http
+    }
+
+    /// What it has to keep. Whoever runs it measures that; the engine counts what is needed for it.
+    pub fn objectives(&self) -> &Objectives {
+        &self.settings.objectives
     }
 
     /// What is allowed but probably not meant, such as a port that nobody reads.

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 
-use super::{Edge, Plan};
+use super::{Edge, Node, Plan};
 use crate::checkpoint::CheckpointStore;
 use crate::dead_letter;
-use crate::dlq::LetterStore;
+use crate::dlq::{LetterStore, Resender};
+use crate::far_end::FarEnd;
 use crate::position::Position;
 use crate::registry::{Built, Kind};
 use crate::spool::{FsStorage, inspect};
@@ -159,6 +160,42 @@ impl Plan {
     fn input_name(&self, edge: &Edge) -> String {
         let from = &self.nodes[edge.from].name;
         if edge.port == Port::MAIN { from.clone() } else { format!("{from}.{}", edge.port.name()) }
+    }
+
+    /// What lies at the far ends of the sinks that can be looked at: the sink's name, the look, and the schema of the rows that
+    /// it is given.
+    pub fn far_ends(&self) -> Vec<(String, Box<dyn FarEnd>, SchemaRef)> {
+        let far_end = |(index, node): (usize, &Node)| match &node.built {
+            Built::Sink(built) => Some((node.name.clone(), built.sink.far_end()?, self.input_schema(index)?)),
+            _ => None,
+        };
+        self.nodes.iter().enumerate().filter_map(far_end).collect()
+    }
+
+    /// The way in by a source's own door; `None` where there is none.
+    pub fn resender(&self, source: &str) -> Option<Box<dyn Resender>> {
+        let node = self.nodes.iter().find(|node| node.name == source)?;
+        match &node.built {
+            Built::Source(built) => built.source.resender(),
+            _ => None,
+        }
+    }
+
+    /// Whether rows that a source sends by its main port come to this stage by main ports alone.
+    pub fn leads_to(&self, source: &str, stage: &str) -> bool {
+        let before = |name: &str| -> Vec<&str> {
+            let edges = self.edges.iter().filter(|edge| edge.port == Port::MAIN && self.nodes[edge.to].name == name);
+            edges.map(|edge| self.nodes[edge.from].name.as_str()).collect()
+        };
+        // A plan has no cycles.
+        let mut reached = vec![stage];
+        while let Some(name) = reached.pop() {
+            if name == source {
+                return true;
+            }
+            reached.extend(before(name));
+        }
+        false
     }
 
     /// The schema that a stage reads; `None` for a source.

@@ -60,3 +60,12 @@ impl IntakeStats {
         self.taken_to.get().saturating_sub(self.passed_to.get())
     }
 }
+
+/// How many devices a stage knows that follows them. Clones are the same ones.
+#[derive(Debug, Clone, Default)]
+pub struct DeviceStats {
+    /// Heard at some time, and not forgotten.
+    pub known: Gauge,
+    /// Of these, heard as recently as is usual for them.
+    pub connected: Gauge,
+}

@@ -1,7 +1,9 @@
 //! How long rows take from end to end, in buckets that never change: so that figures of many runs and machines
 //! add up, and a quantile can be had of any stretch of time between two looks.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::TimestampMicrosecondType;
@@ -34,14 +36,30 @@ const BUCKETS: usize = BOUNDS_US.len() + 1;
 pub struct Latencies {
     buckets: [AtomicU64; BUCKETS],
     sum_us: AtomicU64,
+    /// What rows are held against one by one, since it need not be one of the bounds.
+    limit_us: OnceLock<i64>,
+    within: AtomicU64,
 }
 
 impl Latencies {
+    /// From now on it is counted as well how many rows took no longer than this. The first limit stays.
+    pub fn hold_against(&self, limit: Duration) {
+        self.limit_us.get_or_init(|| i64::try_from(limit.as_micros()).unwrap_or(i64::MAX));
+    }
+
+    /// How many rows took no longer than the limit; 0 where there is none.
+    pub fn within(&self) -> u64 {
+        self.within.load(Relaxed)
+    }
+
     /// So many rows took so long.
     pub(crate) fn observe(&self, latency_us: i64, rows: u64) {
         let latency_us = latency_us.max(0);
         self.buckets[bucket_of(latency_us)].fetch_add(rows, Relaxed);
         self.sum_us.fetch_add(latency_us.unsigned_abs() * rows, Relaxed);
+        if self.limit_us.get().is_some_and(|limit_us| latency_us <= *limit_us) {
+            self.within.fetch_add(rows, Relaxed);
+        }
     }
 
     /// These rows, which happened at the times of a timestamp column, are there now. Rows without a time are
@@ -59,6 +77,11 @@ impl Latencies {
             }
         }
         self.sum_us.fetch_add(sum_us, Relaxed);
+        if let Some(limit_us) = self.limit_us.get() {
+            let is_within = |time: &i64| now_us.saturating_sub(*time) <= *limit_us;
+            let within = times.iter().flatten().filter(is_within).count();
+            self.within.fetch_add(within as u64, Relaxed);
+        }
     }
 
     /// The counts so far.
@@ -168,10 +191,12 @@ mod tests {
         let times: Vec<Option<i64>> = latencies.iter().map(|us| Some(now - us)).chain([None]).collect();
         let column: ArrayRef = Arc::new(TimestampMicrosecondArray::from(times));
         let (all, one_by_one) = (Latencies::default(), Latencies::default());
+        [&all, &one_by_one].iter().for_each(|latencies| latencies.hold_against(Duration::from_micros(70_000)));
         all.observe_times(&column, now);
         latencies.iter().for_each(|us| one_by_one.observe(*us, 1));
         assert_eq!(all.counts(), one_by_one.counts());
         assert_eq!(all.counts().count(), 10, "a row without a time is left out");
+        assert_eq!((all.within(), one_by_one.within()), (6, 6), "70,001 is too long");
         assert_eq!(all.counts().buckets[0], 4);
         assert_eq!(all.counts().buckets[14], 2);
         assert_eq!(newest(&column, now), Some(now), "a clock that is ahead moves nothing");

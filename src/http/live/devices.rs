@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use pipeline_engine::far_end::is_marked;
+
 use super::snapshot::{AGES_SECONDS, DevicesView};
 
 /// Told apart at most; those beyond are not counted, and that is said.
@@ -30,6 +32,9 @@ impl Devices {
     }
 
     pub fn heard(&mut self, device: &str, now_us: i64) {
+        if is_marked(device) {
+            return;
+        }
         let is_full = self.heard_at_us.len() >= DEVICES_MAX;
         match self.heard_at_us.get_mut(device) {
             Some(at) => *at = now_us,
@@ -66,7 +71,7 @@ mod tests {
     fn the_quietest_come_first_and_all_are_counted_by_age() {
         let mut devices = Devices::default();
         assert_eq!(devices.view(0), None);
-        for (device, second) in [("b", 0), ("a", 0), ("c", 350), ("d", 395), ("d", 399)] {
+        for (device, second) in [("b", 0), ("a", 0), ("c", 350), ("d", 395), ("d", 399), ("pipeline-verify-1", 399)] {
             devices.heard(device, second * 1_000_000);
         }
         let view = devices.view(400_000_000).expect("some were heard");

@@ -2,6 +2,7 @@
 //! edge: how many there are is decided by the pipeline file and never by what devices send.
 
 mod families;
+mod slo;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -16,22 +17,23 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::reload::Reloads;
+use crate::slo::Meter;
 use families::{Families, counter, edge_labels, gauge, histogram, labels};
 
 /// All metrics of a run.
 ///
 /// `data_dir` is where backups are noted, which other processes make.
-pub fn registry(pipeline: &str, stats: Arc<RunStats>, reloads: Reloads, data_dir: &Path) -> Registry {
+pub fn registry(pipeline: &str, stats: Arc<RunStats>, slo: Arc<Meter>, reloads: Reloads, data_dir: &Path) -> Registry {
     let mut registry = Registry::with_prefix("pipeline");
-    let collector = RunCollector { pipeline: pipeline.to_owned(), stats, reloads, data_dir: data_dir.to_owned() };
+    let collector = RunCollector { pipeline: pipeline.to_owned(), stats, slo, reloads, data_dir: data_dir.to_owned() };
     registry.register_collector(Box::new(collector));
     registry
 }
 
-#[derive(Debug)]
 struct RunCollector {
     pipeline: String,
     stats: Arc<RunStats>,
+    slo: Arc<Meter>,
     reloads: Reloads,
     data_dir: PathBuf,
 }
@@ -46,7 +48,16 @@ impl Collector for RunCollector {
         families.stages()?;
         families.sinks()?;
         families.latencies()?;
+        families.devices()?;
+        families.objectives()?;
         families.edges()
+    }
+}
+
+impl fmt::Debug for RunCollector {
+    /// As its trait wants; nobody prints it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunCollector").field("pipeline", &self.pipeline).finish_non_exhaustive()
     }
 }
 
@@ -168,6 +179,16 @@ impl Families<'_, '_> {
             |_, balance| Some(balance.imbalance() as f64),
         )?;
         self.events()
+    }
+
+    fn devices(&mut self) -> fmt::Result {
+        let of = |stage: &StageStats| stage.devices().is_some();
+        self.stage_gauge("devices_known", "Devices that the stage follows", None, of, |stage, _| {
+            stage.devices().map(|devices| devices.known.get() as f64)
+        })?;
+        self.stage_gauge("devices_connected", "Of these, those that are not silent", None, of, |stage, _| {
+            stage.devices().map(|devices| devices.connected.get() as f64)
+        })
     }
 
     fn sinks(&mut self) -> fmt::Result {

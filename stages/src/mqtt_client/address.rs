@@ -19,6 +19,11 @@ impl Address {
             BuildError::invalid(key, text)
                 .hint("Write mqtt://HOST:PORT, or mqtts://HOST:PORT for an encrypted connection. The ports are 1883 and 8883 if none is given.")
         };
+        if url.contains('@') {
+            // The URL is printed in logs and in what is said of it; a password is not.
+            return Err(BuildError::invalid(key, "a broker's URL holds no user name and no password")
+                .hint("Give them as `username` and `password`."));
+        }
         let Some((scheme, rest)) = url.split_once("://") else {
             return Err(invalid(format!("\"{url}\" is not the URL of a broker")));
         };
@@ -28,11 +33,6 @@ impl Address {
             _ => return Err(invalid(format!("a broker is not reached by \"{scheme}://\""))),
         };
         let place = rest.strip_suffix('/').unwrap_or(rest);
-        if place.contains('@') {
-            // The URL is printed in logs; a password is not.
-            return Err(BuildError::invalid(key, "a broker's URL holds no user name and no password")
-                .hint("Give them as `username` and `password`."));
-        }
         let (host, port) = split_port(place).ok_or_else(|| invalid(format!("\"{url}\" has no valid host and port")))?;
         let port = match port {
             None => {

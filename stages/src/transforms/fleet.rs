@@ -54,6 +54,11 @@ impl<S> Fleet<S> {
         &mut self.devices[slot]
     }
 
+    /// How many are remembered.
+    pub(super) fn count(&self) -> usize {
+        self.devices.len()
+    }
+
     /// All devices with their slots, in an order that means nothing.
     pub(super) fn devices(&mut self) -> impl Iterator<Item = (usize, &mut Device<S>)> {
         self.devices.iter_mut().enumerate()

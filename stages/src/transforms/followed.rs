@@ -59,6 +59,11 @@ impl<S: Placed> Followed<S> {
         self.fleet.devices().map(|(_, device)| device)
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.fleet.count()
+    }
+
     /// The device with this key, one of whose rows came from this partition. One that is not known begins as `new`
     /// says, which is told up to where the silent of the partition have been dealt with.
     pub(super) fn meet(&mut self, key: &[u8], partition: usize, new: impl FnOnce(i64) -> S) -> Met<S> {

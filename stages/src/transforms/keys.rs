@@ -8,9 +8,9 @@ use arrow::array::{
 };
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema};
-use pipeline_engine::columns;
 use pipeline_engine::schema::timestamp_type;
 use pipeline_engine::stage::{BuildError, StageError};
+use pipeline_engine::{columns, far_end};
 
 use super::snapshot::Fingerprint;
 
@@ -130,6 +130,15 @@ impl Keys<'_> {
     pub(super) fn encode(&self, row: usize, bytes: &mut Vec<u8>) -> bool {
         bytes.clear();
         self.0.iter().all(|array| array.encode(row, bytes))
+    }
+
+    /// Whether the row is of a device that is none, but sent to see whether it arrives: see [`pipeline_engine::far_end`].
+    pub(super) fn is_marked(&self, row: usize) -> bool {
+        let is_marked = |array: &KeyArray<'_>| match array {
+            KeyArray::Text(array) => array.is_valid(row) && far_end::is_marked(array.value(row)),
+            _ => false,
+        };
+        self.0.iter().any(is_marked)
     }
 
     /// The same where a null is a value like any other, equal to itself alone. These are other keys than those of

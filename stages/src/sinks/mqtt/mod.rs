@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use pipeline_engine::dead_letter;
+use pipeline_engine::secret::SecretText;
 use pipeline_engine::stage::{
     BuildContext, BuildError, BuiltSink, Examination, Group, Grouping, Port, Sink, SinkConfig, StageDoc, StageError,
 };
@@ -49,7 +50,7 @@ pub struct MqttSinkConfig {
     /// The user to connect as.
     pub username: Option<String>,
     /// The user's password.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<SecretText>")]
     pub password: Option<SecretString>,
     /// Certificates, for `mqtts://`.
     #[serde(default)]

@@ -34,6 +34,7 @@ mod days;
 mod destination;
 mod disk;
 mod encode;
+mod far_end;
 mod folder;
 mod journal;
 mod lake;
@@ -51,6 +52,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use pipeline_engine::dlq::LetterStore;
+use pipeline_engine::far_end::FarEnd;
 use pipeline_engine::stage::{Account, Committed, Examination, Group, SchemaComparison, Sink, StageError};
 use pipeline_engine::{Counter, now_us};
 
@@ -59,6 +61,7 @@ pub use self::config::ParquetConfig;
 use self::days::{Day, split_by_day};
 pub(crate) use self::destination::Destination;
 use self::encode::Encoder;
+use self::far_end::LakeEnd;
 use self::journal::{Journal, Staged};
 pub use self::lake::Lake;
 pub(crate) use self::lake::LakeObject;
@@ -165,6 +168,10 @@ impl Sink for Parquet {
 
     fn dead_letters(&self) -> Option<Box<dyn LetterStore>> {
         Some(Box::new(LakeLetters::new(self.store.reader()?, &self.owner)))
+    }
+
+    fn far_end(&self) -> Option<Box<dyn FarEnd>> {
+        Some(Box::new(LakeEnd::new(self.store.reader()?, &self.owner)))
     }
 
     async fn write(&mut self, group: &Group) -> Result<(), StageError> {

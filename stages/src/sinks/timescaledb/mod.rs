@@ -11,6 +11,7 @@
 pub mod copy;
 mod declared;
 mod examine;
+mod far_end;
 mod fence;
 mod late;
 mod ledger;
@@ -29,6 +30,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use arrow::datatypes::{Schema, SchemaRef};
+use pipeline_engine::secret::SecretText;
 use pipeline_engine::stage::{BuildContext, BuildError, BuiltSink, Grouping, Port, SinkConfig, StageDoc};
 use pipeline_engine::units::{DurationText, SizeText};
 use pipeline_engine::{columns, dead_letter};
@@ -65,10 +67,10 @@ pub struct TimescaleDbConfig {
     /// with `require` and `prefer`. The default is `verify-full`, and `disable` for a server on this
     /// machine. `sslrootcert` is a private authority, `sslcert` and `sslkey` are our own
     /// certificate and key, all PEM files.
-    #[schemars(with = "String")]
+    #[schemars(with = "SecretText")]
     url: SecretString,
     /// The password, if it is not in the url.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<SecretText>")]
     password: Option<SecretString>,
     /// The table, or `schema.table`. Names are taken literally, upper case too.
     table: String,

@@ -14,10 +14,12 @@ use arrow::row::{RowConverter, SortField};
 use async_trait::async_trait;
 use pipeline_engine::Counter;
 use pipeline_engine::dlq::LetterStore;
+use pipeline_engine::far_end::FarEnd;
 use pipeline_engine::stage::{Account, Committed, Examination, Fault, Group, SchemaComparison, Sink, StageError};
 
 use super::declared::{DeclaredTable, Upkeep};
 use super::examine;
+use super::far_end::TableEnd;
 use super::fence::Fence;
 use super::late::{self, Lanes};
 use super::ledger::Ledger;
@@ -185,6 +187,10 @@ impl Sink for TimescaleDb {
     fn dead_letters(&self) -> Option<Box<dyn LetterStore>> {
         let columns = self.letters.as_ref()?;
         Some(Box::new(TableLetters::new(&self.database, &self.table, columns, &self.pipeline)))
+    }
+
+    fn far_end(&self) -> Option<Box<dyn FarEnd>> {
+        Some(Box::new(TableEnd::of(self)))
     }
 
     async fn close(&mut self) -> Result<(), StageError> {

@@ -23,6 +23,7 @@ use async_trait::async_trait;
 use pipeline_engine::dead_letter;
 use pipeline_engine::dlq::Resender;
 use pipeline_engine::schema::DeclaredSchema;
+use pipeline_engine::secret::SecretText;
 use pipeline_engine::spool::{RECORD_BYTES_MAX, SpoolOptions};
 use pipeline_engine::stage::{
     BuildContext, BuildError, BuiltSource, DiskBounds, Examination, Port, Source, SourceConfig, SourceContext,
@@ -83,7 +84,7 @@ pub struct MqttSourceConfig {
     /// The user to connect as.
     username: Option<String>,
     /// The user's password.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<SecretText>")]
     password: Option<SecretString>,
     /// Certificates, for `mqtts://`.
     #[serde(default)]

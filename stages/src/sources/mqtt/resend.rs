@@ -48,12 +48,14 @@ impl Resend {
     }
 
     fn is_read(&self, topic: &str) -> bool {
-        self.filters.iter().any(|filter| {
-            // $share/GROUP/FILTER
-            let shared = filter.strip_prefix("$share/").and_then(|rest| rest.split_once('/'));
-            topic_matches(shared.map_or(filter, |(_, filter)| filter), topic)
-        })
+        self.filters.iter().any(|filter| topic_matches(unshared(filter), topic))
     }
+}
+
+/// The filter of `$share/GROUP/FILTER`.
+fn unshared(filter: &str) -> &str {
+    let shared = filter.strip_prefix("$share/").and_then(|rest| rest.split_once('/'));
+    shared.map_or(filter, |(_, filter)| filter)
 }
 
 #[async_trait]
@@ -78,6 +80,13 @@ impl Resender for Resend {
             return Err(format!("would go to \"{topic}\", which its source does not subscribe to"));
         }
         Ok(Resent { topic, payload })
+    }
+
+    fn topic_of(&self, name: &str) -> Option<String> {
+        let filter = self.filters.first()?;
+        let levels: Vec<&str> = unshared(filter).split('/').collect();
+        let open = |level: &&str| if matches!(*level, "+" | "#") { name.to_owned() } else { (*level).to_owned() };
+        Some(levels.iter().map(open).collect::<Vec<_>>().join("/"))
     }
 
     async fn send(&mut self, messages: &[Resent]) -> Result<Vec<Result<(), NotSent>>, StageError> {
@@ -176,6 +185,14 @@ mod tests {
         ] {
             let error = message(letter, form, topic).unwrap_err();
             assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_topic_of_its_source_has_the_name_where_that_leaves_it_open() {
+        let topic = |filter: &str| resend("mqtt://127.0.0.1", &[filter]).topic_of("me");
+        for (filter, expected) in [("a/b", "a/b"), ("a/+/c/#", "a/me/c/me"), ("#", "me"), ("$share/g/a/#", "a/me")] {
+            assert_eq!(topic(filter).as_deref(), Some(expected), "{filter}");
         }
     }
 

@@ -11,6 +11,7 @@
 mod fleet;
 mod pace;
 mod payload;
+mod readings;
 mod replay;
 mod run;
 mod signal;
@@ -33,6 +34,7 @@ use serde::{Deserialize, Serialize};
 use super::decoder;
 use crate::decode::Format;
 use fleet::FleetSettings;
+pub use readings::{Message, Readings};
 use replay::ReplaySettings;
 use run::{Origin, Simulator};
 use topic::Topic;

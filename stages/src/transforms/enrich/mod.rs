@@ -42,6 +42,7 @@ use std::collections::BTreeMap;
 use arrow::datatypes::SchemaRef;
 use pipeline_engine::dead_letter;
 use pipeline_engine::schema::ColumnType;
+use pipeline_engine::secret::SecretText;
 use pipeline_engine::stage::{BuildContext, BuildError, BuiltTransform, Port, StageDoc, TransformConfig};
 use pipeline_engine::units::{DurationText, SizeText};
 use schemars::JsonSchema;
@@ -66,10 +67,10 @@ pub struct EnrichConfig {
     /// run at the database `url`, in a transaction that only reads.
     pub query: Option<String>,
     /// The database of `query`, as the `timescaledb` sink takes it: `postgres://user@host:5432/database`.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<SecretText>")]
     pub url: Option<SecretString>,
     /// The password for `url`, if it is not in there.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<SecretText>")]
     pub password: Option<SecretString>,
     /// The S3 API to use, if not that of AWS: `https://s3.example.com`. Overrides AWS_ENDPOINT_URL. Credentials come from
     /// AWS's own variables or the machine's role, as for the `parquet` sink.

@@ -22,6 +22,10 @@
 //! its receipt counts as that much after it. Time that only passes on a clock tells nothing: there is no clock, so a
 //! replay tells the same.
 //!
+//! How many devices are known, and how many of them are not silent, is shown as `pipeline_devices_known` and
+//! `pipeline_devices_connected`. One that can't be judged yet is not silent. Devices that
+//! `pipeline verify` and `pipeline soak` make up are not followed: they stop without meaning anything by it.
+//!
 //! # What it remembers
 //! The newest time and the rhythm of at most `devices_max` devices, 450 bytes each. Beyond it the device seen least
 //! recently is forgotten and counted in `forgotten_devices`: its return is not told then. It outlives a restart.
@@ -132,6 +136,8 @@ impl TransformConfig for SilenceConfig {
             fingerprint: fingerprint.finish(),
             schema: alerts.clone(),
             counters: Counters::of(cx),
+            shown: cx.devices(),
+            silent_now: 0,
             alerts: Vec::new(),
             bytes: Vec::new(),
         };

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, Float64Array, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
-use pipeline_engine::Counter;
 use pipeline_engine::stage::{Batch, BuildContext, Emitter, StageError, Transform};
+use pipeline_engine::{Counter, DeviceStats};
 
 use super::ALERTS;
 use super::rhythm::Rhythm;
@@ -81,6 +81,9 @@ pub(super) struct Silence {
     pub(super) fingerprint: u128,
     pub(super) schema: SchemaRef,
     pub(super) counters: Counters,
+    /// How many are known, and how many of them are silent: shown after each batch.
+    pub(super) shown: DeviceStats,
+    pub(super) silent_now: u64,
     /// What the batch at hand tells; kept for its capacity.
     pub(super) alerts: Vec<Alert>,
     /// The key at hand; kept for its capacity.
@@ -112,6 +115,7 @@ impl Transform for Silence {
         let latest_us = batch.ack().received_at_us().map_or(i64::MAX, |us| us.saturating_add(self.ahead_max_us));
         self.alerts.clear();
         self.observe(&batch.rows, partition, latest_us)?;
+        self.show();
         if self.alerts.is_empty() {
             out.emit(batch);
             return Ok(());
@@ -147,6 +151,8 @@ impl Transform for Silence {
         })?;
         reader.end()?;
         self.devices = devices;
+        self.silent_now = self.devices.devices().filter(|device| device.state.is_silent).count() as u64;
+        self.show();
         Ok(())
     }
 }
@@ -160,17 +166,27 @@ impl Silence {
                 self.counters.unplaced.increment();
                 continue;
             }
+            if keys.is_marked(row) {
+                continue;
+            }
             self.observe_device(times.value(row).min(latest_us), partition);
         }
         Ok(())
+    }
+
+    fn show(&self) {
+        let known = self.devices.count() as u64;
+        self.shown.known.set(known);
+        self.shown.connected.set(known.saturating_sub(self.silent_now));
     }
 
     /// The device whose key is in `bytes` is heard.
     fn observe_device(&mut self, time_us: i64, partition: usize) {
         let begin = |_| Heard { newest_us: time_us, partition, is_silent: false, rhythm: Rhythm::default() };
         let met = self.devices.meet(&self.bytes, partition, begin);
-        if met.forgotten.is_some() {
+        if let Some(forgotten) = &met.forgotten {
             self.counters.forgotten.increment();
+            self.silent_now -= u64::from(forgotten.state.is_silent);
         }
         if met.is_new {
             self.look_through(partition);
@@ -182,6 +198,7 @@ impl Silence {
         }
         if device.state.is_silent {
             device.state.is_silent = false;
+            self.silent_now -= 1;
             self.counters.returned.increment();
             self.alerts.push(Alert {
                 key: device.key.clone(),
@@ -213,6 +230,7 @@ impl Silence {
             };
             if now_us.saturating_sub(device.state.newest_us) > allowed_us {
                 device.state.is_silent = true;
+                self.silent_now += 1;
                 self.counters.silent.increment();
                 self.alerts.push(Alert {
                     key: device.key.clone(),

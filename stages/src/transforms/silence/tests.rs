@@ -52,6 +52,34 @@ fn a_device_that_the_others_leave_behind_is_silent_once_and_comes_back_once() {
 }
 
 #[test]
+fn known_and_connected_devices_are_shown_also_after_a_restart_and_made_up_ones_are_none() {
+    let cx = context();
+    let mut stage = built::<SilenceConfig>("after = \"60s\"", &cx).expect("a stage");
+    let shown = || (cx.devices().known.get(), cx.devices().connected.get());
+    run(&mut stage, &[("a", 0), ("b", 0), ("c", 0), ("pipeline-verify-1", 0)]);
+    assert_eq!(shown(), (3, 3));
+    run(&mut stage, &[("a", 100), ("b", 100)]);
+    assert_eq!(shown(), (3, 2));
+    let snapshot = stage.transform.snapshot().expect("it remembers");
+    let cx = context();
+    let mut again = built::<SilenceConfig>("after = \"60s\"", &cx).expect("a stage");
+    again.transform.restore(&snapshot).expect("its own");
+    assert_eq!((cx.devices().known.get(), cx.devices().connected.get()), (3, 2));
+    run(&mut again, &[("c", 101)]);
+    assert_eq!((cx.devices().known.get(), cx.devices().connected.get()), (3, 3));
+}
+
+#[test]
+fn a_silent_device_that_is_forgotten_counts_nowhere() {
+    let cx = context();
+    let mut stage = built::<SilenceConfig>("after = \"60s\"\ndevices_max = 3", &cx).expect("a stage");
+    run(&mut stage, &[("a", 0), ("b", 0), ("c", 0), ("a", 100), ("b", 100)]);
+    assert_eq!((cx.devices().known.get(), cx.devices().connected.get()), (3, 2));
+    run(&mut stage, &[("d", 100)]);
+    assert_eq!((cx.devices().known.get(), cx.devices().connected.get()), (3, 3), "c is forgotten");
+}
+
+#[test]
 fn of_two_devices_the_other_one_tells_and_one_alone_tells_nothing() {
     let mut stage = stage("after = \"60s\"");
     assert!(run(&mut stage, &[("a", 0), ("a", 1000)]).is_empty());
