@@ -14,7 +14,7 @@ use crate::position::Position;
 use crate::schema::DeclaredSchema;
 use crate::spool::SpoolMeter;
 use crate::stage::{BuildError, Port};
-use crate::stats::{Counter, DeviceStats, IntakeStats, Running, StageStats};
+use crate::stats::{CertificateStats, Counter, DeviceStats, IntakeStats, Running, StageStats};
 use crate::storage::Storage;
 use crate::suggest::suggest;
 
@@ -71,6 +71,11 @@ impl BuildContext {
     /// A counter of the stage's own, such as `reconnects`: shown with the stage's figures.
     pub fn counter(&self, name: &'static str) -> Counter {
         self.stats.counter(name)
+    }
+
+    /// Until when certificates are good, for a stage that makes encrypted connections.
+    pub fn certificates(&self) -> CertificateStats {
+        self.stats.follow_certificates()
     }
 
     /// How many devices the stage knows, for one that follows them.

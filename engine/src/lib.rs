@@ -80,6 +80,6 @@ pub use report::Report;
 pub use retry::Backoff;
 pub use run::{Run, RunError};
 pub use stats::{
-    Counter, DeviceStats, EdgeStats, Gauge, IntakeStats, LATENCY_BOUNDS_SECONDS, Latencies, LatencyCounts, RunStats,
-    Running, StageState, StageStats, Stopwatch, now_us,
+    CertificateStats, Counter, DeviceStats, EdgeStats, Gauge, IntakeStats, LATENCY_BOUNDS_SECONDS, Latencies,
+    LatencyCounts, RunStats, Running, StageState, StageStats, Stopwatch, now_us,
 };

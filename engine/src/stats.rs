@@ -18,7 +18,7 @@ use crate::batch::Batch;
 use crate::spool::SpoolMeter;
 use crate::stage::Port;
 use crate::tap::Tap;
-pub use counter::{Counter, DeviceStats, Gauge, IntakeStats};
+pub use counter::{CertificateStats, Counter, DeviceStats, Gauge, IntakeStats};
 pub use edge::EdgeStats;
 pub use latency::{LATENCY_BOUNDS_SECONDS, Latencies, LatencyCounts};
 pub use stopwatch::{Running, Stopwatch};
@@ -98,6 +98,7 @@ pub struct StageStats {
     rows_in_hand: AtomicI64,
     intake: OnceLock<IntakeStats>,
     devices: OnceLock<DeviceStats>,
+    certificates: OnceLock<CertificateStats>,
     rows_stored: AtomicU64,
     groups_stored: AtomicU64,
     retries: AtomicU64,
@@ -136,6 +137,7 @@ impl StageStats {
             rows_in_hand: AtomicI64::new(0),
             intake: OnceLock::new(),
             devices: OnceLock::new(),
+            certificates: OnceLock::new(),
             rows_stored: AtomicU64::new(0),
             groups_stored: AtomicU64::new(0),
             retries: AtomicU64::new(0),
@@ -194,6 +196,11 @@ impl StageStats {
     /// The devices that a transform follows; `None` if it follows none.
     pub fn devices(&self) -> Option<&DeviceStats> {
         self.devices.get()
+    }
+
+    /// The certificates of its connections; `None` for a stage that has no such connections.
+    pub fn certificates(&self) -> Option<&CertificateStats> {
+        self.certificates.get()
     }
 
     /// Rows that a sink has made durable.
@@ -290,6 +297,10 @@ impl StageStats {
 
     pub(crate) fn start_intake(&self) -> IntakeStats {
         self.intake.get_or_init(IntakeStats::default).clone()
+    }
+
+    pub(crate) fn follow_certificates(&self) -> CertificateStats {
+        self.certificates.get_or_init(CertificateStats::default).clone()
     }
 
     pub(crate) fn follow_devices(&self) -> DeviceStats {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use pipeline_engine::dlq::{CHUNK, NotSent, Resent};
 use pipeline_engine::now_us;
 use pipeline_engine::time::parse_us;
@@ -101,10 +102,10 @@ pub async fn run(door: &mut Door, prefix: &str, options: &Options) -> Result<Loa
         if sending.len() < CHUNK && more_is_due {
             continue;
         }
-        tokio::select! {
-            biased;
-            _ = &mut stop => break,
-            outcome = send(door, std::mem::take(&mut sending), &mut load, started + options.duration + GRACE) => outcome?,
+        // To its end: what is under way would be neither sent nor not.
+        send(door, std::mem::take(&mut sending), &mut load, started + options.duration + GRACE).await?;
+        if stop.as_mut().now_or_never().is_some() {
+            break;
         }
         if told.elapsed() >= TELL_EVERY {
             told = Instant::now();

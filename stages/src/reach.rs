@@ -11,8 +11,8 @@ use pipeline_engine::stage::{Examination, StageError};
 use pipeline_engine::time::format_us;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection};
-use x509_cert::Certificate;
-use x509_cert::der::Decode;
+
+use crate::certificates;
 
 /// How long one address may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -146,12 +146,9 @@ fn shake_hands(
 
 /// How long a chain of certificates is still good: as long as the first of them that ends.
 pub(crate) fn tell_validity(check: &'static str, what: &str, chain: &[CertificateDer<'_>], report: &Examination) {
-    let ends = chain.iter().filter_map(|der| {
-        let certificate = Certificate::from_der(der.as_ref()).ok()?.tbs_certificate;
-        let ends_s = certificate.validity.not_after.to_unix_duration().as_secs();
-        Some((i64::try_from(ends_s).ok()?.checked_mul(1_000_000)?, certificate.subject.to_string()))
-    });
-    let Some((ends_us, subject)) = ends.min() else {
+    let end = certificates::end(chain);
+    let end = end.and_then(|(end_s, subject)| Some((i64::try_from(end_s).ok()?.checked_mul(1_000_000)?, subject)));
+    let Some((ends_us, subject)) = end else {
         report.pass(check, format!("{what}; how long is not known"));
         return;
     };

@@ -187,18 +187,15 @@ fn read_http<'i>(reader: &mut Reader<'i>, value: Option<Spanned<DeValue<'i>>>) -
 }
 
 fn read_slo<'i>(reader: &mut Reader<'i>, value: Option<Spanned<DeValue<'i>>>) -> (Objectives, KeyPlaces) {
-    let none = || (Objectives::default(), KeyPlaces::default());
-    let Some(table) = value.and_then(|value| table_of(reader, value, "slo")) else { return none() };
+    let none = (Objectives::default(), KeyPlaces::default());
+    let Some(table) = value.and_then(|value| table_of(reader, value, "slo")) else { return none };
     let places = KeyPlaces::new(table.span(), table.get_ref());
-    let text = reader.config::<SloText>(table, places.of("").unwrap_or(0..0), "[slo]");
-    match text.map(SloText::objectives) {
-        Some(Ok(objectives)) => (objectives, places),
-        Some(Err((key, mistake, hint))) => {
-            reader.report(Mistake::new(places.of(key), mistake).hint(hint));
-            none()
-        }
-        None => none(),
+    let Some(text) = reader.config::<SloText>(table, places.of("").unwrap_or(0..0), "[slo]") else { return none };
+    let (objectives, wrong) = text.objectives();
+    for (key, mistake, hint) in wrong {
+        reader.report(Mistake::new(places.of(key), mistake).hint(hint));
     }
+    (objectives, places)
 }
 
 /// An objective is about a sink of this file.

@@ -44,49 +44,55 @@ type Wrong = (&'static str, String, &'static str);
 const MEASURE_EVERY_MIN: Duration = Duration::from_secs(10);
 
 impl SloText {
-    /// What it means.
-    pub(super) fn objectives(self) -> Result<Objectives, Wrong> {
+    /// What it means, and all that is wrong with it; what is wrong asks for nothing.
+    pub(super) fn objectives(self) -> (Objectives, Vec<Wrong>) {
+        let mut wrong = Vec::new();
         let measures = self.query_p95.is_some() || self.dashboard_p95.is_some();
-        let sinks = [
+        for (key, is_set, is_needed) in [
             ("latency_sink", self.latency_sink.is_some(), self.latency_p99.is_some() || measures),
             ("anomaly_sink", self.anomaly_sink.is_some(), self.anomaly_p99.is_some()),
             ("measure_every", self.measure_every.is_some(), measures),
-        ];
-        if let Some((key, ..)) = sinks.iter().find(|(_, is_set, is_needed)| *is_set && !is_needed) {
-            let hint = "Add the objective that it belongs to, or leave this key out.";
-            return Err((key, format!("no objective here needs \"{key}\""), hint));
+        ] {
+            if is_set && !is_needed {
+                let hint = "Add the objective that it belongs to, or leave this key out.";
+                wrong.push((key, format!("no objective here needs \"{key}\""), hint));
+            }
         }
         let measure_every = self.measure_every.map(|DurationText(every)| every);
         if measure_every.is_some_and(|every| every < MEASURE_EVERY_MIN) {
-            let hint = "Such as \"5m\".";
-            return Err(("measure_every", "the database would be busy with being measured".to_owned(), hint));
+            let text = "the database would be busy with being measured".to_owned();
+            wrong.push(("measure_every", text, "Such as \"5m\"."));
         }
-        Ok(Objectives {
-            latency: within("latency_p99", self.latency_p99, Share::percent(99))?,
+        let (p99, p95) = (Share::percent(99), Share::percent(95));
+        let objectives = Objectives {
+            latency: within("latency_p99", self.latency_p99, p99, &mut wrong),
             latency_sink: self.latency_sink,
-            loss_max: share("loss_max", self.loss_max)?,
-            anomaly: within("anomaly_p99", self.anomaly_p99, Share::percent(99))?,
+            loss_max: share("loss_max", self.loss_max, &mut wrong),
+            anomaly: within("anomaly_p99", self.anomaly_p99, p99, &mut wrong),
             anomaly_sink: self.anomaly_sink,
             ingestion_min: self.ingestion_min.map(NonZeroU64::get),
-            devices_min: share("devices_min", self.devices_min)?,
-            query: within("query_p95", self.query_p95, Share::percent(95))?,
-            dashboard: within("dashboard_p95", self.dashboard_p95, Share::percent(95))?,
+            devices_min: share("devices_min", self.devices_min, &mut wrong),
+            query: within("query_p95", self.query_p95, p95, &mut wrong),
+            dashboard: within("dashboard_p95", self.dashboard_p95, p95, &mut wrong),
             measure_every,
-        })
+        };
+        (objectives, wrong)
     }
 }
 
-fn within(key: &'static str, text: Option<DurationText>, share: Share) -> Result<Option<Within>, Wrong> {
-    match text {
-        Some(DurationText(Duration::ZERO)) => {
-            Err((key, "nothing takes no time at all".to_owned(), "Such as \"5s\" or \"250ms\"."))
-        }
-        text => Ok(text.map(|DurationText(limit)| Within { limit, share })),
+fn within(key: &'static str, text: Option<DurationText>, share: Share, wrong: &mut Vec<Wrong>) -> Option<Within> {
+    let DurationText(limit) = text?;
+    if limit.is_zero() {
+        wrong.push((key, "nothing takes no time at all".to_owned(), "Such as \"5s\" or \"250ms\"."));
     }
+    Some(Within { limit, share })
 }
 
-fn share(key: &'static str, number: Option<f64>) -> Result<Option<Share>, Wrong> {
-    let Some(number) = number else { return Ok(None) };
-    let wrong = || (key, format!("{number} is no share"), "A number from 0 to 1, such as 0.995 or 1e-4.");
-    Share::of(number).map(Some).ok_or_else(wrong)
+fn share(key: &'static str, number: Option<f64>, wrong: &mut Vec<Wrong>) -> Option<Share> {
+    let number = number?;
+    let share = Share::of(number);
+    if share.is_none() {
+        wrong.push((key, format!("{number} is no share"), "A number from 0 to 1, such as 0.995 or 1e-4."));
+    }
+    share
 }

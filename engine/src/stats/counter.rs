@@ -61,6 +61,16 @@ impl IntakeStats {
     }
 }
 
+/// Until when the certificates of a stage's connections are good, in seconds since 1970; 0 where none was seen. Clones are the
+/// same ones.
+#[derive(Debug, Clone, Default)]
+pub struct CertificateStats {
+    /// The first to end of those that we show.
+    pub own: Gauge,
+    /// The first to end of those that the server has shown last.
+    pub server: Gauge,
+}
+
 /// How many devices a stage knows that follows them. Clones are the same ones.
 #[derive(Debug, Clone, Default)]
 pub struct DeviceStats {

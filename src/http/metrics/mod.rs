@@ -48,6 +48,7 @@ impl Collector for RunCollector {
         families.stages()?;
         families.sinks()?;
         families.latencies()?;
+        families.certificates()?;
         families.devices()?;
         families.objectives()?;
         families.edges()
@@ -179,6 +180,23 @@ impl Families<'_, '_> {
             |_, balance| Some(balance.imbalance() as f64),
         )?;
         self.events()
+    }
+
+    /// Only where a connection is encrypted.
+    fn certificates(&mut self) -> fmt::Result {
+        let help = "When the first certificate of a chain ends: ours (own), or what the server has shown last (server)";
+        let (name, unit) = ("tls_certificate_expiry_timestamp", Unit::Seconds);
+        let mut family = self.encoder.encode_descriptor(name, help, Some(&unit), MetricType::Gauge)?;
+        for stage in &self.run.stats.stages {
+            let Some(certificates) = stage.certificates() else { continue };
+            for (whose, end_s) in [("own", certificates.own.get()), ("server", certificates.server.get())] {
+                if end_s > 0 {
+                    let [pipeline, component, kind] = labels(&self.run.pipeline, stage);
+                    gauge(&mut family, &[pipeline, component, kind, ("certificate", whose)], end_s as f64)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn devices(&mut self) -> fmt::Result {

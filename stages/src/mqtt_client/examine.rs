@@ -34,7 +34,7 @@ pub(crate) async fn reach(settings: &Settings, report: &Examination) -> Option<H
         }
         return Some(Handshake::NotWanted);
     }
-    let config = match settings.tls.read(&settings.address) {
+    let config = match settings.tls.read(&settings.address, &settings.certificates) {
         Ok(config) => config,
         Err(error) => {
             report.fail("tls", &error);

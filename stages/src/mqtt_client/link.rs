@@ -225,7 +225,7 @@ impl Events {
         if !self.settings.address.tls {
             return Ok(());
         }
-        let config = self.settings.tls.read(&self.settings.address)?;
+        let config = self.settings.tls.read(&self.settings.address, &self.settings.certificates)?;
         match &mut self.link {
             Link::V5(events) => {
                 events.options.set_transport(v5::encrypted(config));

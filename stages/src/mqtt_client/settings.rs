@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use pipeline_engine::CertificateStats;
 use pipeline_engine::stage::{BuildContext, BuildError};
 use pipeline_engine::units::DurationText;
 use schemars::JsonSchema;
@@ -42,6 +43,8 @@ pub(crate) struct Settings {
     pub(crate) session: Session,
     pub(crate) keep_alive: Duration,
     pub(crate) direction: Direction,
+    /// Where it is noted how long certificates are good.
+    pub(crate) certificates: CertificateStats,
 }
 
 /// What a connection is for.

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use pipeline_engine::CertificateStats;
 use pipeline_engine::stage::{BuildError, StageError};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
@@ -14,6 +15,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::address::Address;
+use crate::certificates::{note_own, verifier};
 
 /// How an encrypted connection is made: the table `[sources.NAME.tls]` or `[sinks.NAME.tls]`.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
@@ -66,7 +68,7 @@ impl TlsConfig {
 
     /// The certificates that we show, if any.
     pub(crate) fn own_certificates(&self) -> Result<Option<Vec<CertificateDer<'static>>>, StageError> {
-        self.cert.as_deref().map(certificates).transpose()
+        self.cert.as_deref().map(certificates_in).transpose()
     }
 
     fn protocols(&self, address: &Address) -> Vec<Vec<u8>> {
@@ -77,16 +79,21 @@ impl TlsConfig {
     }
 
     /// Reads the files. The errors name them, and are permanent.
-    pub(crate) fn read(&self, address: &Address) -> Result<Arc<ClientConfig>, StageError> {
+    pub(crate) fn read(
+        &self,
+        address: &Address,
+        certificates: &CertificateStats,
+    ) -> Result<Arc<ClientConfig>, StageError> {
         let provider =
             CryptoProvider::get_default().cloned().unwrap_or_else(|| Arc::new(aws_lc_rs::default_provider()));
         let mut config = match &self.ca {
-            Some(ca) => trusting(ca, provider.clone())?,
-            None => trusting_the_system()?,
+            Some(ca) => trusting(authorities(ca)?, provider.clone(), certificates)?,
+            None => trusting(authorities_of_the_system()?, provider.clone(), certificates)?,
         };
         if let (Some(cert), Some(key)) = (&self.cert, &self.key) {
             warn_of_a_readable_key(key);
-            let chain = certificates(cert)?;
+            let chain = certificates_in(cert)?;
+            note_own(&chain, certificates);
             let key_der = PrivateKeyDer::from_pem_slice(&contents(key)?).map_err(|error| {
                 StageError::permanent(format!("\"{key}\" holds no private key in PEM")).because(error)
             })?;
@@ -101,30 +108,38 @@ impl TlsConfig {
     }
 }
 
-fn trusting(ca: &str, provider: Arc<CryptoProvider>) -> Result<ClientConfig, StageError> {
-    let mut roots = RootCertStore::empty();
-    let (accepted, _) = roots.add_parsable_certificates(certificates(ca)?);
-    if accepted == 0 {
-        return Err(StageError::permanent(format!("\"{ca}\" holds no certificate of an authority")));
-    }
+fn trusting(
+    roots: RootCertStore,
+    provider: Arc<CryptoProvider>,
+    certificates: &CertificateStats,
+) -> Result<ClientConfig, StageError> {
+    let verifier = verifier(roots, provider.clone(), certificates)?;
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| StageError::bug("the TLS library has no protocol version").because(error))?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
 }
 
-/// The MQTT library knows how to find the system's certificates, so we ask it.
-fn trusting_the_system() -> Result<ClientConfig, StageError> {
-    let unreadable = "the certificates that this system trusts can't be read";
-    let hint = "Set `tls.ca` to a file with the authority that signed the broker's certificate.";
-    match rumqttc_v5::TlsConfiguration::try_default_rustls() {
-        Ok(rumqttc_v5::TlsConfiguration::Rustls(config)) => Ok((*config).clone()),
-        Ok(_) => Err(StageError::permanent(unreadable).hint(hint)),
-        Err(error) => Err(StageError::permanent(unreadable).because(error).hint(hint)),
+fn authorities(ca: &str) -> Result<RootCertStore, StageError> {
+    let mut roots = RootCertStore::empty();
+    let (accepted, _) = roots.add_parsable_certificates(certificates_in(ca)?);
+    if accepted == 0 {
+        return Err(StageError::permanent(format!("\"{ca}\" holds no certificate of an authority")));
     }
+    Ok(roots)
 }
 
-fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, StageError> {
+fn authorities_of_the_system() -> Result<RootCertStore, StageError> {
+    let mut roots = RootCertStore::empty();
+    let (accepted, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if accepted == 0 {
+        return Err(StageError::permanent("the certificates that this system trusts can't be read")
+            .hint("Set `tls.ca` to a file with the authority that signed the broker's certificate."));
+    }
+    Ok(roots)
+}
+
+fn certificates_in(path: &str) -> Result<Vec<CertificateDer<'static>>, StageError> {
     let found: Vec<_> = CertificateDer::pem_slice_iter(&contents(path)?)
         .collect::<Result<_, _>>()
         .map_err(|error| StageError::permanent(format!("\"{path}\" is not a valid PEM file")).because(error))?;
@@ -183,7 +198,7 @@ mod tests {
     #[test]
     fn a_missing_file_is_named() {
         let tls = TlsConfig { ca: Some("/nowhere/ca.pem".to_owned()), ..TlsConfig::default() };
-        let error = tls.read(&address("mqtts://broker")).unwrap_err();
+        let error = tls.read(&address("mqtts://broker"), &CertificateStats::default()).unwrap_err();
         assert!(error.chain().contains("\"/nowhere/ca.pem\" can't be read"), "{}", error.chain());
     }
 }

@@ -29,7 +29,7 @@ pub(super) fn open(settings: &Settings, lingering: &TaskTracker) -> Result<(Asyn
     let name = settings.tls.server_name(&settings.address);
     let mut options = MqttOptions::new(&settings.client_id, Broker::tcp(name, settings.address.port));
     if settings.address.tls {
-        options.set_transport(encrypted(settings.tls.read(&settings.address)?));
+        options.set_transport(encrypted(settings.tls.read(&settings.address, &settings.certificates)?));
     }
     // The library resolves the name that TLS checks; ours may be another one.
     let place = settings.address.socket();

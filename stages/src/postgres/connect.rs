@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use pipeline_engine::CertificateStats;
 use pipeline_engine::stage::{BuildError, StageError};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -34,6 +35,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Database {
     config: tokio_postgres::Config,
     tls: TlsFiles,
+    certificates: CertificateStats,
 }
 
 /// An open connection. Dropping it closes the socket at once, whatever is under way: the server
@@ -112,7 +114,12 @@ impl Database {
             return Err(invalid("certificates are given, but TLS is off").hint("Add sslmode=verify-full."));
         }
         set_defaults(&mut config, application);
-        Ok(Self { config, tls })
+        Ok(Self { config, tls, certificates: CertificateStats::default() })
+    }
+
+    /// The same, and it is noted there how long certificates are good.
+    pub fn noting(self, certificates: CertificateStats) -> Self {
+        Self { certificates, ..self }
     }
 
     /// Another database of the same server, with the same login.
@@ -179,8 +186,8 @@ impl Database {
             return Ok(Link::drive(client, connection));
         }
         // Read at each attempt: a renewed certificate needs no restart.
-        let tls = self.tls.clone();
-        let tls = tokio::task::spawn_blocking(move || tls.client_config()).await;
+        let (tls, certificates) = (self.tls.clone(), self.certificates.clone());
+        let tls = tokio::task::spawn_blocking(move || tls.client_config(&certificates)).await;
         let tls = tls.map_err(|error| StageError::bug("reading certificates panicked").because(error))??;
         let (client, connection) = self.config.connect(MakeRustlsConnect::new(tls)).await.map_err(failed)?;
         Ok(Link::drive(client, connection))

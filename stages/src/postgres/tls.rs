@@ -6,10 +6,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use pipeline_engine::CertificateStats;
 use pipeline_engine::stage::StageError;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
+
+use crate::certificates::{note_own, verifier};
 
 /// Files in PEM, read at each connection.
 #[derive(Debug, Clone)]
@@ -26,16 +29,19 @@ pub(crate) struct TlsFiles {
 
 impl TlsFiles {
     /// Reads the files. Blocking.
-    pub fn client_config(&self) -> Result<ClientConfig, StageError> {
+    pub fn client_config(&self, noted: &CertificateStats) -> Result<ClientConfig, StageError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let unusable = |error: rustls::Error| StageError::permanent("TLS can't be set up").because(error);
+        let verifier = verifier(self.authorities()?, provider.clone(), noted)?;
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(unusable)?
-            .with_root_certificates(self.authorities()?);
+            .dangerous()
+            .with_custom_certificate_verifier(verifier);
         let mut config = match (&self.certificate, &self.key) {
             (Some(certificate), Some(key)) => {
                 let chain = certificates(certificate)?;
+                note_own(&chain, noted);
                 let key = PrivateKeyDer::from_pem_file(key)
                     .map_err(|error| unreadable(key, "a private key").because(error))?;
                 builder.with_client_auth_cert(chain, key).map_err(unusable)?

@@ -20,6 +20,7 @@ use async_trait::async_trait;
 use pipeline_engine::stage::{
     BuildContext, BuildError, BuiltSink, Group, Grouping, Sink, SinkConfig, StageDoc, StageError,
 };
+use pipeline_engine::terminal::printable_json;
 use pipeline_engine::{Counter, dead_letter};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -156,7 +157,7 @@ impl Console {
             };
             let rows = rows.slice(0, admitted);
             match &self.layout {
-                Layout::Jsonl => text.extend(dead_letter::json_lines(&rows)?),
+                Layout::Jsonl => text.extend(inert(dead_letter::json_lines(&rows)?)),
                 Layout::Pretty { title } => text.extend(pretty_lines(&rows, title)?.into_bytes()),
             }
         }
@@ -176,6 +177,18 @@ impl Console {
             (Layout::Pretty { title }, 1..) => format!("{title}  ... {left_out} more rows, not shown\n"),
             _ => String::new(),
         }
+    }
+}
+
+/// The same lines with what would move a terminal written out, as JSON does it: by itself JSON does so with some of it only.
+fn inert(lines: Vec<u8>) -> Vec<u8> {
+    match String::from_utf8(lines) {
+        Ok(lines) if lines.is_ascii() => lines.into_bytes(),
+        Ok(lines) => {
+            lines.split('\n').map(|line| printable_json(line.to_owned())).collect::<Vec<_>>().join("\n").into_bytes()
+        }
+        // JSON is UTF-8.
+        Err(error) => error.into_bytes(),
     }
 }
 
@@ -347,6 +360,18 @@ mod tests {
 
     fn printed(console: &mut Console, rows: &RecordBatch, now: Instant) -> String {
         String::from_utf8(console.render([rows].into_iter(), now).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn json_lines_move_no_terminal_and_read_back_as_they_were() {
+        let row = serde_json::json!({ "a": "\u{9b}2J\u{202e}é\u{1b}" });
+        let line = String::from_utf8(inert(format!("{row}\n{row}\n").into_bytes())).unwrap();
+        assert!(
+            !line.chars().any(|letter| (letter.is_control() && letter != '\n') || letter == '\u{202e}'),
+            "{line:?}"
+        );
+        let read: Vec<serde_json::Value> = line.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(read, [row.clone(), row]);
     }
 
     #[test]

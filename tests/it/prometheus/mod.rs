@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use self::server::{Prometheus, check, shipped};
 use crate::http::{free_port, get};
+use crate::mqtt::{self, Certificates, Mosquitto};
 use crate::process::{Process, root, wait_until};
 use crate::services;
 
@@ -37,15 +38,31 @@ fn what_is_shipped_passes_the_checks_of_its_own_tools_and_every_alert_has_a_test
     }
 }
 
+/// A broker with certificates, in a folder of the pipeline's; and its port.
+fn secure_broker(folder: &Path) -> (Mosquitto, String) {
+    Certificates::make(folder);
+    let port = mqtt::free_port();
+    let conf = format!(
+        "listener {port} 127.0.0.1\nallow_anonymous true\ncafile /data/ca.crt\ncertfile /data/good.crt\nkeyfile /data/good.key\n"
+    );
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    (runtime.block_on(Mosquitto::start(folder, &conf, &[port])), port.to_string())
+}
+
 /// Runs this folder's pipeline, and a fleet that publishes to it; the place of its metrics.
-fn run(folder: &Path) -> (Process, Process, String) {
+fn run(folder: &Path, secure: &str) -> (Process, Process, String) {
     let place = format!("127.0.0.1:{}", free_port());
     let (broker, topic, dir) = (services::mqtt_url(), services::unique("alarmed"), folder.display().to_string());
     let database = services::database("alarmed");
     let mut text = include_str!("pipeline.toml").to_owned();
-    for (name, value) in
-        [("PLACE", &place), ("DIR", &dir), ("BROKER", &broker), ("TOPIC", &topic), ("DATABASE", &database)]
-    {
+    for (name, value) in [
+        ("PLACE", place.as_str()),
+        ("DIR", &dir),
+        ("BROKER", &broker),
+        ("TOPIC", &topic),
+        ("DATABASE", &database),
+        ("SECURE", secure),
+    ] {
         text = text.replace(&format!("@{name}@"), value);
     }
     // As `pipeline db backup` leaves it.
@@ -71,7 +88,8 @@ fn active(prometheus: &Prometheus) -> BTreeSet<String> {
 #[test]
 fn every_alert_is_about_what_a_run_exposes_and_is_evaluated_by_a_real_prometheus() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (mut pipeline, _fleet, place) = run(folder.path());
+    let (_broker, secure) = secure_broker(folder.path());
+    let (mut pipeline, _fleet, place) = run(folder.path(), &secure);
     let prometheus = Prometheus::of(&place);
     let rules = wait_until("every rule to be evaluated", || {
         let rules = prometheus.rules();
@@ -87,6 +105,10 @@ fn every_alert_is_about_what_a_run_exposes_and_is_evaluated_by_a_real_prometheus
         let exposed = get(port, "/metrics", None).1;
         exposed.contains("pipeline_slo_measured_seconds{").then_some(exposed)
     });
+    for whose in ["own", "server"] {
+        let series = format!("component=\"onward\",component_type=\"mqtt\",certificate=\"{whose}\"}}");
+        assert!(exposed.contains(&series), "{whose}: {exposed}");
+    }
     let names: BTreeSet<&str> = exposed.lines().filter_map(|line| line.split(['{', ' ']).next()).collect();
     let recorded: BTreeSet<&str> = rules.iter().filter_map(|rule| rule["name"].as_str()).collect();
     let handbook = std::fs::read_to_string(root().join("docs/operations.md")).expect("the handbook");

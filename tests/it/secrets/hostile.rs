@@ -79,6 +79,10 @@ inputs = ["messages"]
 [sinks.shown]
 type = "console"
 inputs = ["heard"]
+format = "pretty"
+[sinks.lines]
+type = "console"
+inputs = ["heard"]
 [sinks.alerts]
 type = "discard"
 inputs = ["heard.alerts"]

@@ -126,6 +126,7 @@ query = "SELECT 'a'::text AS name, 'POLYGON((0 0, 0 1, 1 1, 1 0, 0 0))'::text AS
 url = "{geofence_url}"
 latitude = "lat"
 longitude = "lon"
+columns = {{ zone = "name" }}
 [transforms.fenced]
 type = "geofence"
 inputs = ["messages"]
@@ -134,6 +135,7 @@ url = "{plain}"
 password = "{geofence_password}"
 latitude = "lat"
 longitude = "lon"
+columns = {{ zone = "name" }}
 [sinks.table]
 type = "timescaledb"
 inputs = ["fenced_by_url"]

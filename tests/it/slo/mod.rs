@@ -149,7 +149,11 @@ fn who_does_not_answer_is_no_objective_kept() {
 fn queries_and_dashboards_are_measured_in_the_database_of_the_file() {
     let iot = Shipped::new("slo", |text| text.replace("measure_every = \"5m\"", "measure_every = \"10s\""));
     let _pipeline = iot.run();
-    let (_, report) = iot.json("slo", &["--measure", "--runs", "2", "--json"]);
+    // It reads before its tables are made.
+    let report = wait_until("queries to be answered", || {
+        let (_, report) = iot.json("slo", &["--measure", "--runs", "2", "--json"]);
+        line(&report, "query")["actual"].is_number().then_some(report)
+    });
     for objective in ["query", "dashboard"] {
         let line = line(&report, objective);
         assert!(line["total"].as_u64().is_some_and(|total| total > 0), "{line:#}");

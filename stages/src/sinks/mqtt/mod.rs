@@ -120,6 +120,7 @@ impl MqttSinkConfig {
             session: Session::Clean,
             keep_alive: mqtt_client::seconds("keep_alive", self.keep_alive)?,
             direction: Direction::Send { in_flight_max: self.in_flight_max() },
+            certificates: cx.certificates(),
         })
     }
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pipeline_engine::now_us;
 use pipeline_engine::stage::{Examination, Fault, StageError};
+use pipeline_engine::{CertificateStats, now_us};
 use tokio_postgres::Client;
 use tokio_postgres::config::SslMode;
 
@@ -66,7 +66,7 @@ async fn encryption(sink: &TimescaleDb, places: &[Place], report: &Examination) 
     report.begin("tls");
     let preface = if tls.direct { Preface::None } else { Preface::PostgreSql };
     let files = tls.clone();
-    let config = tokio::task::spawn_blocking(move || files.client_config()).await;
+    let config = tokio::task::spawn_blocking(move || files.client_config(&CertificateStats::default())).await;
     let config = match config.unwrap_or_else(|_| Err(StageError::bug("reading certificates panicked"))) {
         Ok(config) => Arc::new(config),
         Err(error) => {

@@ -200,7 +200,7 @@ impl SinkConfig for TimescaleDbConfig {
 
     fn build(self, input: &SchemaRef, cx: &BuildContext) -> Result<BuiltSink, BuildError> {
         let application = format!("pipeline {}", cx.pipeline);
-        let database = Database::of_url(&self.url, self.password.as_ref(), &application)?;
+        let database = Database::of_url(&self.url, self.password.as_ref(), &application)?.noting(cx.certificates());
         let (stored, columns) = self.stored_columns(input)?;
         let table = self.table(columns)?;
         let key = key_indices(&table)?;

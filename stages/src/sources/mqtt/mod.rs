@@ -218,6 +218,7 @@ impl MqttSourceConfig {
             session,
             keep_alive: mqtt_client::seconds("keep_alive", self.keep_alive)?,
             direction: Direction::Receive { window: self.receive_maximum },
+            certificates: cx.certificates(),
         })
     }
 }

@@ -144,6 +144,7 @@ mod tests {
             session: Session::Clean,
             keep_alive: std::time::Duration::from_secs(30),
             direction: Direction::Receive { window: 10 },
+            certificates: Default::default(),
         };
         let schema = build_context("in", "[schema.t]\nn = \"int64\"\n").schema("schema", "t").unwrap();
         let filters: Vec<String> = filters.iter().map(|filter| (*filter).to_owned()).collect();
