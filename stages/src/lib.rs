@@ -3,7 +3,8 @@
 //! [`registry`] is the list. One file or folder a stage, in the folder of its kind; a stage knows the
 //! engine, and no other stage. What stages share lies beside them: [`decode`] turns payloads into
 //! columns for every source, `mqtt_client` is the connection of the MQTT source and sink, `postgres` and `s3` are
-//! those of whatever talks to these, `certificates` tells how long these are good, `reach` is what network and TLS say
+//! those of whatever talks to these, `aws` is who we are to all of AWS, `certificates` tells how long these are good, `reach` is
+//! what network and TLS say
 //! of a service, `dead_letters` is what the sinks that keep them read back. [`fuzzing`] feeds
 //! hostile input to what reads any. [`db`] is what `pipeline db` does with the tables and objects of two kinds of sink.
 //!
@@ -42,6 +43,8 @@
 //! # }
 //! ```
 
+#[cfg(any(feature = "kinesis", feature = "sqs", feature = "parquet"))]
+mod aws;
 #[cfg(any(feature = "mqtt", feature = "timescaledb"))]
 mod certificates;
 #[cfg(all(feature = "timescaledb", feature = "parquet"))]

@@ -3,4 +3,5 @@
 pub(crate) mod fault;
 mod settings;
 
-pub(crate) use self::settings::{S3Settings, check_endpoint};
+pub(crate) use self::settings::S3Settings;
+pub(crate) use crate::aws::check_endpoint;

@@ -1,13 +1,14 @@
 //! Where a bucket is and who may write to it: AWS's own variables, and the keys that override them.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey as Key, S3ConditionalPut};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey as Key, S3ConditionalPut};
 use object_store::{ClientConfigKey, ObjectStore, RetryConfig};
 use pipeline_engine::stage::StageError;
+
+use crate::aws::{LentCredentials, check_endpoint};
 
 /// An object of some tens of MB must fit through a slow line; a dead one is noticed by the engine.
 const REQUEST_TIMEOUT: &str = "300s";
@@ -21,7 +22,7 @@ pub(crate) struct S3Settings {
     pub(crate) endpoint: Option<String>,
     pub(crate) region: Option<String>,
     pub(crate) allow_http: bool,
-    /// In place of the process's own variables.
+    /// In place of the process's own variables and of the profiles in its home.
     pub(crate) environment: Option<BTreeMap<String, String>>,
 }
 
@@ -42,27 +43,14 @@ impl S3Settings {
 
     async fn connect_with(&self, retry: RetryConfig) -> Result<Arc<dyn ObjectStore>, StageError> {
         let builder = self.builder()?.with_retry(retry);
-        let is_set = |key| builder.get_config_value(&key).is_some();
-        // Nothing else is left to ask: on a machine outside AWS, this is what no credentials look like.
-        let from_instance = !is_set(Key::AccessKeyId)
-            && !is_set(Key::WebIdentityTokenFile)
-            && !is_set(Key::ContainerCredentialsRelativeUri)
-            && !is_set(Key::ContainerCredentialsFullUri);
         let unsigned = builder.get_config_value(&Key::SkipSignature).is_some_and(|value| value == "true");
-        let s3 = builder.build().map_err(|error| {
-            StageError::permanent("the settings for S3 are not usable").because(error).hint("Check the AWS_ variables.")
-        })?;
-        if !unsigned && let Err(error) = s3.credentials().get_credential().await {
-            return Err(if from_instance {
-                StageError::permanent("there are no credentials for S3").because(error).hint(
-                    "No AWS_ACCESS_KEY_ID, web identity or container role is set, and the instance metadata service \
-                     gave none. Profiles in ~/.aws are not read.",
-                )
-            } else {
-                StageError::transient("credentials for S3 were not given").because(error)
-            });
+        if unsigned {
+            return Ok(Arc::new(build(builder)?));
         }
-        Ok(Arc::new(s3))
+        match &self.environment {
+            None => as_the_process(builder).await,
+            Some(_) => as_the_variables(builder).await,
+        }
     }
 
     /// Which store it is, for a person.
@@ -111,42 +99,48 @@ impl S3Settings {
     }
 }
 
+/// As who the process is for every other client of AWS: variables, profiles, roles.
+async fn as_the_process(builder: AmazonS3Builder) -> Result<Arc<dyn ObjectStore>, StageError> {
+    let known = builder.get_config_value(&Key::Region).or_else(|| builder.get_config_value(&Key::DefaultRegion));
+    let lent = LentCredentials::of_process(known.clone()).await;
+    lent.current().await?;
+    let builder = match lent.region() {
+        Some(region) if known.is_none() => builder.with_region(region),
+        _ => builder,
+    };
+    Ok(Arc::new(build(builder.with_credentials(Arc::new(lent)))?))
+}
+
+/// As who a program says with variables of its own, which lead to no files of this process's user.
+async fn as_the_variables(builder: AmazonS3Builder) -> Result<Arc<dyn ObjectStore>, StageError> {
+    let is_set = |key| builder.get_config_value(&key).is_some();
+    // Nothing else is left to ask: on a machine outside AWS, this is what no credentials look like.
+    let from_instance = !is_set(Key::AccessKeyId)
+        && !is_set(Key::WebIdentityTokenFile)
+        && !is_set(Key::ContainerCredentialsRelativeUri)
+        && !is_set(Key::ContainerCredentialsFullUri);
+    let s3 = build(builder)?;
+    if let Err(error) = s3.credentials().get_credential().await {
+        return Err(if from_instance {
+            StageError::permanent("there are no credentials for S3").because(error).hint(
+                "No AWS_ACCESS_KEY_ID, web identity or container role is among the variables given, and the instance \
+                 metadata service gave none.",
+            )
+        } else {
+            StageError::transient("credentials for S3 were not given").because(error)
+        });
+    }
+    Ok(Arc::new(s3))
+}
+
+fn build(builder: AmazonS3Builder) -> Result<AmazonS3, StageError> {
+    builder.build().map_err(|error| {
+        StageError::permanent("the settings for S3 are not usable").because(error).hint("Check the AWS_ variables.")
+    })
+}
+
 fn endpoint_of(builder: &AmazonS3Builder) -> Option<String> {
     [Key::S3Endpoint, Key::Endpoint].iter().find_map(|key| builder.get_config_value(key))
-}
-
-/// Whether an endpoint may be used: the text and a hint if not.
-pub(crate) fn check_endpoint(endpoint: &str, allow_http: bool) -> Result<(), (String, &'static str)> {
-    let Some((scheme, rest)) = endpoint.split_once("://").filter(|(scheme, _)| ["http", "https"].contains(scheme))
-    else {
-        return Err((
-            format!("\"{endpoint}\" is no endpoint of an S3 store"),
-            "Write it with its scheme, such as \"https://s3.example.com\".",
-        ));
-    };
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    if authority.contains('@') {
-        return Err((
-            "an endpoint holds no user and password".to_owned(),
-            "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead.",
-        ));
-    }
-    if scheme == "https" || allow_http || is_loopback(authority) {
-        return Ok(());
-    }
-    Err((
-        format!("\"{endpoint}\" is not encrypted"),
-        "Use https. In a network that you trust, \"allow_http = true\" lifts the ban.",
-    ))
-}
-
-fn is_loopback(authority: &str) -> bool {
-    let host = match authority.strip_prefix('[') {
-        Some(rest) => rest.split(']').next(),
-        None => authority.split(':').next(),
-    };
-    let host = host.unwrap_or_default();
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
@@ -162,21 +156,6 @@ mod tests {
     }
 
     const CREDENTIALS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret")];
-
-    #[test]
-    fn plain_http_is_for_loopback_and_for_those_who_insist() {
-        for endpoint in ["http://127.0.0.1:9000", "http://localhost", "http://[::1]:9000/x", "https://s3.example.com"] {
-            assert_eq!(check_endpoint(endpoint, false), Ok(()), "{endpoint}");
-        }
-        for endpoint in ["http://s3.example.com", "http://10.0.0.1:9000", "http://localhost.example.com", "http://"] {
-            let (text, _) = check_endpoint(endpoint, false).unwrap_err();
-            assert_eq!(text, format!("\"{endpoint}\" is not encrypted"));
-            assert_eq!(check_endpoint(endpoint, true), Ok(()));
-        }
-        for endpoint in ["s3.example.com:9000", "ftp://s3.example.com", "http://127.0.0.1@s3.example.com"] {
-            assert!(check_endpoint(endpoint, false).is_err(), "{endpoint}");
-        }
-    }
 
     #[test]
     fn keys_override_the_variables() {
