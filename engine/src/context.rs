@@ -14,7 +14,7 @@ use crate::position::Position;
 use crate::schema::DeclaredSchema;
 use crate::spool::SpoolMeter;
 use crate::stage::{BuildError, Port};
-use crate::stats::{CertificateStats, Counter, DeviceStats, IntakeStats, Running, StageStats};
+use crate::stats::{CertificateStats, Counter, DeviceStats, Gauge, IntakeStats, Running, StageStats};
 use crate::storage::Storage;
 use crate::suggest::suggest;
 
@@ -227,6 +227,12 @@ impl SourceContext {
     /// account for it.
     pub fn intake(&self) -> IntakeStats {
         self.stats.start_intake()
+    }
+
+    /// How many milliseconds what was read is behind the tip of the stream: the source's lag. For sources whose outside
+    /// tells.
+    pub fn behind_ms(&self) -> Gauge {
+        self.stats.start_behind()
     }
 
     /// Counts as time at work until the result is dropped: decoding, say, and not waiting for the outside.

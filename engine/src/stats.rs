@@ -99,6 +99,7 @@ pub struct StageStats {
     intake: OnceLock<IntakeStats>,
     devices: OnceLock<DeviceStats>,
     certificates: OnceLock<CertificateStats>,
+    behind_ms: OnceLock<Gauge>,
     rows_stored: AtomicU64,
     groups_stored: AtomicU64,
     retries: AtomicU64,
@@ -138,6 +139,7 @@ impl StageStats {
             intake: OnceLock::new(),
             devices: OnceLock::new(),
             certificates: OnceLock::new(),
+            behind_ms: OnceLock::new(),
             rows_stored: AtomicU64::new(0),
             groups_stored: AtomicU64::new(0),
             retries: AtomicU64::new(0),
@@ -201,6 +203,12 @@ impl StageStats {
     /// The certificates of its connections; `None` for a stage that has no such connections.
     pub fn certificates(&self) -> Option<&CertificateStats> {
         self.certificates.get()
+    }
+
+    /// How far what a source has read is behind the tip of its stream, by the stream's own clock; `None` where it can't
+    /// know.
+    pub fn behind(&self) -> Option<Duration> {
+        self.behind_ms.get().map(|gauge| Duration::from_millis(gauge.get()))
     }
 
     /// Rows that a sink has made durable.
@@ -305,6 +313,10 @@ impl StageStats {
 
     pub(crate) fn follow_devices(&self) -> DeviceStats {
         self.devices.get_or_init(DeviceStats::default).clone()
+    }
+
+    pub(crate) fn start_behind(&self) -> Gauge {
+        self.behind_ms.get_or_init(Gauge::default).clone()
     }
 
     /// A transform was given so many rows and has passed on so many of them.

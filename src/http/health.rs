@@ -113,7 +113,7 @@ impl Health {
             "rows_in": stage.rows_in(),
             "rows_out": out,
             "rows_stored": stage.rows_stored(),
-            "lag_seconds": (stage.kind == "sink").then(|| stage.lag(now).as_secs_f64()),
+            "lag_seconds": lag(stage, now).map(|lag| lag.as_secs_f64()),
             "commit_lag_seconds": stage.commit_lag().map(|lag| lag.as_secs_f64()),
             "newest_event_at": stage.newest_event_at_us().map(format_us),
             "spool_bytes": stage.spool().and_then(SpoolMeter::bytes),
@@ -134,6 +134,11 @@ impl Health {
         }
         backlogs.last.clone()
     }
+}
+
+/// Of a sink what it has not stored, of a source what it has not read.
+fn lag(stage: &StageStats, now: i64) -> Option<Duration> {
+    if stage.kind == "sink" { Some(stage.lag(now)) } else { stage.behind() }
 }
 
 fn balance_json(balance: &Balance) -> Value {

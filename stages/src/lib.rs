@@ -53,6 +53,8 @@ pub mod db;
 mod dead_letters;
 pub mod decode;
 pub mod fuzzing;
+#[cfg(feature = "kinesis")]
+mod kinesis;
 #[cfg(feature = "mqtt")]
 mod mqtt_client;
 #[cfg(feature = "timescaledb")]
@@ -90,6 +92,10 @@ pub fn registry() -> Registry {
         .with_sink::<sinks::discard::DiscardConfig>();
     #[cfg(feature = "mqtt")]
     let registry = registry.with_source::<sources::mqtt::MqttSourceConfig>().with_sink::<sinks::mqtt::MqttSinkConfig>();
+    #[cfg(feature = "kinesis")]
+    let registry = registry
+        .with_source::<sources::kinesis::KinesisSourceConfig>()
+        .with_sink::<sinks::kinesis::KinesisSinkConfig>();
     #[cfg(feature = "timescaledb")]
     let registry = registry.with_sink::<sinks::timescaledb::TimescaleDbConfig>();
     #[cfg(feature = "parquet")]

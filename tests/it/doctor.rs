@@ -5,6 +5,7 @@ mod fake_broker;
 mod machine;
 mod mqtt;
 mod store;
+mod stream;
 mod whole;
 
 use std::path::Path;

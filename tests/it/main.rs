@@ -16,6 +16,7 @@ mod end_to_end;
 mod examples;
 mod exec;
 mod http;
+mod kinesis;
 mod lookup_tables;
 mod mqtt;
 mod nab;

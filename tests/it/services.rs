@@ -219,6 +219,11 @@ async fn execute(url: &str, sql: &str) {
     serving.await.expect("no panic").ok();
 }
 
+/// The address of a real Kinesis API.
+pub fn kinesis_endpoint() -> String {
+    variable("kinesis", "TEST_KINESIS_ENDPOINT")
+}
+
 /// Publishes messages with QoS 1 and waits until the broker has them all.
 pub async fn publish<'a>(messages: impl Iterator<Item = (String, &'a [u8])>) {
     use rumqttc_v5::{AsyncClient, Event, Incoming, MqttOptions, PublishOptions};
@@ -262,30 +267,31 @@ pub async fn read_parquet(bucket: &str, prefix: &str) -> Vec<RecordBatch> {
 
 /// A Python that has pyarrow and DuckDB, the readers that most people bring, and pandas and shapely, by which results
 /// are checked. Installed on first use, beside the services' own software.
-pub fn python() -> std::path::PathBuf {
+pub fn python() -> PathBuf {
+    python_with("python", "installed-pyarrow-duckdb-pandas-shapely", &["pyarrow", "duckdb", "pandas", "shapely"])
+}
+
+/// A Python that has AWS's library for packed Kinesis records, which wants a protobuf of its time.
+pub fn python_of_kinesis() -> PathBuf {
+    python_with("python-kinesis", "installed", &["aws_kinesis_agg==1.2.3", "protobuf<4", "six"])
+}
+
+/// A Python with these packages, in a folder of the cache; `done` is the name of the file that says so.
+fn python_with(folder: &str, done: &str, packages: &[&str]) -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME")
         .map(Into::into)
-        .unwrap_or_else(|| std::path::PathBuf::from(std::env::var_os("HOME").expect("a home folder")).join(".cache"));
-    let folder = cache.join("pipeline/python");
+        .unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").expect("a home folder")).join(".cache"));
+    let folder = cache.join("pipeline").join(folder);
     std::fs::create_dir_all(&folder).expect("the cache folder can be written");
     // Tests of several checkouts may come at once: one installs, the others wait.
-    let lock = std::fs::File::create(folder.join("lock")).expect("the cache folder can be written");
+    let lock = File::create(folder.join("lock")).expect("the cache folder can be written");
     lock.lock().expect("a lock");
-    let (python, done) = (folder.join("venv/bin/python"), folder.join("installed-pyarrow-duckdb-pandas-shapely"));
+    let (python, done) = (folder.join("venv/bin/python"), folder.join(done));
     if !done.exists() {
         let venv = folder.join("venv");
         run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv));
-        run(Command::new(&python).args([
-            "-m",
-            "pip",
-            "install",
-            "-q",
-            "--disable-pip-version-check",
-            "pyarrow",
-            "duckdb",
-            "pandas",
-            "shapely",
-        ]));
+        let pip = ["-m", "pip", "install", "-q", "--disable-pip-version-check"];
+        run(Command::new(&python).args(pip).args(packages));
         std::fs::write(done, "").expect("the cache folder can be written");
     }
     python

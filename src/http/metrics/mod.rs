@@ -125,6 +125,13 @@ impl Families<'_, '_> {
             |stage, _| stage.intake().map(|intake| intake.waiting() as f64),
         )?;
         self.stage_gauge(
+            "source_lag",
+            "How far what the source has read is behind the tip of its stream, by the stream's own clock",
+            Some(Unit::Seconds),
+            of,
+            |stage, _| stage.behind().map(|behind| behind.as_secs_f64()),
+        )?;
+        self.stage_gauge(
             "watermark_timestamp",
             "When the newest row happened that the source has sent, by the devices' clocks",
             Some(Unit::Seconds),

@@ -40,6 +40,9 @@ pub(crate) mod reason {
     pub(crate) const NUL: &str = "nul";
     /// A value longer than its column may hold.
     pub(crate) const TOO_LONG: &str = "too_long";
+    /// A record that a producer has packed others into, and that can't be taken apart.
+    #[cfg(feature = "kinesis")]
+    pub(crate) const AGGREGATE_DAMAGED: &str = "aggregate_damaged";
     /// A line of a file beyond the source's limit.
     pub(crate) const LINE_TOO_LONG: &str = "line_too_long";
 }

@@ -29,7 +29,7 @@ mod drift;
 mod fault;
 pub mod infer;
 mod json_text;
-#[cfg(feature = "mqtt")]
+#[cfg(any(feature = "mqtt", feature = "kinesis"))]
 mod message;
 mod msgpack;
 mod read;
@@ -56,7 +56,7 @@ use cbor::Plain;
 use drift::Drift;
 pub use drift::UnknownFields;
 pub(crate) use fault::{Fault, Verdict, reason};
-#[cfg(feature = "mqtt")]
+#[cfg(any(feature = "mqtt", feature = "kinesis"))]
 pub(crate) use message::RowMessage;
 use table::{NodeId, Table};
 
@@ -115,7 +115,12 @@ pub struct Decoder {
     rows: Rows,
     letters: DeadLetters,
     bytes: usize,
+    /// How dead letters name a position, and the partition that it is in.
+    positions: Option<(String, PositionText)>,
 }
+
+/// The text of a position in a partition.
+pub(crate) type PositionText = fn(&str, Position) -> String;
 
 #[derive(Debug)]
 enum Rows {
@@ -142,7 +147,15 @@ impl Decoder {
             Some(schema) => (Rows::Typed(Box::new(Table::new(schema)), Plain::default()), schema.arrow()),
             None => (Rows::Raw(Box::default()), raw_schema()),
         };
-        Self { stage: stage.to_owned(), format, schema, rows, letters: DeadLetters::default(), bytes: 0 }
+        let letters = DeadLetters::default();
+        Self { stage: stage.to_owned(), format, schema, rows, letters, bytes: 0, positions: None }
+    }
+
+    /// From here on messages are those of a partition, and dead letters name their positions so; before, and where it is
+    /// never called, as one number.
+    #[cfg(feature = "kinesis")]
+    pub(crate) fn name_positions(&mut self, partition: &str, text: PositionText) {
+        self.positions = Some((partition.to_owned(), text));
     }
 
     /// Says what becomes of fields that no column asks for, and where they are counted; by default they are left out.
@@ -228,13 +241,17 @@ impl Decoder {
     }
 
     fn put_letter(&mut self, message: &Message<'_>, fault: &Fault) {
+        let position = match &self.positions {
+            Some((partition, text)) => text(partition, message.position),
+            None => message.position.to_string(),
+        };
         self.letters.push(DeadLetter {
             received_at_us: message.received_at_us,
             stage: &self.stage,
             reason: fault.reason,
             detail: Some(&fault.detail),
             topic: message.topic,
-            position: Some(&message.position.to_string()),
+            position: Some(&position),
             payload: message.payload,
         });
     }

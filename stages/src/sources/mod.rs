@@ -1,6 +1,8 @@
 //! Where rows come from: `[sources.NAME]`.
 
 pub mod file;
+#[cfg(feature = "kinesis")]
+pub mod kinesis;
 #[cfg(feature = "mqtt")]
 pub mod mqtt;
 pub mod simulator;

@@ -7,7 +7,6 @@
 mod examine;
 mod messages;
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -23,6 +22,7 @@ use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::Deserialize;
 
+use super::same_rows::SameRows;
 use crate::mqtt_client::{self, Address, Direction, Login, Publisher, Refusal, Session, Settings};
 pub use crate::mqtt_client::{Protocol, TlsConfig};
 use messages::{Outgoing, Shape};
@@ -190,25 +190,13 @@ struct Broker {
 /// How far a group has come whose connection went. Kept so that the engine's next attempt publishes
 /// only the rest.
 struct Unfinished {
-    rows: Vec<RecordBatch>,
+    rows: SameRows,
     taken: Vec<bool>,
 }
 
 impl Unfinished {
     fn of(group: &Group) -> Self {
-        let rows = group.batches().iter().map(|batch| batch.rows.clone()).collect();
-        Self { rows, taken: vec![false; group.rows()] }
-    }
-
-    /// The same columns in memory: we hold on to them, so no other group can have got their place.
-    fn is_of(&self, group: &Group) -> bool {
-        let same = |(ours, theirs): (&RecordBatch, &RecordBatch)| {
-            ours.num_rows() == theirs.num_rows()
-                && ours.num_columns() == theirs.num_columns()
-                && ours.columns().iter().zip(theirs.columns()).all(|(a, b)| std::sync::Arc::ptr_eq(a, b))
-        };
-        let batches = group.batches();
-        self.rows.len() == batches.len() && self.rows.iter().zip(batches.iter().map(|batch| &batch.rows)).all(same)
+        Self { rows: SameRows::of(group), taken: vec![false; group.rows()] }
     }
 }
 
@@ -249,7 +237,7 @@ impl Sink for Mqtt {
             messages.extend(self.shape.messages(&batch.rows, publisher.packet_bytes_max)?);
         }
         let mut unfinished =
-            self.unfinished.take().filter(|last| last.is_of(group)).unwrap_or_else(|| Unfinished::of(group));
+            self.unfinished.take().filter(|last| last.rows.are_of(group)).unwrap_or_else(|| Unfinished::of(group));
         match publish_all(publisher, &messages, &mut unfinished.taken, self.qos).await {
             Ok(()) => Ok(()),
             Err(Refusal::Lost) => {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array};
+use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use pipeline_engine::stage::{Batch, Fault};
 use rumqttc_v5::mqttbytes::v5::{Packet, PubAckReason};
 

@@ -1,0 +1,79 @@
+//! From assembled batches to rows in the pipeline.
+
+use pipeline_engine::stage::{Batch, Port, SourceContext, StageError};
+use pipeline_engine::{Counter, IntakeStats, Partition, Position};
+use tokio::sync::Mutex;
+
+use super::batches::Assembled;
+use super::journal::Journal;
+use crate::decode::{Decoder, Fault, Message, reason};
+use crate::kinesis::Sequence;
+
+/// The way into the pipeline that all shards share.
+pub(super) struct Sending {
+    pub(super) cx: SourceContext,
+    pub(super) journal: Journal,
+    /// One batch at a time.
+    pub(super) decoder: Mutex<Decoder>,
+    pub(super) intake: IntakeStats,
+    pub(super) throttled: Counter,
+    pub(super) retries: Counter,
+    pub(super) expired_shards: Counter,
+}
+
+impl Sending {
+    /// Decodes a batch and sends its rows and dead letters under one promise, and waits while the pipeline is full.
+    ///
+    /// # Errors
+    /// A stage behind this one has ended.
+    pub(super) async fn send(&self, shard: &str, partition: &Partition, batch: Assembled) -> Result<(), StageError> {
+        let Assembled { messages, span, .. } = batch;
+        let mut decoder = self.decoder.lock().await;
+        let count = messages.len() as u64;
+        self.intake.received.add(count);
+        self.intake.taken_to.set(self.intake.received.get());
+        let (rows, rejected) = {
+            let _decoding = self.cx.working();
+            decoder.name_positions(shard, place);
+            for message in &messages {
+                let decoded = Message {
+                    topic: Some(&message.partition_key),
+                    payload: &message.payload,
+                    received_at_us: message.arrived_at_us,
+                    position: message.position,
+                };
+                match &message.damage {
+                    None => decoder.push(decoded),
+                    Some(why) => decoder.reject(&decoded, &Fault::new(reason::AGGREGATE_DAMAGED, why.as_str())),
+                }
+            }
+            let decoded = decoder.take();
+            (decoded.rows, decoded.rejected)
+        };
+        let arrived_at_us = messages.iter().map(|message| message.arrived_at_us).min().unwrap_or_default();
+        drop(messages);
+        let ack = partition.open(span, arrived_at_us);
+        let main = rows.clone();
+        let (main, rejected) = Batch::new(rows, ack).split(main, rejected);
+        self.cx.send_by_ports([(Port::REJECTED, rejected), (Port::MAIN, main)]).await?;
+        self.intake.passed_on.add(count);
+        self.intake.passed_to.set(self.intake.passed_on.get());
+        Ok(())
+    }
+
+    /// Resolves when the source should stop reading. Cancel safe.
+    pub(super) async fn stop_requested(&self) {
+        self.cx.stop_requested().await;
+    }
+
+    /// Whether the source should stop reading.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.cx.is_stopping()
+    }
+}
+
+/// A position as dead letters tell it: the shard, the sequence number, and the place in a packed record.
+fn place(shard: &str, position: Position) -> String {
+    let (sequence, sub_sequence) = Sequence::of(position);
+    format!("{shard}/{sequence}/{sub_sequence}")
+}
