@@ -219,7 +219,7 @@ async fn execute(url: &str, sql: &str) {
     serving.await.expect("no panic").ok();
 }
 
-/// The address of a real Kinesis API.
+/// The address of a Kinesis emulator.
 pub fn kinesis_endpoint() -> String {
     variable("kinesis", "TEST_KINESIS_ENDPOINT")
 }

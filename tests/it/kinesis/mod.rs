@@ -1,4 +1,4 @@
-//! The Kinesis source and sink against a real Kinesis API.
+//! The Kinesis source and sink against an emulator of Kinesis; what that does not play, a [`door`] before it does.
 
 mod door;
 mod packed;
