@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod graph;
 pub mod reconcile;
 pub mod reload;
+pub mod replay;
 pub mod run;
 pub mod schema;
 pub mod simulate;

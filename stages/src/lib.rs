@@ -90,6 +90,8 @@ pub fn registry() -> Registry {
         .with_transform::<transforms::validate::ValidateConfig>()
         .with_sink::<sinks::console::ConsoleConfig>()
         .with_sink::<sinks::discard::DiscardConfig>();
+    #[cfg(feature = "http")]
+    let registry = registry.with_source::<sources::http::HttpSourceConfig>();
     #[cfg(feature = "mqtt")]
     let registry = registry.with_source::<sources::mqtt::MqttSourceConfig>().with_sink::<sinks::mqtt::MqttSinkConfig>();
     #[cfg(feature = "kinesis")]
@@ -100,5 +102,7 @@ pub fn registry() -> Registry {
     let registry = registry.with_sink::<sinks::timescaledb::TimescaleDbConfig>();
     #[cfg(feature = "parquet")]
     let registry = registry.with_sink::<sinks::parquet::ParquetConfig>();
+    #[cfg(feature = "s3")]
+    let registry = registry.with_source::<sources::s3::S3SourceConfig>();
     registry
 }

@@ -7,6 +7,7 @@ mod expand;
 mod http;
 mod mistake;
 mod read;
+mod replace;
 mod secrets;
 mod slo;
 
@@ -27,6 +28,7 @@ use http::HttpText;
 pub use mistake::{Mistake, Mistakes};
 pub(crate) use read::KeyPlaces;
 use read::{Reader, readable};
+pub use replace::Replacement;
 use slo::SloText;
 
 use crate::objectives::Objectives;
@@ -100,13 +102,14 @@ pub fn slo_schema() -> schemars::Schema {
 }
 
 /// Reads a pipeline file and gives the draft on, with the mistakes so far; the draft borrows from what
-/// is read here. `file` is its name in messages and, without its folder and ending, the pipeline's
+/// is read here. `replacement` is what is other than in the text. `file` is its name in messages and, without its folder and ending, the pipeline's
 /// default name.
 pub(crate) fn read<T>(
     text: &str,
     file: &str,
     registry: &Registry,
     variables: &Variables<'_>,
+    replacement: Option<&Replacement>,
     check: impl FnOnce(Draft<'_>, Vec<Mistake>) -> Result<T, Vec<Mistake>>,
 ) -> Result<T, Vec<Mistake>> {
     let (document, errors) = DeTable::parse_recoverable(text);
@@ -121,6 +124,9 @@ pub(crate) fn read<T>(
     let mut mistakes = Vec::new();
     let expansions = expand::expansions(&document, variables, &mut mistakes);
     let mut document = expand::apply(document, &expansions);
+    if let Some(replacement) = replacement {
+        replacement.apply(&mut document);
+    }
     let mut reader = Reader { expansions: &expansions, mistakes };
 
     for key in document.keys().filter(|key| !TABLES.contains(&key.get_ref().as_ref())) {
@@ -443,7 +449,7 @@ mod tests {
 
     fn settings(text: &str, file: &str) -> Settings {
         let variables = Variables { get: &|_| None, read: &|_| Err(std::io::ErrorKind::NotFound.into()) };
-        let settings = read(text, file, &Registry::new(), &variables, |draft, mistakes| {
+        let settings = read(text, file, &Registry::new(), &variables, None, |draft, mistakes| {
             assert_eq!(mistakes, []);
             Ok(draft.settings)
         });

@@ -23,7 +23,7 @@ pub use builder::PlanBuilder;
 pub use graph::GraphFormat;
 pub use places::{Declared, SpoolPlace};
 
-use crate::file::{self, HttpSettings, KeyPlaces, Mistake, Mistakes, Variables};
+use crate::file::{self, HttpSettings, KeyPlaces, Mistake, Mistakes, Replacement, Variables};
 use crate::objectives::Objectives;
 use crate::registry::{Buildable, Built, ConfigTable, Kind, Registry};
 use crate::schema::DeclaredSchema;
@@ -158,7 +158,22 @@ impl Plan {
     /// # Errors
     /// Every mistake in the text.
     pub fn parse(text: &str, file: &str, registry: &Registry, variables: &Variables<'_>) -> Result<Self, Mistakes> {
-        let plan = file::read(text, file, registry, variables, check::check);
+        let plan = file::read(text, file, registry, variables, None, check::check);
+        plan.map_err(|mistakes| Mistakes::new(file, text, mistakes))
+    }
+
+    /// The same with another source in the place of the file's own.
+    ///
+    /// # Errors
+    /// Every mistake in what becomes of the text.
+    pub fn parse_replaced(
+        text: &str,
+        file: &str,
+        registry: &Registry,
+        variables: &Variables<'_>,
+        replacement: &Replacement,
+    ) -> Result<Self, Mistakes> {
+        let plan = file::read(text, file, registry, variables, Some(replacement), check::check);
         plan.map_err(|mistakes| Mistakes::new(file, text, mistakes))
     }
 

@@ -9,7 +9,7 @@ use pipeline_engine::dead_letter::json_lines;
 use pipeline_engine::fuzzing::{Target, files_below};
 
 use crate::decode::{Decoder, Format};
-use crate::sources::file::{FileFormat, RecordReader};
+use crate::sources::records::{FileFormat, RecordReader};
 
 /// The fuzz target.
 pub const TARGET: Target = Target { name: "records", check, seeds };

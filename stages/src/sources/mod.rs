@@ -1,12 +1,17 @@
 //! Where rows come from: `[sources.NAME]`.
 
 pub mod file;
+#[cfg(feature = "http")]
+pub mod http;
 #[cfg(feature = "kinesis")]
 pub mod kinesis;
 #[cfg(feature = "mqtt")]
 pub mod mqtt;
+pub(crate) mod records;
+#[cfg(feature = "s3")]
+pub mod s3;
 pub mod simulator;
-#[cfg(feature = "mqtt")]
+#[cfg(any(feature = "http", feature = "mqtt"))]
 mod spooled;
 
 use pipeline_engine::schema::DeclaredSchema;

@@ -1,12 +1,10 @@
-//! Reads rows from files: JSON lines or CSV, plain or gzip, as fast as the pipeline takes them or at
+//! Reads rows from files: JSON lines or CSV, plain or packed, as fast as the pipeline takes them or at
 //! the pace at which they were recorded.
 //!
 //! A line that does not fit the schema is a dead letter with its line number; its neighbours go on.
 //! Where a batch ends depends on the content of the file alone, so reading it again makes the same
 //! batches; only a paced replay cuts them by the clock. Every run reads its files from the start.
 
-mod csv;
-mod lines;
 mod pace;
 mod reader;
 
@@ -28,9 +26,9 @@ use serde::de::{Deserializer, SeqAccess, Visitor};
 use tokio::sync::mpsc;
 
 use self::pace::{Pace, Paced};
-pub(crate) use self::reader::RecordReader;
 use self::reader::{Chunk, FileReader, Plan};
 use super::decoder;
+use super::records::{Compression, FileFormat};
 use crate::decode::{Decoder, Format, UnknownFields};
 
 /// Chunks that wait between the reading thread and the pipeline: one is always ready, and memory
@@ -45,7 +43,7 @@ pub struct FileConfig {
     path: Paths,
     /// How the records of a file are written.
     format: FileFormat,
-    /// How a file is compressed. Without it a name that ends in ".gz" means gzip.
+    /// How a file is compressed. Without it a name that ends in ".gz" means gzip, and one in ".zst" Zstandard.
     compression: Option<Compression>,
     /// The schema to decode into. Without one the rows are the lines themselves: topic, payload and
     /// received_at. CSV needs one.
@@ -69,30 +67,10 @@ fn default_line_bytes_max() -> SizeText {
     SizeText(1 << 20)
 }
 
-/// How the records of a file are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum FileFormat {
-    /// A JSON object, or an array of them, on each line.
-    Jsonl,
-    /// Fields with commas between them; the first record names the fields.
-    Csv,
-}
-
-/// How a file is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Compression {
-    /// Not at all, whatever its name.
-    None,
-    /// gzip, of one member or several.
-    Gzip,
-}
-
 impl SourceConfig for FileConfig {
     const DOC: StageDoc = StageDoc {
         type_name: "file",
-        summary: "Reads rows from JSON lines or CSV files, plain or gzip, at full speed or as they were recorded.",
+        summary: "Reads rows from JSON lines or CSV files, plain, gzip or zstd, at full speed or as they were recorded.",
         ports: &[("rejected", "lines that do not fit the schema or are too long")],
         failure: "A file that is missing, has no fitting header or can't be read to its end stops the run with its \
                   name and line; what came before is stored. Nothing is retried. Each run reads from the start, so \
@@ -146,11 +124,8 @@ impl FileConfig {
         Ok(Some(Pace { column, speed, received_at: received_at.to_vec() }))
     }
 
-    fn is_gzip(&self, path: &std::path::Path) -> bool {
-        match self.compression {
-            Some(compression) => compression == Compression::Gzip,
-            None => path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gz")),
-        }
+    fn compression(&self, path: &std::path::Path) -> Compression {
+        self.compression.unwrap_or_else(|| Compression::of_name(&path.to_string_lossy()))
     }
 }
 
@@ -225,7 +200,7 @@ impl FileSource {
     fn open_all(&mut self) -> Result<Vec<FileReader>, StageError> {
         let Self { config, decoder, .. } = self;
         let open = |path: &PathBuf| {
-            FileReader::open(path, config.is_gzip(path), config.format, config.line_bytes_max.bytes(), decoder)
+            FileReader::open(path, config.compression(path), config.format, config.line_bytes_max.bytes(), decoder)
         };
         config.path.0.iter().map(open).collect()
     }

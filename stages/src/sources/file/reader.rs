@@ -1,30 +1,22 @@
 //! Reads one file record by record, decodes, and hands on chunks of rows.
 //!
-//! Memory is bounded: a line by the source's limit, a chunk by [`RECORDS_MAX`] and [`BYTES_MAX`].
+//! Memory is bounded: see [`super::super::records`].
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
-use flate2::bufread::MultiGzDecoder;
 use pipeline_engine::stage::{Batch, Port, SourceContext, StageError};
 use pipeline_engine::{Partition, Span, now_us};
 use tokio::sync::mpsc;
 
-use super::FileFormat;
-use super::csv::CsvRecords;
-use super::lines::Lines;
 use crate::decode::{Decoded, Decoder};
+use crate::sources::records::{
+    CHUNK_BYTES_MAX, CHUNK_RECORDS_MAX, Compression, FileFormat, RecordReader, is_cut_off, unpack,
+};
 
-/// A chunk ends after so many records, or once they have so many bytes: by the content alone.
-const RECORDS_MAX: usize = 8192;
-/// See [`RECORDS_MAX`]; small lines never come near it.
-const BYTES_MAX: usize = 8 << 20;
 /// What is read from the disk at once.
 const READ_BYTES: usize = 64 << 10;
-
-/// A file, plain or unpacked.
-pub(crate) type Input = Box<dyn BufRead + Send>;
 
 /// What the messages of a file have besides their payload, and what a replay needs to know.
 pub(super) struct Plan<'a> {
@@ -74,61 +66,11 @@ pub(super) struct FileReader {
     records: RecordReader,
 }
 
-/// The records of a file, one by one.
-pub(crate) enum RecordReader {
-    /// JSON lines.
-    Lines(Lines),
-    /// CSV.
-    Csv(Box<CsvRecords>),
-}
-
-/// What is wrong with a header, as the rest of a sentence that begins with it; and the names that it has.
-pub(crate) type HeaderMistake = (String, Option<Vec<String>>);
-
-impl RecordReader {
-    /// Reads the header, if there is one.
-    pub(crate) fn new(
-        input: Input,
-        format: FileFormat,
-        bytes_max: usize,
-        decoder: &mut Decoder,
-    ) -> io::Result<Result<Self, HeaderMistake>> {
-        if format == FileFormat::Jsonl {
-            return Ok(Ok(Self::Lines(Lines::new(input, bytes_max))));
-        }
-        let mut csv = CsvRecords::new(input, bytes_max);
-        let names = match csv.read_header()? {
-            Ok(names) => names,
-            Err(mistake) => return Ok(Err((mistake, None))),
-        };
-        Ok(match decoder.bind_header(names.iter().map(String::as_str)) {
-            Ok(header) => {
-                csv.header = header;
-                Ok(Self::Csv(Box::new(csv)))
-            }
-            Err(mistake) => Err((mistake, Some(names))),
-        })
-    }
-
-    /// Decodes the next record, and answers with the number of its line; `None` at the end.
-    pub(crate) fn read_into(
-        &mut self,
-        decoder: &mut Decoder,
-        topic: Option<&str>,
-        received_at_us: i64,
-    ) -> io::Result<Option<u64>> {
-        match self {
-            Self::Lines(lines) => lines.read_into(decoder, topic, received_at_us),
-            Self::Csv(csv) => csv.read_into(decoder, topic, received_at_us),
-        }
-    }
-}
-
 impl FileReader {
     /// Opens a file, and reads the header if it has one.
     pub(super) fn open(
         path: &Path,
-        gzip: bool,
+        compression: Compression,
         format: FileFormat,
         bytes_max: usize,
         decoder: &mut Decoder,
@@ -141,10 +83,7 @@ impl FileReader {
             return Err(StageError::permanent(message).hint("List the files in it: path = [\"...\", \"...\"]."));
         }
         let file = BufReader::with_capacity(READ_BYTES, file);
-        let input: Input = match gzip {
-            true => Box::new(BufReader::with_capacity(READ_BYTES, MultiGzDecoder::new(file))),
-            false => Box::new(file),
-        };
+        let input = unpack(file, compression).map_err(refused)?;
         let records = RecordReader::new(input, format, bytes_max, decoder).map_err(|error| broken(path, 0, error))?;
         let records = records.map_err(|(mistake, names)| {
             let error = StageError::permanent(format!("the header of \"{}\" {mistake}", path.display()));
@@ -169,7 +108,7 @@ impl FileReader {
         loop {
             let received_at_us = now_us();
             let (mut first, mut records, mut marks) = (None, 0, Vec::new());
-            while records < RECORDS_MAX && decoder.bytes() < BYTES_MAX {
+            while records < CHUNK_RECORDS_MAX && decoder.bytes() < CHUNK_BYTES_MAX {
                 let read = self.records.read_into(decoder, plan.topic, received_at_us);
                 // The rows of a chunk that was only begun don't leave: once the file is whole, a chunk
                 // with other bounds will hold them.
@@ -195,8 +134,8 @@ impl FileReader {
 }
 
 fn broken(path: &Path, line: u64, error: io::Error) -> StageError {
-    let cut_off = error.kind() == io::ErrorKind::UnexpectedEof;
+    let cut_off = is_cut_off(&error);
     let message = format!("\"{}\" can't be read beyond line {line}", path.display());
     let stage_error = StageError::permanent(message).because(error);
-    if cut_off { stage_error.hint("The gzip stream is cut off: fetch the file again.") } else { stage_error }
+    if cut_off { stage_error.hint("The packed file is cut off: fetch it again.") } else { stage_error }
 }

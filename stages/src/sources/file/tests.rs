@@ -256,7 +256,7 @@ async fn a_gzip_file_that_is_cut_off_stops_the_run_and_names_the_line() {
     assert_eq!(error.fault(), Fault::Permanent);
     let text = error.chain();
     assert!(text.starts_with(&format!("\"{path}\" can't be read beyond line 4")), "{text}");
-    assert!(text.ends_with("The gzip stream is cut off: fetch the file again."), "{text}");
+    assert!(text.ends_with("The packed file is cut off: fetch it again."), "{text}");
     assert_eq!(outcome.rows.len() % 8192, 0, "a batch that was only begun doesn't leave");
     assert!(outcome.rows.len() >= 8192);
 }

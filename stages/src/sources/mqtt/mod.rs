@@ -34,7 +34,6 @@ use rumqttc_v5::QoS;
 use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::Deserialize;
-use tokio::task::{JoinError, JoinSet};
 
 use super::decoder;
 use super::spooled::{self, Forward, Opened, SpoolConfig};
@@ -269,32 +268,14 @@ impl Source for Mqtt {
         };
         let redeliveries = Redeliveries::new(unacked_max, &recent);
         let durable = spool.durable();
-        // A set, since dropping it ends the task: at a hard stop nobody is left to tell it.
-        let mut receiving = JoinSet::new();
-        receiving.spawn(intake.run(writer, durable, report.durable_lsn, redeliveries));
         let forward = Forward {
             stage: self.stage,
             decoder: self.decoder,
             rows_max: self.batch_rows_max,
             found_lsn: report.durable_lsn,
         };
-        {
-            let mut forwarding = std::pin::pin!(forward.run(&cx, &spool));
-            loop {
-                tokio::select! {
-                    Some(ended) = receiving.join_next() => outcome(ended)?,
-                    forwarded = &mut forwarding => break forwarded?,
-                }
-            }
-        }
-        // Its end of the spool is closed, so the intake has ended; if with an error, that is the cause.
-        while let Some(ended) = receiving.join_next().await {
-            outcome(ended)?;
-        }
-        // It waits for the disk.
-        tokio::task::spawn_blocking(move || drop(spool))
-            .await
-            .map_err(|error| StageError::bug("the spool panicked").because(error))
+        let receiving = intake.run(writer, durable, report.durable_lsn, redeliveries);
+        spooled::forward_beside(forward, &cx, spool, receiving).await
     }
 
     fn is_resumable(&self) -> bool {
@@ -319,10 +300,6 @@ impl Source for Mqtt {
         let ResendBy { schema, format } = &self.resend;
         Some(Box::new(Resend::new(&self.settings, &self.filters, schema.clone(), *format)))
     }
-}
-
-fn outcome(ended: Result<Result<(), StageError>, JoinError>) -> Result<(), StageError> {
-    ended.unwrap_or_else(|error| Err(StageError::bug("the MQTT intake panicked").because(error)))
 }
 
 #[cfg(test)]

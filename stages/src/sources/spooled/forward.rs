@@ -201,7 +201,7 @@ impl Sending<'_> {
                 self.oversize(record, position, bytes, beginning);
             } else {
                 self.forward.decoder.push(decode::Message {
-                    topic: Some(&topic(record)),
+                    topic: topic(record).as_deref(),
                     payload: &record.payload,
                     received_at_us: record.received_at_us,
                     position,
@@ -218,7 +218,7 @@ impl Sending<'_> {
             stage: &self.forward.stage,
             reason: "oversize",
             detail: Some(&format!("a payload of {bytes} bytes; only its beginning is kept")),
-            topic: Some(&topic(record)),
+            topic: topic(record).as_deref(),
             position: Some(&position.to_string()),
             payload: beginning,
         });

@@ -1,4 +1,4 @@
-//! What sources that can't be asked again have in common (MQTT today): whatever they receive is on
+//! What sources that can't be asked again have in common (MQTT, HTTP): whatever they receive is on
 //! disk before it is acknowledged, and everything behind that reads it from there.
 //!
 //! ```text
@@ -14,16 +14,18 @@ mod config;
 mod forward;
 mod record;
 
+use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use pipeline_engine::Backoff;
-use pipeline_engine::spool::{RecoveryReport, Replay, Spool, SpoolError, SpoolOptions, SpoolWriter};
+use pipeline_engine::spool::{Record, RecoveryReport, Replay, Spool, SpoolError, SpoolOptions, SpoolWriter};
 use pipeline_engine::stage::{SourceContext, StageError};
+use tokio::task::{JoinError, JoinSet};
 
 pub use config::SpoolConfig;
 pub(crate) use forward::Forward;
-pub(crate) use record::{OVERSIZE, OWED, oversize_payload};
+pub(crate) use record::{KEYED, OVERSIZE, OWED, key, keyed_topic, oversize_payload};
 
 /// A spool that is open: the two ends, and what was found.
 pub(crate) struct Opened {
@@ -121,30 +123,78 @@ fn unusable(error: SpoolError) -> StageError {
     StageError::permanent("can't use the spool").because(error).hint(hint)
 }
 
+/// Sends on what is in the spool while an intake of the source's own fills it, until both have ended. `intake` must
+/// have closed the spool when it ends.
+///
+/// # Errors
+/// Whichever of the two fails first.
+pub(crate) async fn forward_beside(
+    forward: Forward,
+    cx: &SourceContext,
+    spool: Spool,
+    intake: impl Future<Output = Result<(), StageError>> + Send + 'static,
+) -> Result<(), StageError> {
+    // A set, since dropping it ends the task: at a hard stop nobody is left to tell it.
+    let mut receiving = JoinSet::new();
+    receiving.spawn(intake);
+    {
+        let mut forwarding = std::pin::pin!(forward.run(cx, &spool));
+        loop {
+            tokio::select! {
+                Some(ended) = receiving.join_next() => outcome(ended)?,
+                forwarded = &mut forwarding => break forwarded?,
+            }
+        }
+    }
+    // Its end of the spool is closed, so the intake has ended; if with an error, that is the cause.
+    while let Some(ended) = receiving.join_next().await {
+        outcome(ended)?;
+    }
+    // It waits for the disk.
+    tokio::task::spawn_blocking(move || drop(spool))
+        .await
+        .map_err(|error| StageError::bug("the spool panicked").because(error))
+}
+
+fn outcome(ended: Result<Result<(), StageError>, JoinError>) -> Result<(), StageError> {
+    ended.unwrap_or_else(|error| Err(StageError::bug("the intake panicked").because(error)))
+}
+
 /// The newest records that are durable, at most so many, with their numbers; the oldest first. Damaged
 /// ones are left out: whoever forwards reports them.
 ///
 /// # Errors
 /// The disk can't be read.
-pub(crate) async fn newest_records(
+pub(crate) async fn newest_records(spool: &Spool, count: usize) -> Result<Vec<(u64, Record)>, StageError> {
+    let mut records = Vec::new();
+    visit_newest(spool, count, |lsn, record| records.push((lsn, record))).await?;
+    Ok(records)
+}
+
+/// Shows each of them, as [`newest_records`] gives them, without keeping any.
+///
+/// # Errors
+/// The disk can't be read.
+pub(crate) async fn visit_newest(
     spool: &Spool,
     count: usize,
-) -> Result<Vec<(u64, pipeline_engine::spool::Record)>, StageError> {
+    mut visit: impl FnMut(u64, Record),
+) -> Result<(), StageError> {
     let durable = *spool.durable().borrow();
     let first = durable.saturating_sub(count as u64) + 1;
     let mut reader = spool.reader(first);
-    let mut records = Vec::new();
     let mut at = first;
     while at <= durable {
         match reader.next().await {
             Ok(Some(Replay::Frame(frame))) => {
                 at = frame.last_lsn() + 1;
-                records.extend((frame.first_lsn..).zip(frame.records).filter(|(lsn, _)| *lsn >= first));
+                let newest = (frame.first_lsn..).zip(frame.records).filter(|(lsn, _)| *lsn >= first);
+                newest.for_each(|(lsn, record)| visit(lsn, record));
             }
             Ok(Some(Replay::Lost(lost))) => at = lost.end() + 1,
             Ok(None) => break,
             Err(error) => return Err(unusable(error)),
         }
     }
-    Ok(records)
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, Read};
 
-use super::reader::Input;
+use super::Input;
 use crate::decode::{Decoder, Fault, Message, reason};
 
 /// How much of a line beyond the limit its dead letter holds.

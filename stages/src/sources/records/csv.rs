@@ -8,8 +8,8 @@ use std::io::{self, BufRead};
 
 use csv_core::{ReadRecordResult, Reader};
 
+use super::Input;
 use super::lines::{BEGINNING_BYTES, too_long};
-use super::reader::Input;
 use crate::decode::{Decoder, Fault, Header, Message, reason};
 
 /// More fields than any real file has.
