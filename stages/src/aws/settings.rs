@@ -26,7 +26,6 @@ pub(crate) enum Service {
     Kinesis,
     /// Simple Queue Service.
     #[cfg(feature = "sqs")]
-    #[allow(dead_code, reason = "for the notifications of a source that reads objects")]
     Sqs,
 }
 

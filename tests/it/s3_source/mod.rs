@@ -1,5 +1,6 @@
 //! The S3 source as the real binary, from a real S3 API into a real TimescaleDB and back to Parquet.
 
+mod queue;
 mod replay;
 
 use std::fmt::Write as _;

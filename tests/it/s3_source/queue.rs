@@ -39,8 +39,10 @@ impl Queue {
 
     /// Messages that wait, and those that are handed out and not deleted.
     fn messages(&self, house: &House) -> (u64, u64) {
-        let names =
-            [QueueAttributeName::ApproximateNumberOfMessages, QueueAttributeName::ApproximateNumberOfMessagesNotVisible];
+        let names = [
+            QueueAttributeName::ApproximateNumberOfMessages,
+            QueueAttributeName::ApproximateNumberOfMessagesNotVisible,
+        ];
         let asked = self.client.get_queue_attributes().queue_url(&self.url).set_attribute_names(Some(names.to_vec()));
         let attributes = house.runtime.block_on(asked.send()).expect("an answer").attributes.expect("attributes");
         let [waiting, hidden] = names.map(|name| attributes[&name].parse().expect("a number"));

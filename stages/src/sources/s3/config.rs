@@ -7,9 +7,11 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::place::{self, Place};
+use super::queue::QueuePlace;
 use super::{Reading, S3Source};
+use crate::aws::{AwsSettings, Service, check_endpoint};
 use crate::decode::{Format, UnknownFields};
-use crate::s3::{S3Settings, check_endpoint};
+use crate::s3::S3Settings;
 use crate::sources::decoder;
 use crate::sources::records::Compression;
 
@@ -28,8 +30,14 @@ pub struct S3SourceConfig {
     allow_http: bool,
     /// Leave out keys up to this one, in their order.
     start_after: Option<String>,
-    /// How often to look for new objects. Without it the source reads what is there and ends.
+    /// How often to look for new objects. Without it, and without a `queue`, the source reads what is there and ends.
     poll: Option<DurationText>,
+    /// The URL of an SQS queue that tells of new objects: `https://sqs.REGION.amazonaws.com/ACCOUNT/NAME`. Notifications of S3, also through SNS, and
+    /// of EventBridge. The queue must be for this source alone. With it, the prefix is listed only if there is a `poll`, for what
+    /// notifications have missed.
+    queue: Option<String>,
+    /// The SQS API to use, if not that of AWS. Overrides AWS_ENDPOINT_URL_SQS and AWS_ENDPOINT_URL.
+    queue_endpoint: Option<String>,
     /// How the records of an object are written.
     format: ObjectFormat,
     /// How objects are compressed; not for Parquet. Without it the first bytes of each tell.
@@ -136,6 +144,7 @@ impl SourceConfig for S3SourceConfig {
         if outputs.iter().all(|(port, _)| *port != Port::REJECTED) {
             outputs.push((Port::REJECTED, dead_letter::schema()));
         }
+        let queue = self.queue_place()?;
         let settings = S3Settings {
             bucket,
             endpoint: self.endpoint,
@@ -162,8 +171,37 @@ impl SourceConfig for S3SourceConfig {
             },
             decoders,
             poll: self.poll.map(|poll| poll.0),
+            queue,
             state_dir: cx.state_dir(),
         };
         Ok(BuiltSource { source: Box::new(source), outputs })
+    }
+}
+
+impl S3SourceConfig {
+    fn queue_place(&self) -> Result<Option<QueuePlace>, BuildError> {
+        let Some(url) = &self.queue else {
+            return match self.queue_endpoint {
+                Some(_) => Err(BuildError::invalid("queue_endpoint", "means nothing without a `queue`")),
+                None => Ok(None),
+            };
+        };
+        if !url.starts_with("https://") && !url.starts_with("http://") {
+            return Err(BuildError::invalid("queue", format!("\"{url}\" is no URL of a queue"))
+                .hint("As AWS names it: \"https://sqs.eu-central-1.amazonaws.com/123456789012/objects\"."));
+        }
+        for (key, endpoint) in [("queue", Some(url)), ("queue_endpoint", self.queue_endpoint.as_ref())] {
+            if let Some(Err((text, hint))) = endpoint.map(|endpoint| check_endpoint(endpoint, self.allow_http)) {
+                return Err(BuildError::invalid(key, text).hint(hint));
+            }
+        }
+        let settings = AwsSettings {
+            service: Service::Sqs,
+            region: self.region.clone(),
+            endpoint: self.queue_endpoint.clone(),
+            allow_http: self.allow_http,
+            environment: None,
+        };
+        Ok(Some(QueuePlace { url: url.clone(), settings }))
     }
 }

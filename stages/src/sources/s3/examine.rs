@@ -27,14 +27,21 @@ pub(super) async fn examine(source: &S3Source, report: &Examination) {
         Err(error) => return report.fail("credentials", &error),
     };
     report.pass("credentials", format!("there are some for {}", source.place.settings.place()));
+    if let Some(queue) = &source.queue {
+        report.begin("queue");
+        match queue.look().await {
+            Ok(found) => report.pass("queue", found),
+            Err(error) => report.fail("queue", &error),
+        }
+    }
     report.begin("list");
     let object = match first(source).await {
         Ok(Some(object)) => object,
         Ok(None) => {
             let found = format!("{} can be listed, and holds no object", source.place.url());
-            return match source.poll {
-                Some(_) => report.pass("list", found),
-                None => report.warn("list", found, "Is the prefix right? A folder's ends with a slash."),
+            return match source.poll.is_some() || source.queue.is_some() {
+                true => report.pass("list", found),
+                false => report.warn("list", found, "Is the prefix right? A folder's ends with a slash."),
             };
         }
         Err(error) => return report.fail("list", &error),

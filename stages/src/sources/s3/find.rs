@@ -50,6 +50,11 @@ impl SharedLedger {
         self.lock().epoch()
     }
 
+    /// How many objects have numbers.
+    pub(super) fn count(&self) -> u64 {
+        self.lock().count()
+    }
+
     fn number_of(&self, object: &Object) -> Option<u64> {
         self.lock().number_of(&object.key, &object.etag)
     }
@@ -103,29 +108,60 @@ fn unusable(dir: &Path, error: LedgerError) -> StageError {
     StageError::permanent(format!("can't use the ledger of objects in \"{}\"", dir.display())).because(error).hint(hint)
 }
 
+/// Where objects get their numbers and go in to be read, in the order of these, whoever finds them.
+pub(super) struct Door {
+    stage: String,
+    ledger: SharedLedger,
+    found: tokio::sync::Mutex<mpsc::Sender<Entry>>,
+}
+
+impl Door {
+    pub(super) fn new(stage: &str, ledger: SharedLedger, found: mpsc::Sender<Entry>) -> Self {
+        Self { stage: stage.to_owned(), ledger, found: tokio::sync::Mutex::new(found) }
+    }
+
+    /// Lets in what is new. Gives the highest number of these objects, 0 if there are none; `None` where nobody wants
+    /// objects any more.
+    ///
+    /// # Errors
+    /// The ledger can't be used.
+    pub(super) async fn let_in(&self, objects: Vec<Object>) -> Result<Option<u64>, StageError> {
+        // Held to the end: numbers go in as they are given.
+        let found = self.found.lock().await;
+        let known = objects.iter().filter_map(|object| self.ledger.number_of(object)).max().unwrap_or(0);
+        let fresh = self.ledger.admit(objects, &self.stage).await?;
+        let last = fresh.last().map_or(0, |entry| entry.number);
+        for entry in fresh {
+            if found.send(entry).await.is_err() {
+                return Ok(None);
+            }
+        }
+        Ok((!found.is_closed()).then_some(known.max(last)))
+    }
+
+    fn is_known(&self, object: &Object) -> bool {
+        self.ledger.number_of(object).is_some()
+    }
+}
+
 /// Looks for objects by listing.
 pub(super) struct Listing {
     pub(super) stage: String,
     pub(super) place: Place,
     pub(super) client: Arc<dyn ObjectStore>,
-    pub(super) ledger: SharedLedger,
+    pub(super) door: Arc<Door>,
     /// `None`: once.
     pub(super) poll: Option<Duration>,
 }
 
 impl Listing {
-    /// Hands over objects as they are found, those of earlier runs first, until there will be no more or nobody wants them.
+    /// Lets in objects as they are found, until there will be no more or nobody wants them.
     ///
     /// # Errors
     /// What does not pass.
-    pub(super) async fn run(self, pending: Vec<Entry>, found: mpsc::Sender<Entry>) -> Result<(), StageError> {
-        for entry in pending {
-            if found.send(entry).await.is_err() {
-                return Ok(());
-            }
-        }
+    pub(super) async fn run(self) -> Result<(), StageError> {
         loop {
-            if !self.pass(&found).await? {
+            if !self.pass().await? {
                 return Ok(());
             }
             let Some(poll) = self.poll else { return Ok(()) };
@@ -134,10 +170,10 @@ impl Listing {
     }
 
     /// One listing to its end. Answers whether objects are still wanted.
-    async fn pass(&self, found: &mpsc::Sender<Entry>) -> Result<bool, StageError> {
+    async fn pass(&self) -> Result<bool, StageError> {
         let mut backoff = Backoff::default();
         loop {
-            match self.list(found).await {
+            match self.list().await {
                 Ok(is_wanted) => return Ok(is_wanted),
                 // From the start again: what was found has its number.
                 Err(error) if error.fault() == Fault::Transient => wait(&mut backoff, &self.stage, &error).await,
@@ -146,7 +182,7 @@ impl Listing {
         }
     }
 
-    async fn list(&self, found: &mpsc::Sender<Entry>) -> Result<bool, StageError> {
+    async fn list(&self) -> Result<bool, StageError> {
         let mut listed = self.place.list(&self.client);
         let mut fresh = Vec::new();
         loop {
@@ -154,19 +190,16 @@ impl Listing {
             let is_last = next.as_ref().is_none_or(|meta| self.place.is_beyond(meta.location.as_ref()));
             if let Some(object) = next.as_ref().and_then(object_of)
                 && self.place.holds(&object.key)
-                && self.ledger.number_of(&object).is_none()
+                && !self.door.is_known(&object)
             {
                 fresh.push(object);
             }
-            if fresh.len() == ADMITTED_AT_ONCE || is_last {
-                for entry in self.ledger.admit(std::mem::take(&mut fresh), &self.stage).await? {
-                    if found.send(entry).await.is_err() {
-                        return Ok(false);
-                    }
-                }
+            if fresh.len() < ADMITTED_AT_ONCE && !is_last {
+                continue;
             }
-            if is_last {
-                return Ok(!found.is_closed());
+            let is_wanted = self.door.let_in(std::mem::take(&mut fresh)).await?.is_some();
+            if is_last || !is_wanted {
+                return Ok(is_wanted);
             }
         }
     }

@@ -128,6 +128,11 @@ impl Ledger {
         self.epoch
     }
 
+    /// How many objects have numbers.
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
     /// The number of an object that has been found before.
     pub(super) fn number_of(&self, key: &str, etag: &str) -> Option<u64> {
         self.known.get(&identity(key, etag)).copied()

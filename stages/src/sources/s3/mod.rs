@@ -20,7 +20,9 @@ mod examine;
 mod fetch;
 mod find;
 mod ledger;
+mod notice;
 mod place;
+mod queue;
 mod read;
 mod run;
 
@@ -37,6 +39,7 @@ use crate::sources::records::Compression;
 use config::ObjectFormat;
 pub use config::S3SourceConfig;
 use place::Place;
+use queue::QueuePlace;
 
 /// How objects are read.
 #[derive(Debug, Clone)]
@@ -59,8 +62,10 @@ struct S3Source {
     reading: Reading,
     /// One for each object that is read at a time.
     decoders: Vec<Decoder>,
-    /// How often it is looked for new objects; `None`: once, and then the source ends.
+    /// How often it is looked for new objects; `None`: once, and then the source ends, unless there is a queue.
     poll: Option<Duration>,
+    /// Who tells of new objects.
+    queue: Option<QueuePlace>,
     state_dir: PathBuf,
 }
 

@@ -7,25 +7,29 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use object_store::ObjectStore;
 use pipeline_engine::stage::{Batch, Port, Position, SourceContext, StageError};
-use pipeline_engine::{Counter, Partition, Span};
+use pipeline_engine::{Counter, Partition, Span, dead_letter};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::fetch::{self, Stopped};
-use super::find::{Listing, SharedLedger, connect};
+use super::find::{Door, Listing, SharedLedger, connect};
 use super::ledger::Entry;
 use super::place::Place;
+use super::queue::{self, Keeping, Notifications};
 use super::read::{self, Broken, Chunk, END, Read};
 use super::{Reading, S3Source};
 use crate::decode::{Decoded, Decoder};
 
 /// The partition of the source: its name is part of what sinks record, so it stays.
 const PARTITION: &str = "objects";
+/// Objects that have been found and wait to be read: more than notifications are held for, so that none waits unhidden.
+const OBJECTS_AHEAD: usize = 2_048;
 /// Chunks of an object that wait for those before it.
 const CHUNKS_AHEAD: usize = 1;
 
 pub(super) async fn run(source: S3Source, cx: &SourceContext) -> Result<(), StageError> {
-    let S3Source { stage, place, reading, decoders, poll, state_dir } = source;
+    let S3Source { stage, place, reading, decoders, poll, queue, state_dir } = source;
     let (ledger, mut pending) = SharedLedger::open(cx.storage(), &state_dir).await?;
     let (partition, after) = cx.resumable_partition(PARTITION).await;
     let after = Mark::of(after, ledger.epoch());
@@ -35,10 +39,38 @@ pub(super) async fn run(source: S3Source, cx: &SourceContext) -> Result<(), Stag
         pending.retain(|entry| entry.number >= after.number);
     }
     let Some(client) = connect(cx, &place, &stage).await? else { return Ok(()) };
-    let (found, objects) = mpsc::channel(1);
+    let first = pending.first().map(|entry| entry.number);
+    let (found, objects) = mpsc::channel(OBJECTS_AHEAD);
+    let door = Arc::new(Door::new(&stage, ledger.clone(), found.clone()));
     let listing =
-        Listing { stage: stage.clone(), place: place.clone(), client: client.clone(), ledger: ledger.clone(), poll };
-    let finding = AbortOnDropHandle::new(tokio::spawn(listing.run(pending, found)));
+        Listing { stage: stage.clone(), place: place.clone(), client: client.clone(), door: door.clone(), poll };
+    let (asking, keeping) = match queue {
+        None => (None, None),
+        Some(queue) => {
+            let Some(queue) = queue.connect(cx, &stage).await? else { return Ok(()) };
+            // What is before the first that is pending is stored; if none is, all are.
+            let stored = first.map_or_else(|| ledger.count(), |first| first - 1);
+            let (keeping, keeper) = queue::keeper(&stage, queue.clone(), stored);
+            let counters = queue::Counters {
+                notifications: cx.counter("notifications"),
+                ignored: cx.counter("ignored_notifications"),
+                unreadable: cx.counter("unreadable_notifications"),
+            };
+            let asking = Notifications {
+                stage: stage.clone(),
+                queue,
+                place: place.clone(),
+                store: client.clone(),
+                door,
+                counters,
+            };
+            (Some((asking, keeping)), Some(keeper))
+        }
+    };
+    let finish = CancellationToken::new();
+    let keeping =
+        keeping.map(|keeper| AbortOnDropHandle::new(tokio::spawn(keeper.run(partition.clone(), finish.clone()))));
+    let finding = AbortOnDropHandle::new(tokio::spawn(find(pending, found, listing, asking)));
     let sending = Sending {
         cx,
         partition: &partition,
@@ -61,6 +93,10 @@ pub(super) async fn run(source: S3Source, cx: &SourceContext) -> Result<(), Stag
         never = note_done(cx, &partition, &ledger, &stage) => match never? {},
     }
     // Without checkpoints, what was stored last is noted now.
+    if let Some(keeping) = keeping {
+        finish.cancel();
+        keeping.await.map_err(|error| StageError::bug("keeping notifications panicked").because(error))?;
+    }
     let delivered = partition.progress().borrow().delivered;
     if !cx.takes_checkpoints()
         && let Some(number) = done(delivered)
@@ -68,6 +104,29 @@ pub(super) async fn run(source: S3Source, cx: &SourceContext) -> Result<(), Stag
         ledger.mark_done(number, &stage).await?;
     }
     Ok(())
+}
+
+/// Hands over the objects of earlier runs, and then those that are found.
+async fn find(
+    pending: Vec<Entry>,
+    found: mpsc::Sender<Entry>,
+    listing: Listing,
+    asking: Option<(Notifications, Keeping)>,
+) -> Result<(), StageError> {
+    for entry in pending {
+        if found.send(entry).await.is_err() {
+            return Ok(());
+        }
+    }
+    drop(found);
+    match asking {
+        None => listing.run().await,
+        // Beside a queue, a listing is for what its messages have missed.
+        Some((asking, keeping)) if listing.poll.is_some() => {
+            tokio::try_join!(asking.run(keeping), listing.run()).map(|((), ())| ())
+        }
+        Some((asking, keeping)) => asking.run(keeping).await,
+    }
 }
 
 /// A place between records, by the numbers of an object and a record.
@@ -124,7 +183,7 @@ async fn note_done(
 }
 
 /// The last object that is done as a whole at a position.
-fn done(position: Option<Position>) -> Option<u64> {
+pub(super) fn done(position: Option<Position>) -> Option<u64> {
     match position {
         Some(Position([_, _, number, END])) => Some(number),
         Some(Position([_, _, number, _])) => number.checked_sub(1).filter(|number| *number > 0),
@@ -244,6 +303,9 @@ impl Sending<'_> {
         };
         match why {
             None => {
+                if read.records == 0 {
+                    self.pass_over(&entry, &read).await?;
+                }
                 self.objects_read.increment();
                 self.bytes_read.add(entry.object.bytes);
             }
@@ -251,6 +313,14 @@ impl Sending<'_> {
         }
         self.decoders.push(read.decoder);
         Ok(())
+    }
+
+    /// An object without records is done once those before it are.
+    async fn pass_over(&self, entry: &Entry, read: &Read) -> Result<(), StageError> {
+        let span = Span::new(self.position(entry.number, 1), self.position(entry.number, END));
+        let rows = RecordBatch::new_empty(read.decoder.outputs()[0].1.clone());
+        let rejected = RecordBatch::new_empty(dead_letter::schema());
+        self.send(span, entry.object.modified_us, Decoded { rows, rejected }).await
     }
 
     async fn refuse(&self, entry: &Entry, read: &Read, why: &Broken) -> Result<(), StageError> {
