@@ -7,6 +7,7 @@ Writes FOLDER/raw/NNNNN.jsonl.gz, each of 16 MiB of gzip, and FOLDER/rows.tsv wi
 number of rows, of those in rows.tsv, and of bytes before packing. The same arguments give the same files.
 """
 
+import datetime
 import gzip
 import pathlib
 import random
@@ -36,8 +37,6 @@ def rows():
 def times():
     """A second as text, made once for all devices."""
     last, text = None, None
-    import datetime
-
     def of(second):
         nonlocal last, text
         if second != last:

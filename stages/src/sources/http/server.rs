@@ -26,7 +26,7 @@ use super::refusal::Refusal;
 use crate::decode::Format;
 
 /// How long posts that are being answered may take when the source stops.
-const GOODBYE_TIMEOUT: Duration = Duration::from_secs(10);
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How we are called in every answer; `pipeline doctor` knows us by it.
 pub(super) const SERVER: &str = "pipeline";
 
@@ -62,7 +62,8 @@ impl Server {
         // A hard stop drops this future, and not the connections, which must not hold the spool then.
         let ended = CancellationToken::new();
         let _ends_with_us = ended.clone().drop_guard();
-        let router = Router::new().fallback(answer).with_state(Desk { server: Arc::downgrade(&server), ended });
+        let desk = Desk { server: Arc::downgrade(&server), ended: ended.clone() };
+        let router = Router::new().fallback(answer).with_state(desk);
         let stopped = stop.clone();
         let serving = axum::serve(Bounded::new(listener), router)
             .with_graceful_shutdown(async move { stopped.cancelled().await })
@@ -75,6 +76,8 @@ impl Server {
             served = serving => served,
             () = too_late => Ok(()),
         };
+        // Whoever still waits, for a full disk say, must not hold up the end.
+        ended.cancel();
         let closed = server.intake.close().await;
         served.map_err(|error| StageError::permanent("no more posts can be accepted").because(error))?;
         if let Err(error) = closed {

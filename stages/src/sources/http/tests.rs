@@ -381,6 +381,25 @@ async fn a_stop_answers_who_was_posting_and_takes_nothing_more() {
 }
 
 #[tokio::test]
+async fn a_stop_does_not_wait_for_a_disk_that_is_full() {
+    let disk = SimulatedDisk::new(1);
+    let house = Arc::new(House { disk: disk.mount(), ..House::new() });
+    let (outlet, run) = house.run("schema = \"t\"\nspool = { min_free = \"1MiB\" }\n").await;
+    disk.set_capacity(0);
+    let waiting = tokio::spawn({
+        let house = house.clone();
+        async move { house.post("/iot/d1", &[], r#"{"n": 1}"#).await }
+    });
+    while outlet.counter("spool_pauses") == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(stop(outlet, run).await, Vec::<String>::new());
+    let answer = waiting.await.unwrap();
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(answer.body.contains("what was posted may be stored"), "{answer:?}");
+}
+
+#[tokio::test]
 async fn a_connection_that_stays_open_holds_no_spool() {
     let house = House::new();
     let (outlet, run) = house.run(TYPED).await;

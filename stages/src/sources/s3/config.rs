@@ -32,9 +32,9 @@ pub struct S3SourceConfig {
     start_after: Option<String>,
     /// How often to look for new objects. Without it, and without a `queue`, the source reads what is there and ends.
     poll: Option<DurationText>,
-    /// The URL of an SQS queue that tells of new objects: `https://sqs.REGION.amazonaws.com/ACCOUNT/NAME`. Notifications of S3, also through SNS, and
-    /// of EventBridge. The queue must be for this source alone. With it, the prefix is listed only if there is a `poll`, for what
-    /// notifications have missed.
+    /// The URL of an SQS queue that tells of new objects: `https://sqs.REGION.amazonaws.com/ACCOUNT/NAME`. It takes
+    /// notifications of S3, also through SNS, and of EventBridge, and must be for this source alone. With it, the prefix is
+    /// listed only if there is a `poll`, for what notifications have missed.
     queue: Option<String>,
     /// The SQS API to use, if not that of AWS. Overrides AWS_ENDPOINT_URL_SQS and AWS_ENDPOINT_URL.
     queue_endpoint: Option<String>,
