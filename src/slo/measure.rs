@@ -127,7 +127,7 @@ mod tests {
         let limit = Duration::from_millis(count - 3);
         let within = Some(Within { limit, share: Share::percent(95) });
         assert_eq!(measurement.queries_within(within), Tally { good: count - 3, total: count });
-        assert_eq!(measurement.dashboards.iter().sum::<Duration>(), measurement.queries.iter().sum());
+        assert_eq!(measurement.dashboards.iter().sum::<Duration>(), measurement.queries.iter().sum::<Duration>());
         assert_eq!(measurement.slowest.as_ref().map(|(took, _)| *took), Some(Duration::from_millis(count)));
         assert_eq!(measurement.query_p95(), Some(Duration::from_millis((count * 95).div_ceil(100))));
     }
