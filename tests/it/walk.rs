@@ -49,9 +49,12 @@ impl Machine {
         let services = root().join("tests/services/services");
         // Where the services are installed.
         let home = std::env::var("HOME").expect("a home");
+        let client = |name: &str| format!("export HOME={home}\nexec {} client {name} \"$@\"", services.display());
         let shims = [
-            // The first argument is the database; the one of the services' own is replaced by it.
-            ("psql", format!("export HOME={home}\nexec {} psql -d \"$@\"", services.display())),
+            // In the version of the server: this machine may have none, or older ones.
+            ("psql", client("psql")),
+            ("pg_dump", client("pg_dump")),
+            ("pg_restore", client("pg_restore")),
             ("systemctl", SYSTEMCTL.to_owned()),
             ("journalctl", "cat \"$HOME/pipeline.log\"".to_owned()),
         ];
@@ -81,7 +84,7 @@ impl Machine {
         let out = fs::File::create(&log).expect("a file of ours");
         let path = format!("{}:{}", self.folder.path().join("bin").display(), std::env::var("PATH").expect("a PATH"));
         let mut command = Command::new("timeout");
-        command.args(["--kill-after=10", "400", "bash", "-c", &script]);
+        command.args(["--kill-after=10", "600", "bash", "-c", &script]);
         command.current_dir(self.folder.path()).env("PATH", path).env("HOME", self.folder.path());
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         let status = command
