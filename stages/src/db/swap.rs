@@ -24,8 +24,16 @@ impl PipelineDatabase {
     /// stores between our look at the lake and the swap would be in neither database.
     pub(super) async fn check_unused(&self, disconnect: bool) -> Result<(), StageError> {
         let link = self.maintenance().await?;
-        let users = users(&link.client, &self.name()).await?;
         let is_pipeline = |user: &&String| user.starts_with("pipeline ");
+        let mut users = connected(&link.client, &self.name()).await?;
+        // The server takes a moment to notice that a program has ended.
+        for _ in 0..TRIES {
+            if users.is_empty() || (disconnect && !users.iter().any(|user| is_pipeline(&user))) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            users = connected(&link.client, &self.name()).await?;
+        }
         if let Some(pipeline) = users.iter().find(is_pipeline) {
             return Err(StageError::permanent(format!("\"{}\" is in use: {pipeline}", self.name()))
                 .hint("Stop the pipeline first."));
@@ -75,7 +83,7 @@ impl PipelineDatabase {
 }
 
 /// Who is connected, not counting what TimescaleDB runs.
-async fn users(client: &Client, database: &str) -> Result<Vec<String>, StageError> {
+async fn connected(client: &Client, database: &str) -> Result<Vec<String>, StageError> {
     let sql = "SELECT DISTINCT coalesce(nullif(application_name, ''), 'an unnamed program') || ' as ' || coalesce(usename, '?') \
                FROM pg_stat_activity WHERE datname = $1 AND backend_type = 'client backend' ORDER BY 1";
     let rows = client.query(sql, &[&database]).await.map_err(catalog)?;

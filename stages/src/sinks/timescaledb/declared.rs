@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use super::OnConflict;
+use pipeline_engine::stage::BuildError;
+
 use super::ledger::Ledger;
-use super::rollup::Rollup;
+use super::rollup::{Rollup, RollupConfig};
 use super::table::Table;
+use super::{OnConflict, TimescaleDbConfig};
 use crate::postgres::Database;
 
 /// A table that a sink stores in, with what is to be done about it over the months.
@@ -29,4 +31,27 @@ pub(crate) struct Upkeep {
     pub rollups: Vec<Rollup>,
     /// Which of two rows with one key stays.
     pub conflict: OnConflict,
+}
+
+impl TimescaleDbConfig {
+    /// What `pipeline db` is to keep up.
+    pub(super) fn upkeep(&self, table: &Table, sink: &str) -> Result<Upkeep, BuildError> {
+        let times = [("retention", self.retention), ("compress_after", self.compress_after)];
+        for (key, _) in times.iter().filter(|(_, given)| given.is_some()) {
+            if table.time.is_none() {
+                return Err(BuildError::invalid(*key, "the table has no time column, so no row of it is old")
+                    .hint("Name the time column (time_column), or remove this key."));
+            }
+        }
+        for (key, given) in times {
+            if given.is_some_and(|given| given.0 < Duration::from_secs(60)) {
+                return Err(BuildError::invalid(key, "rows are kept a minute at least"));
+            }
+        }
+        let retention = self.retention.map(|text| text.0);
+        let rollup = |(name, config): (&String, &RollupConfig)| config.rollup(name, table, retention, sink);
+        let rollups = self.rollups.iter().map(rollup).collect::<Result<_, _>>()?;
+        let compress_after = self.compress_after.map(|text| text.0);
+        Ok(Upkeep { retention, compress_after, rollups, conflict: self.on_conflict })
+    }
 }

@@ -48,7 +48,6 @@ pub(crate) use self::server::{Server, Timescale};
 pub use self::sql_type::SqlType;
 pub(crate) use self::table::{Column, Table, is_identifier, quoted};
 
-use self::declared::Upkeep;
 use self::fence::Fence;
 use self::ledger::Ledger;
 use self::letters::LetterColumns;
@@ -338,27 +337,6 @@ impl TimescaleDbConfig {
 }
 
 impl TimescaleDbConfig {
-    /// What `pipeline db` is to keep up.
-    fn upkeep(&self, table: &Table, sink: &str) -> Result<Upkeep, BuildError> {
-        let times = [("retention", self.retention), ("compress_after", self.compress_after)];
-        for (key, _) in times.iter().filter(|(_, given)| given.is_some()) {
-            if table.time.is_none() {
-                return Err(BuildError::invalid(*key, "the table has no time column, so no row of it is old")
-                    .hint("Name the time column (time_column), or remove this key."));
-            }
-        }
-        for (key, given) in times {
-            if given.is_some_and(|given| given.0 < Duration::from_secs(60)) {
-                return Err(BuildError::invalid(key, "rows are kept a minute at least"));
-            }
-        }
-        let retention = self.retention.map(|text| text.0);
-        let rollup = |(name, config): (&String, &RollupConfig)| config.rollup(name, table, retention, sink);
-        let rollups = self.rollups.iter().map(rollup).collect::<Result<_, _>>()?;
-        let compress_after = self.compress_after.map(|text| text.0);
-        Ok(Upkeep { retention, compress_after, rollups, conflict: self.on_conflict })
-    }
-
     /// What tells which of two rows is newer, where that is asked for.
     fn newest_by(&self, columns: &[Column]) -> Result<Option<String>, BuildError> {
         if self.on_conflict != OnConflict::Newest {
