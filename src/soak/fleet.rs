@@ -113,6 +113,8 @@ pub async fn run(door: &mut Door, prefix: &str, options: &Options) -> Result<Loa
             eprintln!("soak: {} messages taken, {rate:.1} a second", grouped(load.messages));
         }
     }
+    // What was sent again came behind its successors.
+    load.taken.values_mut().for_each(|numbers| numbers.sort_unstable());
     load.duration = started.elapsed().min(options.duration);
     if load.messages == 0 {
         let why = load.refused.keys().next().map_or("none was due", String::as_str);
@@ -146,8 +148,14 @@ async fn send(door: &mut Door, mut sending: Vec<Sending>, load: &mut Load, until
                     load.in_time += u64::from(is_in_time);
                     load.taken.entry(sending.device).or_default().push(sending.number);
                 }
+                // A pipeline that has just started has not subscribed yet: what nobody took is sent when somebody does.
+                Err(NotSent::Refused(reason)) if load.messages == 0 => {
+                    why = reason;
+                    again.push(sending);
+                }
                 Err(NotSent::Refused(why)) => *load.refused.entry(why).or_default() += 1,
                 Err(NotSent::Later(reason)) => {
+                    load.sent_again += 1;
                     why = reason;
                     again.push(sending);
                 }
@@ -157,7 +165,6 @@ async fn send(door: &mut Door, mut sending: Vec<Sending>, load: &mut Load, until
             if began.elapsed() > PATIENCE {
                 return Err(format!("the broker has taken nothing for {} s: {why}", PATIENCE.as_secs()));
             }
-            load.sent_again += again.len() as u64;
             tokio::time::sleep(PAUSE).await;
         }
         sending = again;

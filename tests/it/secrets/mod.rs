@@ -331,7 +331,7 @@ fn nothing_that_a_pipeline_at_work_says_holds_a_secret() {
     assert_is_silent("a reload that is refused", &said);
     let (status, log) = pipeline.stop();
     assert!(status.success(), "it has stopped by itself");
-    assert!(log.contains("TRACE"), "the log is at its most talkative");
+    assert!(log.contains("DEBUG"), "the log is at its most talkative");
     assert_is_silent("the log", &log);
 }
 
