@@ -140,9 +140,9 @@ fn ingestion(min: Option<u64>, options: &Options, load: &Load) -> Line {
     line
 }
 
-/// The worst of all far ends. Where the file says nothing, nothing may be lost.
+/// The worst of all far ends, the first of those that are alike. Where the file says nothing, nothing may be lost.
 fn loss(max: Option<Share>, ends: &[Checked]) -> Line {
-    let worst = ends.iter().max_by_key(|end| end.arrived.missed());
+    let worst = ends.iter().rev().max_by_key(|end| end.arrived.missed());
     let tally = worst.map_or_else(Tally::default, |end| end.arrived);
     let allowed = max.unwrap_or(Share::NONE);
     let line = Line::of_share(Objective::Loss, Some(allowed), Some(allowed), tally);

@@ -33,7 +33,7 @@ pub(crate) struct SloText {
     query_p95: Option<DurationText>,
     /// 95 of 100 times all queries of a dashboard, one after the other, take no longer.
     dashboard_p95: Option<DurationText>,
-    /// How often the running pipeline measures these two. Default: never, and `pipeline slo --measure` does when it is asked.
+    /// How often the running pipeline measures queries and dashboards. Default: never; `pipeline slo --measure` does when it is asked.
     measure_every: Option<DurationText>,
 }
 
