@@ -31,7 +31,16 @@ impl Start {
             (Some(bound), _) => Self::At(bound.sequence()),
             (None, Origin::Horizon | Origin::Skipped) => Self::Horizon,
             (None, Origin::Latest(_)) if !was_asked => Self::Latest,
-            (None, Origin::Time(at_us) | Origin::Latest(at_us)) => Self::Time(at_us),
+            (None, Origin::Latest(at_us)) => Self::Time(whole_second(at_us)),
+            (None, Origin::Time(at_us)) => Self::Time(at_us),
+        }
+    }
+
+    /// Records that arrived before this are none of those asked for, whatever the stream makes of a time.
+    pub(super) fn earliest_us(self) -> Option<i64> {
+        match self {
+            Self::Time(at_us) => Some(whole_second(at_us)),
+            _ => None,
         }
     }
 
@@ -55,6 +64,11 @@ impl Start {
             .build()
             .map_err(|error| StageError::bug("a starting position is incomplete").because(error))
     }
+}
+
+/// Not every stream knows arrival more exactly.
+fn whole_second(at_us: i64) -> i64 {
+    at_us - at_us.rem_euclid(1_000_000)
 }
 
 /// What one answer or event has brought.
@@ -113,10 +127,12 @@ mod tests {
 
     #[test]
     fn latest_means_the_same_after_it_was_asked_for_once() {
-        assert_eq!(Start::of(None, Origin::Latest(5_000), false), Start::Latest);
-        assert_eq!(Start::of(None, Origin::Latest(5_000), true), Start::Time(5_000));
+        assert_eq!(Start::of(None, Origin::Latest(5_700_000), false), Start::Latest);
+        assert_eq!(Start::of(None, Origin::Latest(5_700_000), true), Start::Time(5_000_000));
+        assert_eq!(Start::of(None, Origin::Time(5_700_000), true), Start::Time(5_700_000));
+        assert_eq!(Start::Time(5_700_000).earliest_us(), Some(5_000_000));
         let read = Bound::After(Position([0, 0, 7, 2]));
-        assert_eq!(Start::of(Some(read), Origin::Latest(5_000), false), Start::At("7".parse().unwrap()));
+        assert_eq!(Start::of(Some(read), Origin::Latest(5_700_000), false), Start::At("7".parse().unwrap()));
         let (kind, sequence, time) = Start::Time(1_500_000).parts();
         assert_eq!((kind, sequence), (ShardIteratorType::AtTimestamp, None));
         assert_eq!(time, Some(DateTime::from_millis(1_500)));

@@ -252,6 +252,7 @@ impl Reading {
             assembly: Assembly::new(after, recorded, self.batch_rows_max),
             origin,
             latest_was_asked,
+            earliest_us: None,
             polling: Polling {
                 stream: shared.stream.clone(),
                 shard: id.to_owned(),

@@ -38,6 +38,8 @@ pub(super) struct ShardReader {
     pub(super) origin: Origin,
     /// An earlier run has begun at the latest.
     pub(super) latest_was_asked: bool,
+    /// What arrived before this is not to be read, until something is.
+    pub(super) earliest_us: Option<i64>,
     pub(super) polling: Polling,
 }
 
@@ -94,14 +96,15 @@ impl ShardReader {
                     None => self.polling.place = Place::At(self.start()),
                     // The end of a shard need not be told to a subscriber; one answer shows it.
                     Some(fan_out) => {
-                        self.polling.place = Place::At(Start::of(self.assembly.bound(), self.origin, true));
+                        self.latest_was_asked = true;
+                        self.polling.place = Place::At(self.start());
                         if let Ok((fetched, room)) = self.polling.next().await {
                             let ended = self.send_on(fetched).await?;
                             drop(room);
                             if let Some(ended) = ended {
                                 return Ok((self.id, ended));
                             }
-                            fan_out.start = Start::of(self.assembly.bound(), self.origin, true);
+                            fan_out.start = self.start();
                         }
                         continue;
                     }
@@ -129,13 +132,18 @@ impl ShardReader {
         }
     }
 
-    fn start(&self) -> Start {
-        Start::of(self.assembly.bound(), self.origin, self.latest_was_asked)
+    fn start(&mut self) -> Start {
+        let start = Start::of(self.assembly.bound(), self.origin, self.latest_was_asked);
+        self.earliest_us = start.earliest_us();
+        start
     }
 
     /// Sends on what has come. Answers how the reading ends, if it does.
     async fn send_on(&mut self, fetched: Fetched) -> Result<Option<Ended>, StageError> {
-        let Fetched { records, behind_ms, is_end } = fetched;
+        let Fetched { mut records, behind_ms, is_end } = fetched;
+        if let Some(earliest_us) = self.earliest_us.filter(|_| self.assembly.bound().is_none()) {
+            records.retain(|record| record.arrived_at_us >= earliest_us);
+        }
         if let Some(behind_ms) = behind_ms {
             self.shared.lag.note(&self.id, behind_ms);
         }
