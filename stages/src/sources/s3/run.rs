@@ -61,12 +61,14 @@ pub(super) async fn run(source: S3Source, cx: &SourceContext) -> Result<(), Stag
                 queue,
                 place: place.clone(),
                 store: client.clone(),
-                door,
+                door: door.clone(),
                 counters,
             };
             (Some((asking, keeping)), Some(keeper))
         }
     };
+    // Whoever finds objects has it now: when they are gone, no more will come.
+    drop(door);
     let finish = CancellationToken::new();
     let keeping =
         keeping.map(|keeper| AbortOnDropHandle::new(tokio::spawn(keeper.run(partition.clone(), finish.clone()))));
@@ -92,11 +94,11 @@ pub(super) async fn run(source: S3Source, cx: &SourceContext) -> Result<(), Stag
         drained = cx.drain(&partition) => drained?,
         never = note_done(cx, &partition, &ledger, &stage) => match never? {},
     }
-    // Without checkpoints, what was stored last is noted now.
     if let Some(keeping) = keeping {
         finish.cancel();
         keeping.await.map_err(|error| StageError::bug("keeping notifications panicked").because(error))?;
     }
+    // Without checkpoints, what was stored last is noted now.
     let delivered = partition.progress().borrow().delivered;
     if !cx.takes_checkpoints()
         && let Some(number) = done(delivered)
