@@ -44,7 +44,6 @@
 //! ```
 
 #[cfg(any(feature = "kinesis", feature = "sqs", feature = "parquet"))]
-#[allow(dead_code, reason = "part of it is for streams")]
 mod aws;
 #[cfg(any(feature = "mqtt", feature = "timescaledb"))]
 mod certificates;
