@@ -38,7 +38,7 @@ pub fn service(name: &str) -> String {
         let run = |arguments: &[&str]| {
             let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/services/services");
             let mut command = Command::new(script);
-            command.args(arguments).env("SERVICES_PORT", "22500");
+            command.args(arguments).env("SERVICES_PORT", "23800");
             command.env("SERVICES_STATE", std::env::temp_dir().join("pipeline-services-load"));
             let output = command.stderr(Stdio::inherit()).output().expect("the services script");
             assert!(output.status.success(), "services {arguments:?}: {}", output.status);

@@ -14,7 +14,7 @@
 //!
 //! let rows = RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(vec![1, 2, 3])) as _)])?;
 //! let partition = Partition::new("source/0");
-//! let first_to_last = Span::new(1_u64.into(), 3_u64.into());
+//! let first_to_last = Span::new(1_u64, 3_u64);
 //! let received_at_us = 1_767_225_600_000_000;
 //! let batch = Batch::new(rows.clone(), partition.open(first_to_last, received_at_us));
 //!

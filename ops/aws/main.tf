@@ -87,6 +87,17 @@ resource "aws_s3_bucket_lifecycle_configuration" "lake" {
       days_after_initiation = 2
     }
   }
+  # What --keep has deleted stays as an older version for so long.
+  rule {
+    id     = "deleted-backups"
+    status = "Enabled"
+    filter {
+      prefix = "backups/"
+    }
+    noncurrent_version_expiration {
+      noncurrent_days = 7
+    }
+  }
 }
 
 # --- notifications of what others put under inbox/, for a source `s3` with a queue
@@ -154,7 +165,7 @@ resource "aws_iot_topic_rule" "telemetry" {
     s3 {
       role_arn    = aws_iam_role.rule.arn
       bucket_name = aws_s3_bucket.lake.id
-      key         = "inbox/rule-errors/$${timestamp()}-$${newuuid()}.json"
+      key         = "rule-errors/$${timestamp()}-$${newuuid()}.json"
     }
   }
 }
@@ -180,7 +191,7 @@ resource "aws_iam_role_policy" "rule" {
     Version = "2012-10-17"
     Statement = [
       { Effect = "Allow", Action = "kinesis:PutRecord", Resource = aws_kinesis_stream.telemetry.arn },
-      { Effect = "Allow", Action = "s3:PutObject", Resource = "${aws_s3_bucket.lake.arn}/inbox/rule-errors/*" },
+      { Effect = "Allow", Action = "s3:PutObject", Resource = "${aws_s3_bucket.lake.arn}/rule-errors/*" },
     ]
   })
 }

@@ -62,6 +62,8 @@ struct Sending {
     device: String,
     number: i64,
     message: Resent,
+    /// It was sent before, and nobody knows what became of it.
+    is_again: bool,
 }
 
 /// Sends until the time is over or somebody presses Ctrl-C.
@@ -127,7 +129,7 @@ fn sent_as(door: &Door, payload: &[u8], topic: &str) -> Result<Sending, String> 
     let said: Said = serde_json::from_slice(payload).map_err(|error| format!("the fleet sends no row: {error}"))?;
     let number = if door.numbers_are_times() { parse_us(&said.timestamp, 0)? } else { said.seq };
     let row = String::from_utf8_lossy(payload).into_owned();
-    Ok(Sending { device: said.device_id, number, message: door.message(row, topic)? })
+    Ok(Sending { device: said.device_id, number, message: door.message(row, topic)?, is_again: false })
 }
 
 /// Sends messages until each is taken or refused.
@@ -141,7 +143,7 @@ async fn send(door: &mut Door, mut sending: Vec<Sending>, load: &mut Load, until
         };
         let is_in_time = Instant::now() <= until;
         let mut again = Vec::new();
-        for (sending, outcome) in sending.into_iter().zip(outcomes) {
+        for (mut sending, outcome) in sending.into_iter().zip(outcomes) {
             match outcome {
                 Ok(()) => {
                     load.messages += 1;
@@ -155,7 +157,8 @@ async fn send(door: &mut Door, mut sending: Vec<Sending>, load: &mut Load, until
                 }
                 Err(NotSent::Refused(why)) => *load.refused.entry(why).or_default() += 1,
                 Err(NotSent::Later(reason)) => {
-                    load.sent_again += 1;
+                    load.sent_again += u64::from(!sending.is_again);
+                    sending.is_again = true;
                     why = reason;
                     again.push(sending);
                 }

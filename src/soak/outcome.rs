@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pipeline_engine::terminal::{printable, printable_json};
 use pipeline_engine::time::format_age;
-use pipeline_engine::{Plan, Share};
+use pipeline_engine::{Plan, Share, Within};
 use serde::Serialize;
 
 use super::Options;
@@ -116,12 +116,12 @@ pub async fn lines(
     let measured = measured(plan, options.measurements).await;
     let mut lines = vec![
         ingestion(objectives.ingestion_min, options, load),
-        of_itself(Objective::Latency, looks),
+        of_itself(Objective::Latency, objectives.latency, looks, load.duration),
         loss(objectives.loss_max, ends),
         connectivity(objectives.devices_min, ends),
     ];
     let [query, dashboard] = measured;
-    lines.extend([query, of_itself(Objective::Anomaly, looks), dashboard]);
+    lines.extend([query, of_itself(Objective::Anomaly, objectives.anomaly, looks, load.duration), dashboard]);
     lines
 }
 
@@ -162,12 +162,18 @@ fn connectivity(min: Option<Share>, ends: &[Checked]) -> Line {
 }
 
 /// What the pipeline has counted between two looks.
-fn of_itself(objective: Objective, looks: Option<(&Report, &Report)>) -> Line {
+fn of_itself(
+    objective: Objective,
+    within: Option<Within>,
+    looks: Option<(&Report, &Report)>,
+    between: Duration,
+) -> Line {
     let of = |report: &Report| report.objectives.iter().find(|line| line.objective == objective).cloned();
-    let unknown = || Line::unmeasured(objective, None, "the pipeline does not answer");
+    let unknown = || Line::unmeasured(objective, within, "the pipeline does not answer");
     let Some((before, after)) = looks else { return unknown() };
     let (Some(earlier), Some(line)) = (of(before), of(after)) else { return unknown() };
-    if after.running_seconds < before.running_seconds {
+    // A second is lost in rounding at either look.
+    if after.running_seconds + 2 < before.running_seconds + between.as_secs() {
         return Line { verdict: Verdict::Unmeasured, ..line }.note("the pipeline has started anew meanwhile");
     }
     let tally = line.since_start.since(earlier.since_start);

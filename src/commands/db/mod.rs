@@ -185,6 +185,14 @@ impl Target {
             }
             let login = pipeline_stages::db::login(url, plan.name())
                 .map_err(|error| Failure::Wrong(format!("error: the login can't be used: {}", error.chain())))?;
+            if login.database() != found[0].name() {
+                let hint = "By --login or PIPELINE_DB_URL another user is named, not another database.";
+                return Err(Failure::Wrong(format!(
+                    "error: the login is to the database \"{}\", and the sinks store in \"{}\"\n  = hint: {hint}",
+                    login.database(),
+                    found[0].name()
+                )));
+            }
             found = found.into_iter().map(|database| database.by_login(&login)).collect();
         }
         Ok((plan, found))

@@ -221,7 +221,7 @@ async fn objects_beyond(lake: &mut Lake, inputs: &[String], known: &Positions) -
         };
         if of_ours().any(|advance| at(advance).is_none_or(|position| position < advance.to)) {
             beyond.push(object);
-        } else if enough_at_us.is_none() {
+        } else if enough_at_us.is_none() && of_ours().next().is_some() {
             enough_at_us = Some(made_at_us);
         }
     }

@@ -106,7 +106,14 @@ impl Manifest {
             },
         };
         let missing = || StageError::permanent(format!("no backup \"{name}\" lies in {}", place.shown()));
-        Self::read(place, &format!("{name}{ENDING}")).await?.ok_or_else(missing)
+        let found = Self::read(place, &format!("{name}{ENDING}")).await?.ok_or_else(missing)?;
+        if found.database != database {
+            return Err(StageError::permanent(format!(
+                "\"{name}\" is a backup of \"{}\", not of \"{database}\"",
+                found.database
+            )));
+        }
+        Ok(found)
     }
 
     async fn read(place: &Place, file: &str) -> Result<Option<Self>, StageError> {

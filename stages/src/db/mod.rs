@@ -97,6 +97,13 @@ pub fn login(url: &SecretString, pipeline: &str) -> Result<Login, StageError> {
 /// Where `pipeline db` logs in.
 pub struct Login(Database);
 
+impl Login {
+    /// The database that it is to.
+    pub fn database(&self) -> String {
+        self.0.name()
+    }
+}
+
 /// The databases that the sinks of a pipeline store in, in the order of the file; each once.
 pub fn databases(plan: &Plan) -> Vec<PipelineDatabase> {
     let mut found: Vec<PipelineDatabase> = Vec::new();

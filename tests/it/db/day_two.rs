@@ -191,6 +191,8 @@ fn a_backup_that_fails_moves_no_pointer_and_old_ones_go_once_a_new_one_is_proven
         "pg_dump",
         "[ \"$1\" = --version ] && echo 'pg_dump (PostgreSQL) 17.9' && exit; echo half; echo 'disk is gone' >&2; exit 1",
     );
+    // Backups are named by the second.
+    std::thread::sleep(std::time::Duration::from_millis(1_100));
     let said = attempt();
     assert!(said.code == 1 && said.err.contains("pg_dump failed") && said.err.contains("disk is gone"), "{}", said.err);
     assert!(newest().contains(&first), "the pointer stays");

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use pipeline_engine::dead_letter;
+use pipeline_engine::secret::SECRET;
 use pipeline_engine::spool::RECORD_BYTES_MAX;
 use pipeline_engine::stage::{BuildContext, BuildError, BuiltSource, Port, SourceConfig, StageDoc};
 use pipeline_engine::units::SizeText;
@@ -101,8 +102,8 @@ impl SourceConfig for HttpSourceConfig {
                   tries by itself. Permanent (the address is taken or not this machine's, a spool that is another \
                   source's): the run stops. A body that is no JSON is answered with 400 and why; a single bad message of a \
                   body leaves by `rejected`. \
-                  Duplicates: a post that comes again with its Idempotency-Key or Firehose request id, and the same \
-                  content, is recognised and stored once, over restarts too, among the last million messages as long as \
+                  Duplicates: a post that comes again with its Idempotency-Key or Firehose request id, the same \
+                  path and content, is recognised and stored once, over restarts too, among the last million messages as long as \
                   the spool keeps them (`spool.retain`). What comes again without a key is a message of its own: use a \
                   key of the payload, such as device and timestamp, as the sink's key. \
                   After a start it goes on where every sink has stored everything.",
@@ -222,6 +223,6 @@ impl JsonSchema for Tokens {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }] })
+        json_schema!({ "format": SECRET, "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }] })
     }
 }

@@ -10,7 +10,7 @@ use pipeline_engine::spool::Record;
 use super::firehose;
 use super::refusal::Refusal;
 use super::repeats::RequestName;
-use super::split::{self, Mistake};
+use super::split::{self, MESSAGES_MAX, Mistake};
 use crate::decode::Format;
 use crate::sources::spooled::{KEYED, OVERSIZE, keyed_topic, oversize_payload};
 
@@ -81,13 +81,19 @@ impl Reading {
     fn post(self, head: &Head, body: &Bytes) -> Result<Post, Refusal> {
         let (messages, id) = if head.is_firehose {
             let records = firehose::records(&head.headers, body)?;
-            let messages = records.into_iter().flat_map(|record| self.messages_of_record(record)).collect();
+            let messages: Vec<Bytes> =
+                records.into_iter().flat_map(|record| self.messages_of_record(record)).take(MESSAGES_MAX + 1).collect();
+            if messages.len() > MESSAGES_MAX {
+                return Err(too_many());
+            }
             (messages, Some(firehose::request_id(&head.headers).as_bytes()))
         } else {
             (self.messages(&head.headers, body)?, idempotency_key(&head.headers))
         };
         let key = id.map(|id| {
             let mut name = RequestName::new(id);
+            // The path is the topic, and often the device: two of them may count their posts alike.
+            name.add(head.topic.as_bytes());
             messages.iter().for_each(|message: &Bytes| name.add(message));
             name.key()
         });
@@ -121,7 +127,7 @@ impl Reading {
         match split::split(body, declared.lines) {
             Ok(places) => Ok(places.into_iter().map(|place| body.slice(place)).collect()),
             Err(Mistake::NoJson(why)) => Err(Refusal::bad(format!("the body is no JSON: {why}"))),
-            Err(Mistake::TooMany) => Err(Refusal::too_large("the body holds more than 1,000,000 messages")),
+            Err(Mistake::TooMany) => Err(too_many()),
         }
     }
 
@@ -183,4 +189,8 @@ fn name(format: Format) -> &'static str {
         Format::Cbor => "CBOR",
         Format::MessagePack => "MessagePack",
     }
+}
+
+fn too_many() -> Refusal {
+    Refusal::too_large(format!("the body holds more than {MESSAGES_MAX} messages"))
 }

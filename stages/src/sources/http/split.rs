@@ -7,7 +7,7 @@ use std::ops::Range;
 use serde::de::IgnoredAny;
 
 /// More than 64 MiB of the shortest readings hold; keeps the places of a body of `[1,1,1,...` in bounds.
-const MESSAGES_MAX: usize = 1_000_000;
+pub(super) const MESSAGES_MAX: usize = 1_000_000;
 
 /// Why a body is not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -23,7 +23,7 @@ use super::Unpacked;
 use crate::decode::{Decoder, Message};
 
 /// Rows that are read at once: a few hundred kilobytes of telemetry.
-const ROWS_AT_ONCE: usize = 1024;
+const ROWS_AT_ONCE: usize = 64;
 
 /// The rows of a file, one by one.
 pub(crate) struct ParquetRecords {

@@ -49,8 +49,12 @@ pub(super) async fn examine(source: &S3Source, report: &Examination) {
     report.pass("list", format!("{} can be listed; its first object is \"{}\"", source.place.url(), object.key));
     report.begin("read");
     let options = GetOptions { range: Some(GetRange::Bounded(0..1)), ..GetOptions::default() };
-    match client.get_opts(&Path::from(object.key.as_str()), options).await {
-        Ok(_) => report.pass("read", "its first object can be read"),
+    let read = match Path::parse(&object.key) {
+        Ok(path) => client.get_opts(&path, options).await.map(drop),
+        Err(error) => Err(error.into()),
+    };
+    match read {
+        Ok(()) => report.pass("read", "its first object can be read"),
         Err(error) => report.fail("read", &source.place.failed("read", error)),
     }
 }

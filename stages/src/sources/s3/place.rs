@@ -74,7 +74,8 @@ impl Place {
         let folder = self
             .prefix
             .rsplit_once('/')
-            .map(|(folder, _)| Path::from_iter(folder.split('/').filter(|part| !part.is_empty())));
+            // As it stands: a path that is put together of parts has some characters written in another way.
+            .and_then(|(folder, _)| Path::parse(folder).ok());
         let before_prefix = self.prefix.char_indices().next_back().map(|(last, _)| &self.prefix[..last]);
         let offset = before_prefix.into_iter().chain(self.start_after.as_deref()).max();
         match offset.map(|offset| offset.trim_end_matches('/')).filter(|offset| !offset.is_empty()) {
@@ -88,6 +89,11 @@ impl Place {
 
     /// Whose an error of the store is.
     pub(super) fn failed(&self, verb: &str, error: Error) -> StageError {
+        if let Error::InvalidPath { .. } = error {
+            return StageError::permanent(format!("a key of bucket \"{}\" can't be {verb}", self.settings.bucket))
+                .because(error)
+                .hint("Rename the object, or leave it out by a longer prefix or \"start_after\".");
+        }
         fault::of(error, &self.settings.bucket, verb, "s3:ListBucket and s3:GetObject")
     }
 }

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::fetch::wait;
 use super::find::Door;
 use super::ledger::Object;
-use super::notice::notices;
+use super::notice::{Notice, notices};
 use super::place::{Place, is_gone, object_of};
 use super::run::done;
 use crate::aws::{AwsSettings, fault};
@@ -183,6 +183,13 @@ impl Notifications {
             return Ok(true);
         };
         let mut objects = Vec::new();
+        let ours = |notice: &&Notice| notice.bucket == self.place.settings.bucket && self.place.holds(&notice.key);
+        if let Some(notice) = notices.iter().filter(ours).find(|notice| Path::parse(&notice.key).is_err()) {
+            self.counters.unreadable.increment();
+            let (stage, key) = (&self.stage, &notice.key);
+            tracing::warn!(stage, key, "a key that is notified can't be read: the message is left there");
+            return Ok(true);
+        }
         for notice in notices {
             if notice.bucket == self.place.settings.bucket && self.place.holds(&notice.key) {
                 objects.extend(self.look_up(&notice.key).await?);

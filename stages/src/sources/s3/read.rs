@@ -157,7 +157,10 @@ fn open(
         ObjectFormat::Jsonl => FileFormat::Jsonl,
         ObjectFormat::Csv => FileFormat::Csv,
         ObjectFormat::Parquet => {
-            let file = scratch(incoming, reading, entry.number)?;
+            let file = scratch(incoming, reading, entry.number).map_err(|error| match is_missing(&error) {
+                true => error,
+                false => io::Error::other(OwnDisk(error)),
+            })?;
             let records = ParquetRecords::open(file, reading.schema.as_deref(), bounds)?;
             return Ok(Ok(RecordReader::Parquet(Box::new(records))));
         }
@@ -171,6 +174,9 @@ fn open(
         _ => format!("its header {mistake}"),
     }))
 }
+
+/// The reason where nothing is wrong with the object: it is read again, and is no dead letter.
+pub(super) const OWN_DISK: &str = "own_disk";
 
 /// The object in a file without a name: Parquet is read from its end. Whatever becomes of us, the disk has it back.
 fn scratch(mut incoming: Incoming, reading: &Reading, number: u64) -> io::Result<File> {
@@ -187,8 +193,15 @@ fn is_missing(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::ConnectionAborted
 }
 
+/// Our own disk has failed, which says nothing about the object.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct OwnDisk(io::Error);
+
 fn broken(error: &io::Error) -> Broken {
+    let is_ours = error.get_ref().is_some_and(|inner| inner.is::<OwnDisk>());
     let reason = match error.kind() {
+        _ if is_ours => OWN_DISK,
         io::ErrorKind::QuotaExceeded => "object_too_large",
         _ => "object_damaged",
     };
@@ -217,4 +230,17 @@ pub(super) fn letter(stage: &str, url: &str, entry: &Entry, read: &Read, broken:
         payload: &[],
     });
     letters
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_of_ours_is_no_fault_of_the_object() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        assert_eq!(broken(&io::Error::other(OwnDisk(full()))).reason, OWN_DISK);
+        assert_eq!(broken(&full()).reason, "object_damaged");
+        assert!(is_missing(&io::ErrorKind::ConnectionAborted.into()));
+    }
 }

@@ -17,7 +17,7 @@ use super::find::{Door, Listing, SharedLedger, connect};
 use super::ledger::Entry;
 use super::place::Place;
 use super::queue::{self, Keeping, Notifications};
-use super::read::{self, Broken, Chunk, END, Read};
+use super::read::{self, Broken, Chunk, END, OWN_DISK, Read};
 use super::{Reading, S3Source};
 use crate::decode::{Decoded, Decoder};
 
@@ -168,7 +168,7 @@ async fn note_done(
     stage: &str,
 ) -> Result<Infallible, StageError> {
     let (mut checkpointed, mut progress) = (partition.checkpointed(), partition.progress());
-    let mut noted = 0;
+    let (mut noted, mut last) = (0, 0);
     loop {
         let passed = if cx.takes_checkpoints() {
             checkpointed.changed().await.map(|()| *checkpointed.borrow_and_update())
@@ -177,7 +177,10 @@ async fn note_done(
         };
         // The other end lives as long as the partition.
         let Ok(passed) = passed else { std::future::pending().await };
-        if let Some(number) = done(passed).filter(|number| *number > noted) {
+        let Some(number) = done(passed) else { continue };
+        // Where the newest checkpoint can't be read, the run goes on from the one before it.
+        let number = if cx.takes_checkpoints() { std::mem::replace(&mut last, number) } else { number };
+        if number > noted {
             ledger.mark_done(number, stage).await?;
             noted = number;
         }
@@ -310,6 +313,11 @@ impl Sending<'_> {
                 }
                 self.objects_read.increment();
                 self.bytes_read.add(entry.object.bytes);
+            }
+            Some(why) if why.reason == OWN_DISK => {
+                return Err(StageError::permanent("an object could not be kept on this disk while it is read")
+                    .because(why.detail)
+                    .hint("Make room in \"data_dir\", then start again: the object is read then, from where its rows end."));
             }
             Some(why) => self.refuse(&entry, &read, &why).await?,
         }
