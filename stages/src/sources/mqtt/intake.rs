@@ -7,6 +7,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use futures::FutureExt;
 use pipeline_engine::spool::{Record, SpoolWriter};
 use pipeline_engine::stage::StageError;
 use pipeline_engine::time::format_us;
@@ -174,6 +175,15 @@ impl Intake {
                 commands.disconnect();
                 course.leaving = Leaving::Goodbye;
                 course.leave_by = Some(Instant::now() + GOODBYE_TIMEOUT);
+            }
+            // Under load the next event is there already, and a look at it costs a tenth of asking everybody.
+            if course.leaving == Leaving::No && !self.stop.is_cancelled() && !course.subscriptions.are_awaited() {
+                if course.durable.has_changed().unwrap_or(false) {
+                    course.acknowledge(commands);
+                }
+                if let Some(polled) = (&mut poll).now_or_never() {
+                    return Ok(Some(polled));
+                }
             }
             select! {
                 polled = &mut poll => return Ok(Some(polled)),

@@ -16,7 +16,7 @@ use crate::sources::spooled::OWED;
 pub(super) struct Redeliveries {
     /// By packet id, the newest of that number: before it uses a number again, a broker has the
     /// acknowledgement of the one before.
-    newest: HashMap<u16, Seen>,
+    newest: HashMap<u16, Seen, RandomState>,
     /// In order of arrival.
     order: VecDeque<(u16, u64)>,
     /// How many may be unacknowledged at once; older ones can't come again.
@@ -33,7 +33,9 @@ struct Seen {
 impl Redeliveries {
     /// With what earlier runs have left in the spool.
     pub(super) fn new(max: usize, recent: &[(u64, Record)]) -> Self {
-        let mut known = Self { newest: HashMap::new(), order: VecDeque::new(), max, hasher: RandomState::with_seed(0) };
+        let hasher = RandomState::with_seed(0);
+        let newest = HashMap::with_hasher(hasher.clone());
+        let mut known = Self { newest, order: VecDeque::new(), max, hasher };
         for (lsn, record) in recent.iter().filter(|(_, record)| record.flags & OWED != 0) {
             known.note(record, *lsn);
         }

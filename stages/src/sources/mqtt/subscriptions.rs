@@ -35,6 +35,11 @@ impl Subscriptions {
         }
     }
 
+    /// Whether the broker owes us an answer.
+    pub(super) fn are_awaited(&self) -> bool {
+        !self.asked.is_empty()
+    }
+
     /// The next answer, if any is awaited. Cancel safe.
     pub(super) async fn next_answer(&mut self) -> Answer {
         match self.asked.next().await {
