@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use crate::table::{Line, Target};
-use crate::{Options, fleet, in_memory, median};
+use crate::{Options, fleet, in_memory};
 
 const MESSAGES: u64 = in_memory::BATCHES * in_memory::BATCH_ROWS;
 
@@ -20,15 +20,15 @@ pub fn measure(options: &Options) -> Vec<Line> {
     };
     let (one, decoded) = crate::in_turns(options.rounds, || run(1), decode_only);
     let (two, one_again) = crate::in_turns(options.rounds, || run(2), || run(1));
-    let share = median(one.clone()) / median(decoded.clone());
     vec![
         Line {
             path: "engine alone, one core".to_owned(),
             unit: "rows/s",
             ours: one,
-            limit: Vec::new(),
-            target: Target::AtLeast(2e6),
-            more: format!("{share:.2} of decoding alone, {} rows/s", median(decoded) as u64),
+            limit: decoded,
+            // What 2 million rows/s are where the decoder alone makes 4.4.
+            target: Target::Ratio(0.45),
+            more: "JSON in memory, decode, validate, enrich, anomaly, discard; limit: the decoder alone".to_owned(),
         },
         Line {
             path: "engine alone, two cores to one".to_owned(),

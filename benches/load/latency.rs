@@ -3,22 +3,27 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
-
-use crate::machine::{self, Pipeline};
+use crate::rate::{self, Load};
 use crate::table::{Line, Target};
 use crate::{Options, fleet};
 
 const RATE: u64 = 1_000;
 const SECONDS: u64 = 20;
+/// So long without a new row, and what is missing is missing.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn measure(options: &Options) -> Vec<Line> {
     let (mut p50, mut p99, mut memory) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut cpu, mut longest): ([Vec<f64>; 3], f64) = Default::default();
+    let load = Load { rate: RATE, devices: fleet::DEVICES, time: Duration::from_secs(SECONDS) };
     for _ in 0..options.rounds {
-        let seen = at_rate(RATE, fleet::DEVICES, Duration::from_secs(SECONDS), |_, _| {});
+        let seen = rate::at(load, PATIENCE, |_, _| {});
+        assert_eq!((seen.stored, seen.twice), (seen.wanted, 0), "every good row once");
         eprintln!("   p50 {:.1} ms, p99 {:.1} ms, {:.0} MiB", seen.p50_ms, seen.p99_ms, seen.peak_mib);
+        longest = longest.max(seen.max_ms);
+        cpu.iter_mut().zip(seen.cpu_us).for_each(|(all, one)| all.push(one));
         p50.push(seen.p50_ms);
         p99.push(seen.p99_ms);
         memory.push(seen.peak_mib);
@@ -31,10 +36,14 @@ pub fn measure(options: &Options) -> Vec<Line> {
         target,
         more: more.to_owned(),
     };
+    let [ours, broker, database] = cpu.map(crate::median);
+    let cpu = format!(
+        "longest {longest:.0} ms; CPU a message: ours {ours:.0} us, broker {broker:.0} us, database {database:.0} us"
+    );
     let visible = "device's timestamp to row visible to another connection, fsync on";
     vec![
         line("latency at 1,000 messages/s, p50", "ms", p50, Target::AtMost(20.0), visible),
-        line("latency at 1,000 messages/s, p99", "ms", p99, Target::AtMost(80.0), visible),
+        line("latency at 1,000 messages/s, p99", "ms", p99, Target::AtMost(80.0), &cpu),
         line(
             "memory at 1,000 messages/s",
             "MiB",
@@ -52,90 +61,16 @@ pub fn measure(options: &Options) -> Vec<Line> {
     ]
 }
 
-/// What a run at a steady rate has shown.
-struct Seen {
-    p50_ms: f64,
-    p99_ms: f64,
-    peak_mib: f64,
-}
-
-/// Publishes at a rate and watches the table from another connection. `every_minute` is told memory and p99 of each minute.
-fn at_rate(rate: u64, devices: u64, time: Duration, mut every_minute: impl FnMut(f64, f64)) -> Seen {
-    let runtime = machine::runtime();
-    let database = runtime.block_on(machine::database());
-    runtime.block_on(database.batch_execute(&fleet::create_table("load_ours"))).expect("a table");
-    // The watcher asks for what is new since its last look, which needs an index to be cheap.
-    runtime.block_on(database.batch_execute("CREATE INDEX load_ours_seq ON load_ours (seq)")).expect("an index");
-    let run = tempfile::tempdir().expect("a folder");
-    let text = format!(
-        "{}\n[sources.readings]\ntype = \"mqtt\"\nurl = \"mqtt://{}\"\ntopics = [\"load/latency\"]\nclient_id = \"load-ours\"\n\
-         clean_session = true\nschema = \"telemetry\"\n[transforms.valid]\ntype = \"validate\"\ninputs = [\"readings\"]\n\
-         range = {{ humidity = [0, 100] }}\n\
-         [sinks.refused]\ntype = \"discard\"\ninputs = [\"readings.rejected\", \"valid.rejected\"]\n\
-         [sinks.stored]\ntype = \"timescaledb\"\ninputs = [\"valid\"]\nurl = \"{}\"\ntable = \"load_ours\"\n\
-         key = [\"device_id\", \"timestamp\", \"seq\"]\n",
-        fleet::SCHEMA,
-        machine::broker(),
-        machine::service("TEST_DATABASE_URL")
-    );
-    let process = Pipeline::start(run.path(), &text);
-    process.wait_for_subscription();
-
-    let messages = rate * time.as_secs();
-    let broker = machine::broker();
-    let publishing = std::thread::spawn(move || {
-        let started = Instant::now();
-        // Paced one by one, as devices that do not know of each other send.
-        let paced = (0..messages).map(move |number| {
-            let due = Duration::from_nanos(number * 1_000_000_000 / rate);
-            if let Some(wait) = due.checked_sub(started.elapsed()) {
-                std::thread::sleep(wait);
-            }
-            fleet::message_of(number, devices, now_ms())
-        });
-        crate::mqtt::publish_each(&broker, "load-fleet", "load/latency", messages, paced);
-    });
-    let mut all = Histogram::<u64>::new_with_bounds(1, 600_000_000, 3).expect("bounds");
-    let mut minute = all.clone();
-    let (mut newest, mut stored, mut minutes) = (-1_i64, 0_u64, 1);
-    let started = Instant::now();
-    let wanted = fleet::good(messages);
-    let select = "SELECT seq, (extract(epoch FROM timestamp) * 1000000)::int8 FROM load_ours WHERE seq > $1";
-    while stored < wanted {
-        let rows = runtime.block_on(database.query(select, &[&newest])).expect("a query");
-        let seen_us = now_us();
-        for row in &rows {
-            newest = newest.max(row.get(0));
-            let age = seen_us.saturating_sub(row.get::<_, i64>(1) as u64).max(1);
-            all.saturating_record(age);
-            minute.saturating_record(age);
-        }
-        stored += rows.len() as u64;
-        if started.elapsed() > Duration::from_secs(60 * minutes) {
-            every_minute(process.resident_mib(), minute.value_at_quantile(0.99) as f64 / 1_000.0);
-            minute.reset();
-            minutes += 1;
-        }
-        assert!(
-            started.elapsed() < time + Duration::from_secs(60),
-            "only {stored} of {wanted} rows came:\n{}",
-            process.log()
-        );
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    publishing.join().expect("no panic");
-    let of = |quantile: f64| all.value_at_quantile(quantile) as f64 / 1_000.0;
-    Seen { p50_ms: of(0.5), p99_ms: of(0.99), peak_mib: process.peak_mib() }
-}
-
 /// 10,000 devices at 10,000 messages a second: whether memory and latency stay flat.
 pub fn hold(time: Duration) -> Vec<Line> {
     let (mut memory, mut p99) = (Vec::new(), Vec::new());
-    let seen = at_rate(10_000, 10_000, time, |mib, ms| {
+    let load = Load { rate: 10_000, devices: 10_000, time };
+    let seen = rate::at(load, PATIENCE, |mib, ms| {
         eprintln!("   {mib:.0} MiB, p99 {ms:.1} ms");
         memory.push(mib);
         p99.push(ms);
     });
+    assert_eq!((seen.stored, seen.twice), (seen.wanted, 0), "every good row once");
     let grown = |figures: &[f64]| match figures {
         [] => f64::NAN,
         _ => {
@@ -159,7 +94,12 @@ pub fn hold(time: Duration) -> Vec<Line> {
             memory.clone(),
             format!("second half to first: {:.2}; most ever {:.0}", grown(&memory), seen.peak_mib),
         ),
-        line("p99, each minute", "ms", p99.clone(), format!("second half to first: {:.2}", grown(&p99))),
+        line(
+            "p99, each minute",
+            "ms",
+            p99.clone(),
+            format!("second half to first: {:.2}; {:.0} messages/s were sent", grown(&p99), seen.sent_rate),
+        ),
     ]
 }
 
@@ -195,12 +135,4 @@ fn start_to_first_row() -> f64 {
     let took = started.elapsed().as_secs_f64() * 1_000.0;
     child.wait().expect("a child of ours");
     took
-}
-
-fn now_us() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock of this century").as_micros() as u64
-}
-
-fn now_ms() -> u64 {
-    now_us() / 1_000
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Processor, cores, load and version of the compiler, for whoever compares.
-pub fn description() -> String {
+pub fn description(bench: &str) -> String {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
@@ -21,7 +21,7 @@ pub fn description() -> String {
     let commit = output(Command::new("git").args(["log", "-1", "--format=%h of %cs"]));
     let profile = if cfg!(debug_assertions) { "a DEBUG build, no figure of which counts" } else { "optimised" };
     format!(
-        "`cargo bench --bench load`: {cores} cores ({}), load average before it {load}, {profile}, commit {commit}.",
+        "`cargo bench --bench {bench}`: {cores} cores ({}), load average before it {load}, {profile}, commit {commit}.",
         model.trim_start_matches(['\t', ' ', ':'])
     )
 }
@@ -33,29 +33,33 @@ fn output(command: &mut Command) -> String {
 
 /// Brings up services of the benches' own set, once, and gives a variable that they print.
 pub fn service(name: &str) -> String {
-    static VARIABLES: OnceLock<Vec<(String, String)>> = OnceLock::new();
+    let all = services().unwrap_or_else(|| panic!("no services"));
+    all.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone()).unwrap_or_else(|| panic!("no {name}"))
+}
+
+/// The variables that tell where services are, once they are up; `None` where this machine can't have them, and their script
+/// has told why.
+pub fn services() -> Option<&'static [(String, String)]> {
+    static VARIABLES: OnceLock<Option<Vec<(String, String)>>> = OnceLock::new();
     let all = VARIABLES.get_or_init(|| {
         let run = |arguments: &[&str]| {
             let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/services/services");
             let mut command = Command::new(script);
             command.args(arguments).env("SERVICES_PORT", "23800");
             command.env("SERVICES_STATE", std::env::temp_dir().join("pipeline-services-load"));
-            let output = command.stderr(Stdio::inherit()).output().expect("the services script");
-            assert!(output.status.success(), "services {arguments:?}: {}", output.status);
-            String::from_utf8_lossy(&output.stdout).into_owned()
+            let output = command.stderr(Stdio::inherit()).output().ok()?;
+            output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
         };
-        run(&["up", "mosquitto", "timescaledb"]);
-        let env = run(&["env"]);
-        let words = env
-            .lines()
-            .flat_map(|line| line.trim_start_matches("export ").split(' ').map(str::to_owned).collect::<Vec<_>>());
-        words
-            .filter_map(|word| {
-                Some((word.split_once('=')?.0.to_owned(), word.split_once('=')?.1.trim_matches('\'').to_owned()))
-            })
-            .collect()
+        run(&["up", "mosquitto", "timescaledb"])?;
+        let env = run(&["env"])?;
+        let assignments = env.lines().flat_map(|line| line.trim_start_matches("export ").split(' '));
+        let variables = assignments.filter_map(|word| {
+            let (name, value) = word.split_once('=')?;
+            Some((name.to_owned(), value.trim_matches('\'').to_owned()))
+        });
+        Some(variables.collect())
     });
-    all.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone()).unwrap_or_else(|| panic!("no {name}"))
+    all.as_deref()
 }
 
 /// HOST:PORT of the broker.
@@ -150,7 +154,8 @@ impl Pipeline {
                 self.counter("pipeline_sink_stored_rows", sink),
                 self.log()
             );
-            std::thread::sleep(Duration::from_millis(10));
+            // Not so often that what answers is measured.
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
 
@@ -176,6 +181,19 @@ impl Drop for Pipeline {
     }
 }
 
+/// Seconds of CPU that this process has used, of all its threads.
+pub fn own_cpu_seconds() -> f64 {
+    ticks("self", [11, 12])
+}
+
+/// Seconds of CPU of all processes of that name on this machine, and of their children that have ended.
+pub fn cpu_seconds_of(name: &str) -> f64 {
+    let processes = fs::read_dir("/proc").expect("Linux").flatten().map(|entry| entry.path());
+    let named = processes.filter(|path| fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name));
+    let ids = named.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()));
+    ids.map(|id| ticks(&id, [11, 12]) + ticks(&id, [13, 14])).sum()
+}
+
 /// Seconds of CPU of all processes of ours that have ended.
 pub fn ended_cpu_seconds() -> f64 {
     ticks("self", [13, 14])
@@ -190,7 +208,8 @@ fn ticks(process: &str, places: [usize; 2]) -> f64 {
     places.into_iter().map(number).sum::<f64>() / TICKS_PER_SECOND
 }
 
-fn memory_mib(process: u32, key: &str) -> f64 {
+/// A figure of `/proc/PROCESS/status`, such as `VmHWM:`, most that it ever had, in MiB.
+pub fn memory_mib(process: u32, key: &str) -> f64 {
     let text = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let line = text.lines().find(|line| line.starts_with(key));
     line.and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok()).map_or(0.0, |kib| kib / 1024.0)

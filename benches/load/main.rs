@@ -21,6 +21,7 @@ mod latency;
 mod machine;
 mod mqtt;
 mod queue;
+mod rate;
 mod table;
 
 use std::path::PathBuf;

@@ -34,6 +34,8 @@ fn pipeline(topic: &str, client_id: &str, lake: Option<&str>) -> String {
 
 /// Lets a session be there, with all messages waiting in it.
 fn preload(client_id: &str, topic: &str) {
+    // A run that was ended midway has left its own behind.
+    forget(client_id);
     let broker = machine::broker();
     let mut connection = Connection::open(&broker, client_id, true);
     connection.subscribe(topic);
@@ -55,7 +57,7 @@ pub fn drain(options: &Options) -> Vec<Line> {
         let row = runtime.block_on(database.query_one(&format!("SELECT count(*) FROM {name}"), &[]));
         row.expect("a count").get(0)
     };
-    let (mut cpu, mut memory) = (Vec::new(), Vec::new());
+    let (mut cpu, mut cpu_of_limit, mut memory) = (Vec::new(), Vec::new(), Vec::new());
     let ours = || {
         fresh("load_ours");
         preload("load-ours", "load/drain");
@@ -73,7 +75,9 @@ pub fn drain(options: &Options) -> Vec<Line> {
     let limit = || {
         fresh("load_limit");
         preload("load-limit", "load/drain");
+        let before = machine::own_cpu_seconds();
         let took = reference(&runtime, &database, "load-limit");
+        cpu_of_limit.push((machine::own_cpu_seconds() - before) / DRAINED as f64 * 1e6);
         forget("load-limit");
         assert_eq!(count("load_limit"), good as i64, "every good row once");
         DRAINED as f64 / took.as_secs_f64()
@@ -95,9 +99,9 @@ pub fn drain(options: &Options) -> Vec<Line> {
             path: "our CPU for a message of it".to_owned(),
             unit: "us",
             ours: cpu,
-            limit: Vec::new(),
+            limit: cpu_of_limit,
             target: Target::AtMost(4.5),
-            more: "all threads, from start to the last row".to_owned(),
+            more: "all threads, from start to the last row; the limit is the loop above".to_owned(),
         },
     ];
     lines.extend(peers(options, "drain"));

@@ -29,8 +29,6 @@ pub struct Line {
 pub enum Target {
     /// The ratio to the limit is at least this.
     Ratio(f64),
-    /// Our own figure is at least this.
-    AtLeast(f64),
     /// Our own figure is at most this.
     AtMost(f64),
     None,
@@ -49,7 +47,6 @@ impl Line {
     fn is_met(&self) -> Option<bool> {
         match self.target {
             Target::Ratio(least) => Some(self.ratio()? >= least),
-            Target::AtLeast(least) => Some(self.ours() >= least),
             Target::AtMost(most) => Some(self.ours() <= most),
             Target::None => None,
         }
@@ -60,7 +57,6 @@ impl fmt::Display for Target {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ratio(least) => write!(out, "ratio {least}"),
-            Self::AtLeast(least) => write!(out, "at least {}", figure(*least)),
             Self::AtMost(most) => write!(out, "at most {}", figure(*most)),
             Self::None => write!(out, "-"),
         }
@@ -75,7 +71,7 @@ pub struct Table {
 
 impl Table {
     pub fn new() -> Self {
-        Self { lines: Vec::new(), machine: machine::description() }
+        Self { lines: Vec::new(), machine: machine::description("load") }
     }
 
     pub fn add(&mut self, line: Line) {
