@@ -10,12 +10,12 @@ use super::watched::Watched;
 use super::{Failure, load, runtime};
 use crate::slo::{self, show};
 
-/// How a running pipeline keeps the objectives of its file ([slo]): target against actual, over the last hour.
+/// How a running pipeline keeps the objectives of its file (`[slo]`): target against actual, over the last hour.
 ///
 /// Exits with 0 if none is missed, 1 if one is, 2 if nobody answers or the file is wrong.
 #[derive(Debug, Args)]
 pub struct SloArguments {
-    /// The pipeline file, whose [http] says where it answers; or that address: http://127.0.0.1:9600.
+    /// The pipeline file, whose `[http]` says where it answers; or that address: http://127.0.0.1:9600.
     #[arg(default_value = "http://127.0.0.1:9600", value_name = "FILE|ADDRESS")]
     place: String,
     /// Measure queries and dashboards too, by running those that are shipped in the database of the file.

@@ -10,12 +10,13 @@ use super::{Failure, load, runtime};
 use crate::soak::{self, Options};
 use crate::verify::DoorArguments;
 
-/// Run a fleet that numbers what it sends against a pipeline, and hold what arrives against its [slo].
+/// Run a fleet that numbers what it sends against a pipeline, and hold what arrives against its `[slo]`.
 ///
 /// Against the pipeline that runs, or one that is started for it where nobody answers. Every message that the broker has taken
 /// is looked for where the pipeline stores. The devices are ones that nobody has; their rows are removed from tables, and
 /// objects of a lake stay: leave out devices whose name begins with "pipeline-verify-".
-/// Exits with 0 if every objective is kept and nothing is there twice, 1 if not, 2 if the file is wrong or nothing could be sent.
+/// Exits with 0 if every objective is kept and nothing is there twice, 1 if not, 2 if the file is wrong or nothing could be
+/// sent, 3 if nothing is missed but an objective of the file was not measured.
 #[derive(Debug, Args)]
 pub struct SoakArguments {
     /// The pipeline file.
@@ -35,7 +36,7 @@ pub struct SoakArguments {
     /// How long to wait for the last row after the last message.
     #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = duration)]
     timeout: Duration,
-    /// How often each query of the dashboards is run afterwards, where [slo] has query_p95 or dashboard_p95.
+    /// How often each query of the dashboards is run afterwards, where `[slo]` has query_p95 or dashboard_p95.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=1000))]
     runs: u32,
     /// Leave the rows in the tables.
@@ -66,7 +67,10 @@ pub fn run(arguments: SoakArguments) -> Result<(), Failure> {
     } else {
         print!("{}", outcome.text());
     }
-    if outcome.is_good() { Ok(()) } else { Err(Failure::Told(1)) }
+    match outcome.conclusion().exit_code() {
+        0 => Ok(()),
+        code => Err(Failure::Told(code)),
+    }
 }
 
 fn rate(text: &str) -> Result<f64, String> {

@@ -66,7 +66,10 @@ pub fn run(arguments: VerifyArguments) -> Result<(), Failure> {
     } else {
         print!("{}", outcome.text());
     }
-    if outcome.is_good() { Ok(()) } else { Err(Failure::Told(1)) }
+    match outcome.exit_code() {
+        0 => Ok(()),
+        code => Err(Failure::Told(code)),
+    }
 }
 
 pub(super) fn duration(text: &str) -> Result<Duration, String> {

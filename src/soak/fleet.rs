@@ -24,8 +24,11 @@ const TICK: Duration = Duration::from_millis(5);
 const TELL_EVERY: Duration = Duration::from_secs(10);
 /// What was sent within the time may be acknowledged so long after it.
 const GRACE: Duration = Duration::from_secs(1);
-/// As rare as in life, and often enough to be measured.
+/// As rare as in life.
 const ANOMALIES: f64 = 0.001;
+/// So many anomalies are planted at least, so that a short run has some to measure; but not so many that they are the rule.
+const ANOMALIES_MIN: f64 = 50.0;
+const ANOMALIES_MAX: f64 = 0.05;
 
 /// What was sent.
 #[derive(Debug, Default)]
@@ -78,7 +81,7 @@ pub async fn run(door: &mut Door, prefix: &str, options: &Options) -> Result<Loa
         rate: Some(options.rate),
         duration: Some(DurationText(options.duration)),
         topic,
-        anomaly_probability: ANOMALIES,
+        anomaly_probability: anomalies(options.rate * options.duration.as_secs_f64()),
         ..SimulatorConfig::default()
     };
     let (start_us, started) = (now_us(), Instant::now());
@@ -123,6 +126,11 @@ pub async fn run(door: &mut Door, prefix: &str, options: &Options) -> Result<Loa
         return Err(format!("no message was sent: {why}"));
     }
     Ok(load)
+}
+
+/// The share of so many messages that is an anomaly.
+fn anomalies(messages: f64) -> f64 {
+    (ANOMALIES_MIN / messages.max(1.0)).clamp(ANOMALIES, ANOMALIES_MAX)
 }
 
 fn sent_as(door: &Door, payload: &[u8], topic: &str) -> Result<Sending, String> {
@@ -173,4 +181,15 @@ async fn send(door: &mut Door, mut sending: Vec<Sending>, load: &mut Load, until
         sending = again;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_run_has_anomalies_to_measure_and_a_long_one_as_few_as_life() {
+        let shares = [600_000.0, 5_000.0, 1_000.0, 10.0, 0.0].map(anomalies);
+        assert_eq!(shares, [0.001, 0.01, 0.05, 0.05, 0.05]);
+    }
 }

@@ -33,6 +33,28 @@ pub struct Outcome {
     pub removed: BTreeMap<String, Kept>,
 }
 
+/// What a soak comes to. Worse is greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Conclusion {
+    /// Every objective is kept, and nothing is there twice.
+    Holds,
+    /// Nothing is missed, but something that the file asks for was not measured: that is no proof.
+    NotShown,
+    /// An objective is missed, or something is there twice, refused or out of sight.
+    Fails,
+}
+
+impl Conclusion {
+    /// As monitoring plugins have it, where 3 is *unknown*; 2 is taken by what could not begin.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Holds => 0,
+            Self::Fails => 1,
+            Self::NotShown => 3,
+        }
+    }
+}
+
 impl Outcome {
     pub fn new(
         pipeline: &str,
@@ -54,15 +76,30 @@ impl Outcome {
         }
     }
 
-    /// No objective is missed, every far end could be looked at, and nothing is there twice that was sent once.
-    pub fn is_good(&self) -> bool {
+    /// No objective is missed or unmeasured, every far end could be looked at, and nothing is there twice that was sent once.
+    pub fn conclusion(&self) -> Conclusion {
         let is_sound = |end: &Checked| end.failure.is_none() && end.duplicates <= self.sent_again && end.invented == 0;
         let is_missed = |line: &Line| line.verdict == Verdict::Missed;
-        self.refused_by_broker.is_empty() && self.ends.iter().all(is_sound) && !self.objectives.iter().any(is_missed)
+        if !self.refused_by_broker.is_empty()
+            || !self.ends.iter().all(is_sound)
+            || self.objectives.iter().any(is_missed)
+        {
+            return Conclusion::Fails;
+        }
+        if self.unmeasured().next().is_some() { Conclusion::NotShown } else { Conclusion::Holds }
+    }
+
+    /// What the file asks for, and nothing was there to hold against it.
+    fn unmeasured(&self) -> impl Iterator<Item = &Line> {
+        self.objectives.iter().filter(|line| line.verdict == Verdict::Unmeasured)
     }
 
     pub fn text(&self) -> String {
-        let verdict = if self.is_good() { "holds" } else { "DOES NOT HOLD" };
+        let verdict = match self.conclusion() {
+            Conclusion::Holds => "holds",
+            Conclusion::NotShown => "IS NOT SHOWN TO HOLD",
+            Conclusion::Fails => "DOES NOT HOLD",
+        };
         let over = format_age(Duration::from_secs_f64(self.seconds));
         let mut text = format!(
             "{} {verdict}: {} messages of {} devices within {over}\n\n{}\n",
@@ -71,6 +108,10 @@ impl Outcome {
             grouped(self.devices as u64),
             table(&self.objectives),
         );
+        for line in self.unmeasured() {
+            let why = line.note.as_deref().unwrap_or("nothing was counted");
+            text.push_str(&format!("not measured: {}: {}\n", line.objective.word(), printable(why)));
+        }
         for end in &self.ends {
             let (lost, duplicates) = (end.arrived.missed(), end.duplicates);
             text.push_str(&format!("{}: {} lost, {} duplicates", end.sink, grouped(lost), grouped(duplicates)));
@@ -99,7 +140,8 @@ impl Outcome {
     /// All on one line.
     pub fn json(&self) -> String {
         let mut json = serde_json::to_value(self).unwrap_or_default();
-        json["holds"] = self.is_good().into();
+        json["holds"] = (self.conclusion() == Conclusion::Holds).into();
+        json["not_measured"] = self.unmeasured().map(|line| line.objective.word()).collect();
         printable_json(json.to_string())
     }
 }
@@ -169,7 +211,7 @@ fn of_itself(
     between: Duration,
 ) -> Line {
     let of = |report: &Report| report.objectives.iter().find(|line| line.objective == objective).cloned();
-    let unknown = || Line::unmeasured(objective, within, "the pipeline does not answer");
+    let unknown = || Line::unmeasured(objective, within, "the pipeline was asked what it measures, and did not say");
     let Some((before, after)) = looks else { return unknown() };
     let (Some(earlier), Some(line)) = (of(before), of(after)) else { return unknown() };
     // A second is lost in rounding at either look.
@@ -179,6 +221,9 @@ fn of_itself(
     let tally = line.since_start.since(earlier.since_start);
     let allowed = line.allowed_ppm.and_then(|ppm| Share::of(ppm / 1e6));
     let held = Line::of(objective, line.unit, line.target.zip(allowed), tally).actual(line.actual);
+    if held.verdict == Verdict::Unmeasured {
+        return held.note(format!("the pipeline has committed no {} meanwhile", line.counted));
+    }
     match line.note {
         Some(note) => held.note(note),
         None => held,
@@ -191,7 +236,12 @@ async fn measured(plan: &Plan, runs: u32) -> [Line; 2] {
         [(Objective::Query, query), (Objective::Dashboard, dashboard)]
             .map(|(objective, within)| Line::unmeasured(objective, within, why))
     };
-    if runs == 0 || (query.is_none() && dashboard.is_none()) {
+    if runs == 0 {
+        // Whoever leaves them out has decided so.
+        return [Objective::Query, Objective::Dashboard]
+            .map(|objective| Line::unmeasured(objective, None, "left out by --runs 0"));
+    }
+    if query.is_none() && dashboard.is_none() {
         return unmeasured("nothing asks for it");
     }
     let Some(mut database) = database(plan) else { return unmeasured("no sink stores in a database") };
@@ -247,9 +297,29 @@ mod tests {
             let load = Load { sent_again, ..Load::default() };
             Outcome::new("p", load, vec![end(1, 1, duplicates)], vec![loss(None, &[end(1, 1, 0)])], BTreeMap::new())
         };
-        assert!(outcome(0, 0).is_good() && outcome(2, 2).is_good());
-        assert!(!outcome(0, 1).is_good() && !outcome(2, 3).is_good());
+        let conclusion = |sent_again, duplicates| outcome(sent_again, duplicates).conclusion();
+        assert_eq!([conclusion(0, 0), conclusion(2, 2)], [Conclusion::Holds; 2]);
+        assert_eq!([conclusion(0, 1), conclusion(2, 3)], [Conclusion::Fails; 2]);
         let text = outcome(0, 1).text();
         assert!(text.starts_with("p DOES NOT HOLD") && text.contains("table: 0 lost, 1 duplicates"), "{text}");
+    }
+
+    #[test]
+    fn a_target_that_was_not_measured_is_named_and_proves_nothing_and_one_that_is_missed_is_worse() {
+        let within = Some(Within { limit: Duration::from_secs(5), share: Share::NONE });
+        let outcome = |lines| Outcome::new("p", Load::default(), vec![end(1, 1, 0)], lines, BTreeMap::new());
+        let unmeasured = || of_itself(Objective::Latency, within, None, Duration::from_secs(60));
+        let without_target = of_itself(Objective::Anomaly, None, None, Duration::from_secs(60));
+
+        let not_shown = outcome(vec![loss(None, &[end(1, 1, 0)]), unmeasured(), without_target.clone()]);
+        assert_eq!((not_shown.conclusion(), not_shown.conclusion().exit_code()), (Conclusion::NotShown, 3));
+        let text = not_shown.text();
+        assert!(text.starts_with("p IS NOT SHOWN TO HOLD") && text.contains("not measured: latency: "), "{text}");
+        let json: serde_json::Value = serde_json::from_str(&not_shown.json()).expect("JSON");
+        assert_eq!((&json["holds"], &json["not_measured"]), (&false.into(), &serde_json::json!(["latency"])));
+
+        let missed = outcome(vec![loss(None, &[end(0, 1, 0)]), unmeasured()]);
+        assert_eq!((missed.conclusion(), missed.conclusion().exit_code()), (Conclusion::Fails, 1));
+        assert_eq!(outcome(vec![without_target]).conclusion().exit_code(), 0, "nobody asks for it");
     }
 }

@@ -86,9 +86,22 @@ impl Outcome {
         self.sent > 0 && self.not_taken.is_empty() && self.ends.iter().all(is_good)
     }
 
+    /// 0: each arrived once; 1: not so; 2: no message was taken, so that nothing is known of the pipeline.
+    pub fn exit_code(&self) -> u8 {
+        match self.is_good() {
+            true => 0,
+            false if self.sent == 0 => 2,
+            false => 1,
+        }
+    }
+
     pub fn text(&self) -> String {
         let Self { pipeline, source, device, .. } = self;
-        let all = if self.is_good() { "each arrived once" } else { "NOT each arrived once" };
+        let all = match self.exit_code() {
+            0 => "each arrived once",
+            2 => "NOTHING could be sent",
+            _ => "NOT each arrived once",
+        };
         let mut text = format!("{}: {} messages by source {source}, {all}\n", printable(pipeline), grouped(self.sent));
         text.push_str(&format!("of the device {device}, which nobody has\n\n"));
         let heads = ["sink", "arrived", "lost", "duplicates", "half within", "95 %", "99 %", "all"];
@@ -184,9 +197,9 @@ mod tests {
 
     #[test]
     fn one_lost_or_one_too_many_is_not_good_and_neither_is_nothing() {
-        assert!(outcome(0, 0).is_good());
-        assert!(!outcome(1, 0).is_good() && !outcome(0, 1).is_good());
-        assert!(!Outcome { sent: 0, ..outcome(0, 0) }.is_good());
+        let nothing = Outcome { sent: 0, ..outcome(0, 0) };
+        let codes = [outcome(0, 0), outcome(1, 0), outcome(0, 1), nothing].map(|outcome| outcome.exit_code());
+        assert_eq!(codes, [0, 1, 1, 2], "of nothing nothing is known");
     }
 
     #[test]
