@@ -1,7 +1,10 @@
-//! `${VAR}`, `${VAR:-default}` and `${file:PATH}` in the strings of a parsed file.
+//! `${VAR}`, `${VAR:-default}`, `${file:PATH}` and `${credential:NAME}` in the strings of a parsed file.
 //!
 //! Expansion happens after parsing, in values only, so that a variable can't inject a table or a
 //! key. A missing variable is a mistake with its place. `$${` stands for a literal `${`.
+//!
+//! A credential is a file of the folder that systemd makes for each unit and names in `CREDENTIALS_DIRECTORY`: the pipeline
+//! file says which secret it wants, and units that read the same file need not have the same folder.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -10,6 +13,12 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::mistake::Mistake;
+
+/// Where the service manager has put the credentials of the process.
+const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
+/// Before the name of each file of the folder that the units in `ops/systemd` load as a whole: `LoadCredential=pipeline:FOLDER`
+/// makes `pipeline_FILE` of each.
+const LOADED_AS: &str = "pipeline_";
 
 /// What a reference can ask for: an environment, and files.
 pub struct Variables<'a> {
@@ -108,7 +117,8 @@ fn expand(text: &str, variables: &Variables<'_>) -> Result<Option<(String, bool)
         let Some(length) = rest[start..].find('}') else {
             return Err((
                 "a reference is not closed".to_owned(),
-                "Write ${NAME}, ${NAME:-default} or ${file:PATH}; $${ stands for a literal ${.".to_owned(),
+                "Write ${NAME}, ${NAME:-default}, ${file:PATH} or ${credential:NAME}; $${ stands for a literal ${."
+                    .to_owned(),
             ));
         };
         whole &= start == 0 && start + length + 1 == rest.len() && expanded.is_empty();
@@ -126,8 +136,10 @@ fn resolve(reference: &str, variables: &Variables<'_>) -> Result<String, Problem
             let hint = "The path is relative to the working directory.".to_owned();
             (format!("can't read the file \"{path}\": {error}"), hint)
         })?;
-        // Files that hold one secret almost always end with a newline that isn't part of it.
-        return Ok(text.trim_end_matches(['\r', '\n']).to_owned());
+        return Ok(one_secret(&text));
+    }
+    if let Some(name) = reference.strip_prefix("credential:") {
+        return credential(name, variables);
     }
     let (name, default) = match reference.split_once(":-") {
         Some((name, default)) => (name, Some(default)),
@@ -152,6 +164,37 @@ fn resolve(reference: &str, variables: &Variables<'_>) -> Result<String, Problem
     }
 }
 
+/// Files that hold one secret almost always end with a newline that isn't part of it.
+fn one_secret(text: &str) -> String {
+    text.trim_end_matches(['\r', '\n']).to_owned()
+}
+
+fn credential(name: &str, variables: &Variables<'_>) -> Result<String, Problem> {
+    let is_name = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '-' | '.');
+    if name.is_empty() || name.starts_with('.') || !name.chars().all(is_name) {
+        return Err((
+            format!("\"{name}\" is not a name of a credential"),
+            "Letters, digits, underscores, hyphens and dots: ${credential:database-url}.".to_owned(),
+        ));
+    }
+    let Some(folder) = (variables.get)(CREDENTIALS_DIRECTORY).filter(|folder| !folder.is_empty()) else {
+        return Err((
+            format!("there is no credential \"{name}\": {CREDENTIALS_DIRECTORY} is not set"),
+            format!(
+                "systemd sets it where a unit has LoadCredential=. By hand: {CREDENTIALS_DIRECTORY}=/etc/pipeline/credentials."
+            ),
+        ));
+    };
+    let read = |file: &str| (variables.read)(&format!("{folder}/{file}"));
+    match read(name).or_else(|_| read(&format!("{LOADED_AS}{name}"))) {
+        Ok(text) => Ok(one_secret(&text)),
+        Err(error) => Err((
+            format!("can't read the credential \"{name}\" in \"{folder}\": {error}"),
+            format!("Write it to /etc/pipeline/credentials/{name}, mode 600, which the units load; then restart them."),
+        )),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,10 +204,13 @@ mod tests {
             get: &|name| match name {
                 "HOST" => Some("broker".to_owned()),
                 "EMPTY" => Some(String::new()),
+                "CREDENTIALS_DIRECTORY" => Some("/run/credentials/a.service".to_owned()),
                 _ => None,
             },
             read: &|path| match path {
                 "/run/secret" => Ok("s3cret\n".to_owned()),
+                "/run/credentials/a.service/one" => Ok("alone\n".to_owned()),
+                "/run/credentials/a.service/pipeline_of-a-folder" => Ok("among others".to_owned()),
                 _ => Err(std::io::ErrorKind::NotFound.into()),
             },
         };
@@ -181,6 +227,16 @@ mod tests {
         assert_eq!(text("${file:/run/secret}"), "s3cret");
         assert_eq!(text("a $${HOST} b"), "a ${HOST} b");
         assert_eq!(expanded("plain $ text").expect("valid"), None);
+    }
+
+    #[test]
+    fn a_credential_is_found_however_its_unit_loads_it() {
+        assert_eq!(text("${credential:one}"), "alone");
+        assert_eq!(text("pw=${credential:of-a-folder}"), "pw=among others");
+        let nowhere = Variables { get: &|_| None, read: &|_| Err(std::io::ErrorKind::NotFound.into()) };
+        let (message, hint) = expand("${credential:one}", &nowhere).expect_err("no unit has started this");
+        assert_eq!(message, "there is no credential \"one\": CREDENTIALS_DIRECTORY is not set");
+        assert!(hint.contains("CREDENTIALS_DIRECTORY=/etc/pipeline/credentials"), "{hint}");
     }
 
     #[test]
@@ -204,6 +260,12 @@ mod tests {
             ("${HOST", "a reference is not closed"),
             ("${a b}", "\"a b\" is not a name of a variable"),
             ("${file:/nowhere}", "can't read the file \"/nowhere\": entity not found"),
+            (
+                "${credential:nope}",
+                "can't read the credential \"nope\" in \"/run/credentials/a.service\": entity not found",
+            ),
+            ("${credential:../x}", "\"../x\" is not a name of a credential"),
+            ("${credential:}", "\"\" is not a name of a credential"),
         ] {
             assert_eq!(expanded(text).expect_err(text).0, message);
         }
