@@ -57,6 +57,10 @@ fn caught_up(table: &CaughtUp) -> String {
     }
 }
 
+/// Where no spool could be read again. Only what transforms remember is gone.
+pub const NOTHING_REWOUND: &str = "nothing is rewound: no source of the pipeline has a spool with records in its data_dir, so that tables \
+     which no lake has stay as of the backup. Is it the data_dir of the machine that ran the pipeline?";
+
 /// From where a spool is read again.
 pub fn rewound(source: &str, oldest_us: Option<i64>) -> String {
     let oldest =

@@ -24,6 +24,9 @@ pub(super) struct BackupArguments {
     /// Afterwards, delete backups of this database that are older.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     keep: Option<Duration>,
+    /// Go on with a place whose backups are of another server: after this one was restored from there, or upgraded.
+    #[arg(long)]
+    take_over: bool,
     /// Where pg_dump and pg_restore are. Default: PATH, and where distributions keep them.
     #[arg(long, value_name = "FOLDER")]
     tools: Option<PathBuf>,
@@ -124,7 +127,8 @@ pub(super) async fn backup(arguments: BackupArguments) -> Result<(), Failure> {
     let place = Place::open(&arguments.to).await.map_err(failed)?;
     for database in found {
         let tools = database.tools(arguments.tools.as_deref()).await.map_err(failed)?;
-        let manifest = database.back_up(&place, &tools, arguments.keep).await.map_err(failed)?;
+        let made = database.back_up(&place, &tools, arguments.keep, arguments.take_over).await;
+        let manifest = made.map_err(failed)?;
         if arguments.json {
             println!("{}", serde_json::to_string(&manifest).map_err(Failure::failed)?);
         } else {
@@ -162,6 +166,9 @@ pub(super) async fn restore(arguments: RestoreArguments) -> Result<(), Failure> 
         let rewound = plan.rewind().map_err(|error| {
             Failure::failed(format!("the database is restored, and the spools are not rewound: {error}"))
         })?;
+        if rewound.is_empty() {
+            eprintln!("{}", outcome::NOTHING_REWOUND);
+        }
         for (source, oldest_us) in rewound {
             eprintln!("{}", outcome::rewound(&source, oldest_us));
         }

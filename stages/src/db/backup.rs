@@ -17,7 +17,7 @@ use tokio_postgres::Client;
 use super::manifest::{self, FORMAT, Manifest, Pointer};
 use super::place::{Measured, Place};
 use super::tools::Tools;
-use super::{PipelineDatabase, catalog, fingerprint};
+use super::{PipelineDatabase, catalog, fingerprint, settings};
 use crate::postgres::fault::while_opening;
 
 /// What is noted of the last backup, in the pipeline's data directory: the run and `status` tell its age by it.
@@ -61,13 +61,24 @@ impl BackupRecord {
 }
 
 impl PipelineDatabase {
-    /// Dumps the database to a place. Backups that are older than `keep` are deleted once this one is proven.
+    /// Dumps the database to a place. Backups that are older than `keep` are deleted once this one is proven. A place with
+    /// backups of another server is refused, unless this one is to `take_over`.
     ///
     /// # Errors
     /// Whatever failed; the newest backup is then the one that it was.
-    pub async fn back_up(&self, to: &Place, tools: &Tools, keep: Option<Duration>) -> Result<Manifest, StageError> {
+    pub async fn back_up(
+        &self,
+        to: &Place,
+        tools: &Tools,
+        keep: Option<Duration>,
+        take_over: bool,
+    ) -> Result<Manifest, StageError> {
         let session = self.connect().await?;
         let client = session.client();
+        let system = manifest::system(client).await?;
+        if !take_over {
+            Manifest::check_owner(to, &self.name(), &system).await?;
+        }
         client.batch_execute(fingerprint::SETTINGS).await.map_err(catalog)?;
         client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(catalog)?;
         let row = client
@@ -89,12 +100,14 @@ impl PipelineDatabase {
             database: self.name(),
             taken_at_us,
             server: session.server.version.clone(),
+            system: Some(system),
             timescaledb: session.server.timescale.as_ref().map(|timescale| timescale.version.clone()),
             bytes: measured.bytes,
             sha256: measured.sha256.clone(),
             tables,
             positions: manifest::positions(client).await?,
             roles: roles(client).await?,
+            settings: settings::of(client).await?,
         };
         client.batch_execute("COMMIT").await.map_err(catalog)?;
         self.prove(&manifest, &measured, to, tools).await?;
@@ -163,7 +176,8 @@ async fn roles(client: &Client) -> Result<Vec<String>, StageError> {
     let sql = "SELECT DISTINCT r.rolname::text FROM pg_roles r WHERE r.rolname !~ '^pg_' AND (r.oid IN \
                (SELECT refobjid FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass \
                 AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database())) \
-               OR r.oid IN (SELECT relowner FROM pg_class)) ORDER BY 1";
+               OR r.oid IN (SELECT relowner FROM pg_class) OR r.oid IN (SELECT setrole FROM pg_db_role_setting \
+               WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database()))) ORDER BY 1";
     let rows = client.query(sql, &[]).await.map_err(catalog)?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }

@@ -6,6 +6,7 @@ use tokio_postgres::Client;
 
 use super::fingerprint::TableFingerprint;
 use super::place::Place;
+use super::settings::DatabaseSetting;
 use super::{catalog, fingerprint};
 use crate::sinks::timescaledb::LEDGER;
 
@@ -29,6 +30,9 @@ pub struct Manifest {
     pub taken_at_us: i64,
     /// The server's version: `17.2`.
     pub server: String,
+    /// What tells its cluster from all others, a standby and a copy of its files aside; `None` in manifests of before.
+    #[serde(default)]
+    pub system: Option<String>,
     /// TimescaleDB's version; `None` without it.
     pub timescaledb: Option<String>,
     /// The size of the dump.
@@ -39,8 +43,11 @@ pub struct Manifest {
     pub tables: Vec<TableFingerprint>,
     /// Every sink's positions as of the dump.
     pub positions: Vec<LedgerEntry>,
-    /// Roles that own something in it, or were granted something.
+    /// Roles that own something in it, were granted something, or have settings of their own in it.
     pub roles: Vec<String>,
+    /// Settings of the database itself.
+    #[serde(default)]
+    pub settings: Vec<DatabaseSetting>,
 }
 
 /// How far a sink had come on one input.
@@ -116,6 +123,30 @@ impl Manifest {
         Ok(found)
     }
 
+    /// Refuses a place whose newest backup of a database of that name is of another server: names and pruning would mix the
+    /// backups of both, and a restore take the wrong one.
+    ///
+    /// # Errors
+    /// It is, or the place can't be read.
+    pub(super) async fn check_owner(place: &Place, database: &str, system: &str) -> Result<(), StageError> {
+        let Some(pointer) = place.get(&latest_of(database)).await? else { return Ok(()) };
+        // What can't be read belongs to nobody, and is replaced by what is proven.
+        let Ok(Pointer { name }) = parse(&pointer, LATEST) else { return Ok(()) };
+        let Ok(Some(newest)) = Self::read(place, &format!("{name}{ENDING}")).await else { return Ok(()) };
+        match newest.system {
+            Some(other) if other != system => Err(StageError::permanent(format!(
+                "{} has backups of \"{database}\" of another server: the newest, \"{name}\", is of system {other}, and this one \
+                 is {system}",
+                place.shown()
+            ))
+            .hint(
+                "Give each server a place of its own. Where this one has taken the other's place, after a restore or an upgrade, \
+                 say --take-over once.",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     async fn read(place: &Place, file: &str) -> Result<Option<Self>, StageError> {
         let Some(text) = place.get(file).await? else { return Ok(None) };
         let manifest: Self = parse(&text, file)?;
@@ -151,6 +182,12 @@ pub(super) fn stamp_of<'n>(name: &'n str, database: &str) -> Option<&'n str> {
     let stamp = name.strip_prefix(database)?.strip_prefix('_')?;
     let shape = |(place, letter): (usize, char)| if place == 8 { letter == '-' } else { letter.is_ascii_digit() };
     (stamp.len() == 15 && stamp.chars().enumerate().all(shape)).then_some(stamp)
+}
+
+/// What tells a server's cluster from all others.
+pub(super) async fn system(client: &Client) -> Result<String, StageError> {
+    let sql = "SELECT system_identifier::text FROM pg_control_system()";
+    Ok(client.query_one(sql, &[]).await.map_err(catalog)?.get(0))
 }
 
 /// Every sink's positions, in all ledgers of the database.

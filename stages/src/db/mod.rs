@@ -1,6 +1,6 @@
 //! What `pipeline db` does: the tables of a pipeline made, watched, kept small and fast, backed up and brought back.
 //!
-//! It works on what the sinks of a pipeline file declare ([`DeclaredTable`], [`Lake`]), so that nothing is said twice, and
+//! It works on what the sinks of a pipeline file declare ([`DeclaredTable`], [`SinkLake`]), so that nothing is said twice, and
 //! knows both kinds of sink: that is why it lies beside them and not within one. A run of the pipeline needs none of it.
 //!
 //! | file | what is in it |
@@ -33,6 +33,7 @@ mod retention;
 mod roles;
 mod rollups;
 mod script;
+mod settings;
 mod status;
 mod swap;
 mod tools;
@@ -56,6 +57,7 @@ pub use self::place::Place;
 pub use self::restore::Restored;
 pub use self::roles::RoleNames;
 pub use self::script::{Script, Step};
+pub use self::settings::DatabaseSetting;
 pub use self::status::{DatabaseStatus, SlowQuery, TableFinding, TableStatus};
 pub use self::tools::Tools;
 use crate::postgres::fault::while_opening;

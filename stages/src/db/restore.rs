@@ -12,7 +12,7 @@ use super::backup::stamp;
 use super::manifest::Manifest;
 use super::place::Place;
 use super::tools::Tools;
-use super::{PipelineDatabase, catalog, fingerprint, literal};
+use super::{PipelineDatabase, catalog, fingerprint, literal, settings};
 use crate::postgres::fault::while_opening;
 use crate::postgres::{Database, Link};
 use crate::sinks::timescaledb::Server;
@@ -134,6 +134,9 @@ impl PipelineDatabase {
         let scratch = self.restore_to_scratch("restore", from, manifest, tools).await?;
         let outcome = async {
             let caught_up = self.catch_up(&scratch.database, lakes).await?;
+            // Only now: a database may be set to be read alone.
+            let link = self.maintenance().await?;
+            settings::give(&link.client, &scratch.database.name(), &scratch.manifest.settings).await?;
             let replaced = self.swap(&scratch.database, disconnect).await?;
             Ok((caught_up, replaced))
         };

@@ -313,3 +313,64 @@ fn the_drill_passes_from_an_empty_machine_with_nothing_but_backups_and_lake_on_s
     store(500, 3);
     assert_eq!(site.rows(), (4_000, 15));
 }
+
+#[test]
+fn settings_of_the_database_itself_come_back_and_a_rewind_of_nothing_says_so() {
+    let site = Site::new("settings");
+    let (name, reader) = (site.database(), services::unique("reader"));
+    site.sql(&format!(
+        "CREATE TABLE telemetry (device_id text); CREATE ROLE {reader}; \
+         ALTER DATABASE {name} SET search_path TO \"$user\", public, \"a, b\"; \
+         ALTER DATABASE {name} SET timezone TO 'UTC'; \
+         ALTER ROLE {reader} IN DATABASE {name} SET statement_timeout TO '30s'"
+    ));
+    let settings = || {
+        site.text(
+            // What TimescaleDB notes of its own restore is no setting of ours.
+            "SELECT string_agg(coalesce(r.rolname || ': ', '') || setting, '; ' ORDER BY r.rolname, setting) \
+             FROM pg_db_role_setting s CROSS JOIN unnest(s.setconfig) AS setting LEFT JOIN pg_roles r ON r.oid = s.setrole \
+             WHERE s.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+             AND setting NOT LIKE 'timescaledb.restoring=%'",
+        )
+    };
+    let before = settings();
+    let manifest = backup(&site);
+    assert_eq!(manifest["settings"].as_array().map(Vec::len), Some(3), "{manifest:#}");
+    site.sql(&format!("ALTER DATABASE {name} RESET ALL; ALTER ROLE {reader} IN DATABASE {name} RESET ALL"));
+
+    let said = restore(&site, &["--no-catch-up", "--rewind"]);
+    assert_eq!(said.code, 0, "{}{}", said.out, said.err);
+    assert_eq!(settings(), before);
+    assert!(said.err.contains("nothing is rewound"), "{}", said.err);
+}
+
+#[test]
+fn a_place_with_backups_of_another_server_is_refused_until_it_is_taken_over() {
+    let site = Site::new("strange");
+    site.sql("CREATE TABLE telemetry (device_id text)");
+    let first = backup(&site);
+    let file = site.path("backups").join(format!("{}.json", first["name"].as_str().expect("a name")));
+    let text = std::fs::read_to_string(&file).expect("the manifest");
+    let system = first["system"].as_str().expect("the cluster's own");
+    std::fs::write(&file, text.replace(system, "6999999999999999999")).expect("our own file");
+    let pointer = || std::fs::read(site.path("backups").join(format!("{}.latest.json", site.database())));
+    let before = pointer().expect("there is a newest one");
+
+    let (to, tools) = (site.path("backups").display().to_string(), tools(site.folder.path()));
+    let said = site.db("backup", &["--to", &to, "--tools", &tools]);
+    assert_eq!(said.code, 1, "{}{}", said.out, said.err);
+    for part in ["of another server", "6999999999999999999", system, "--take-over"] {
+        assert!(said.err.contains(part), "{part}: {}", said.err);
+    }
+    assert_eq!(pointer().expect("it is still there"), before);
+    // Backups are named by the second.
+    crate::process::wait_until("the next second", || {
+        let said = site.db("backup", &["--to", &to, "--tools", &tools, "--take-over"]);
+        (said.code == 0).then_some(())
+    });
+    assert_ne!(pointer().expect("it has moved"), before);
+    crate::process::wait_until("the next second", || {
+        let said = site.db("backup", &["--to", &to, "--tools", &tools]);
+        (said.code == 0).then_some(())
+    });
+}
