@@ -71,7 +71,7 @@ pub use ack::{Ack, Partition, Progress};
 pub use backlog::{Backlog, BacklogMeter};
 pub use balance::Balance;
 pub use examination::{Examination, Examined, Finding, Verdict};
-pub use file::{HttpSettings, Mistake, Mistakes, Replacement, Variables, http_schema, pipeline_schema, slo_schema};
+pub use file::{HttpSettings, Mistake, Mistakes, Replacement, TableDoc, Variables, table_docs};
 pub use objectives::{Objectives, Share, Within};
 pub use plan::{Declared, GraphFormat, Plan, PlanBuilder, PlanError, SpoolPlace};
 pub use position::{Position, Span};

@@ -24,7 +24,8 @@ fn collect(root: &Value, schema: &Value, prefix: &str, keys: &mut Vec<Key>) {
             default => facts.push(format!("default {default}")),
         }
         let text = description.as_str().or_else(|| inner["description"].as_str()).unwrap_or_default();
-        keys.push(Key { name: format!("{prefix}{key}"), facts: facts.join(", "), text: text.to_owned() });
+        let text = format!("{text}{}", words_told(inner));
+        keys.push(Key { name: format!("{prefix}{key}"), facts: facts.join(", "), text });
         if inner["properties"].is_object() {
             collect(root, inner, &format!("{prefix}{key}."), keys);
         }
@@ -71,6 +72,16 @@ fn type_of(root: &Value, property: &Value) -> String {
         Some(word) => word.to_owned(),
         None => "any".to_owned(),
     }
+}
+
+/// What each word of an enumeration means, as a paragraph of its own; empty where nothing is said of any.
+fn words_told(schema: &Value) -> String {
+    let told = |choice: &Value| {
+        let (word, text) = (choice["const"].as_str()?, choice["description"].as_str()?);
+        Some(format!("\"{word}\": {}", text.split('\n').map(str::trim).collect::<Vec<_>>().join(" ")))
+    };
+    let told: Vec<String> = schema["oneOf"].as_array().into_iter().flatten().filter_map(told).collect();
+    if told.is_empty() { String::new() } else { format!("\n\n{}", told.join("\n\n")) }
 }
 
 /// The words of an enumeration, quoted.

@@ -11,7 +11,12 @@ pub fn render(registry: &Registry) -> String {
          Made by `pipeline stages --format markdown` from the types that read a pipeline file; `pipeline stages TYPE` \
          shows one of them in a terminal.\n",
     );
-    text.push_str("\n## Settings\n");
+    text.push_str(
+        "\n## The file\n\n\
+         A pipeline file is TOML. Its tables are these, and no others. In the text of a value `${VAR}` and `${VAR:-default}` stand for \
+         a variable of the environment, `${file:PATH}` for what a file holds, `${credential:NAME}` for a credential that systemd \
+         gives to the unit; `$${` is a literal `${`.\n",
+    );
     settings().iter().for_each(|page| write(&mut text, page));
     for (kind, title) in [(Kind::Source, "Sources"), (Kind::Transform, "Transforms"), (Kind::Sink, "Sinks")] {
         let pages = of_kind(registry, kind);

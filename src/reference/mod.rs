@@ -7,7 +7,7 @@ mod keys;
 pub mod markdown;
 pub mod text;
 
-use pipeline_engine::{Kind, Registry, StageType};
+use pipeline_engine::{Kind, Registry, StageType, TableDoc, table_docs};
 use serde_json::Value;
 
 /// What there is to say of one type of stage, or of one table of settings.
@@ -42,21 +42,20 @@ pub fn of_kind(registry: &Registry, kind: Kind) -> Vec<Page> {
     registry.types().filter(|known| known.kind == kind).map(stage).collect()
 }
 
-/// The tables of a pipeline file that are no stages.
+/// The tables of a pipeline file, with what stages of a kind share.
 pub fn settings() -> Vec<Page> {
-    let page = |table: &str, summary: &str, schema: Value| Page {
-        table: table.to_owned(),
-        type_name: None,
-        summary: summary.to_owned(),
-        keys: keys::of(&schema),
-        ports: Vec::new(),
-        failure: None,
+    let page = |doc: TableDoc| {
+        let keys = keys::of(&doc.schema.into()).into_iter();
+        Page {
+            table: doc.header.to_owned(),
+            type_name: None,
+            summary: doc.summary.to_owned(),
+            keys: keys.map(|key| Key { name: format!("{}{}", doc.prefix, key.name), ..key }).collect(),
+            ports: Vec::new(),
+            failure: None,
+        }
     };
-    vec![
-        page("[pipeline]", "Settings of the run as a whole", pipeline_engine::pipeline_schema().into()),
-        page("[http]", "Where a running pipeline can be looked at", pipeline_engine::http_schema().into()),
-        page("[slo]", "What the pipeline has to keep", pipeline_engine::slo_schema().into()),
-    ]
+    table_docs().into_iter().map(page).collect()
 }
 
 fn stage(stage: &StageType) -> Page {

@@ -10,6 +10,7 @@ mod read;
 mod replace;
 mod secrets;
 mod slo;
+mod tables;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -30,6 +31,8 @@ pub(crate) use read::KeyPlaces;
 use read::{Reader, readable};
 pub use replace::Replacement;
 use slo::SloText;
+use tables::TABLES;
+pub use tables::{TableDoc, table_docs};
 
 use crate::objectives::Objectives;
 use crate::plan::{Draft, DraftStage, Settings, Source};
@@ -37,8 +40,6 @@ use crate::registry::{Kind, Registry};
 use crate::schema::{ColumnText, ColumnType, DeclaredSchema, Origin};
 use crate::suggest::suggest;
 use crate::units::{DurationText, SizeText};
-
-const TABLES: [&str; 7] = ["pipeline", "http", "slo", "schema", "sources", "transforms", "sinks"];
 
 /// `[pipeline]`: settings of the run as a whole.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -84,21 +85,6 @@ fn checkpoint_interval() -> DurationText {
 
 fn overflow_max() -> SizeText {
     SizeText(Settings::default().overflow_bytes_max)
-}
-
-/// The JSON schema of `[pipeline]`, for the reference.
-pub fn pipeline_schema() -> schemars::Schema {
-    schemars::SchemaGenerator::default().into_root_schema_for::<PipelineText>()
-}
-
-/// The JSON schema of `[http]`, for the reference.
-pub fn http_schema() -> schemars::Schema {
-    schemars::SchemaGenerator::default().into_root_schema_for::<HttpText>()
-}
-
-/// The JSON schema of `[slo]`, for the reference.
-pub fn slo_schema() -> schemars::Schema {
-    schemars::SchemaGenerator::default().into_root_schema_for::<SloText>()
 }
 
 /// Reads a pipeline file and gives the draft on, with the mistakes so far; the draft borrows from what
