@@ -199,7 +199,7 @@ impl Reloader {
             ));
         }
         let mut version = Prepared::of(plan);
-        version.run.prepare().map_err(|error| error.to_string())?;
+        version.run.prepare().await.map_err(|error| error.to_string())?;
         let moves = version.http.listen != self.listen;
         let server =
             if moves { Some(Server::bind(&version.http, self.reloads.clone()).await.map_err(words)?) } else { None };

@@ -21,3 +21,17 @@ pub(crate) async fn off_the_runtime<T: Send + 'static>(
     }
     tokio::task::spawn_blocking(work).await
 }
+
+/// As [`off_the_runtime`], before a run has begun: where it is simulated, nothing happens meanwhile.
+///
+/// # Errors
+/// As there.
+pub(crate) async fn off_the_runtime_at_start<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, JoinError> {
+    #[cfg(test)]
+    if crate::simulated::is_on() {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work).await
+}

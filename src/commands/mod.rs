@@ -25,6 +25,7 @@ pub mod watched;
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use pipeline_engine::{Plan, PlanError};
 
@@ -61,6 +62,16 @@ pub fn load_for(file: &Path, is_terminal: bool) -> Result<Plan, String> {
 /// The runtime that stages run on: one worker a core.
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::failed)
+}
+
+/// Runs a pipeline to its end. What blocks a thread then reads from an outside that nobody needs any more.
+fn run_to_the_end(run: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    /// For what a disk is just given.
+    const LAST_WORK: Duration = Duration::from_secs(2);
+    let runtime = runtime()?;
+    let outcome = runtime.block_on(run);
+    runtime.shutdown_timeout(LAST_WORK);
+    outcome
 }
 
 /// Asks a person; an error where there is none to ask.

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use pipeline_engine::{Kind, Plan, Replacement, Variables};
 
 use super::run::run_plan;
-use super::{Failure, load, runtime};
+use super::{Failure, load, run_to_the_end};
 
 /// Send objects of a bucket through a pipeline once more: a day that was lost, or that a mended rule reads otherwise.
 ///
@@ -65,7 +65,7 @@ pub fn run(arguments: ReplayArguments) -> Result<(), Failure> {
     let replacement = replacement(&arguments, &plan)?;
     drop(plan);
     let plan = replaced(&arguments.file, &replacement)?;
-    runtime()?.block_on(run_plan(plan))
+    run_to_the_end(run_plan(plan))
 }
 
 fn replaced(file: &Path, replacement: &Replacement) -> Result<Plan, Failure> {

@@ -7,7 +7,7 @@ use pipeline_engine::Plan;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use super::{Failure, load, runtime};
+use super::{Failure, load, run_to_the_end};
 use crate::http::Server;
 use crate::reload::{Next, Prepared, Reloader, Reloads};
 use crate::status;
@@ -23,7 +23,7 @@ pub struct RunArguments {
 pub fn run(arguments: RunArguments) -> Result<(), Failure> {
     let plan = load(&arguments.file)?;
     let reloader = Reloader::new(arguments.file, &plan);
-    let outcome = runtime()?.block_on(run_versions(plan, reloader));
+    let outcome = run_to_the_end(run_versions(plan, reloader));
     status::clear();
     outcome
 }

@@ -6,14 +6,14 @@ use pipeline_engine::Plan;
 use pipeline_stages::sinks::mqtt::{MqttSinkConfig, TlsConfig};
 
 use super::run::run_plan;
-use super::{Failure, runtime};
+use super::{Failure, run_to_the_end};
 use crate::simulate::{Broker, Settings, SimulateArgs};
 
 pub fn run(arguments: SimulateArgs) -> Result<(), Failure> {
     let Settings { simulator, broker } =
         arguments.resolve().map_err(|error| Failure::Wrong(format!("error: {error:#}")))?;
     let plan = Plan::builder("simulate").source("fleet", simulator).sink("broker", &["fleet"], sink(broker)).build();
-    runtime()?.block_on(run_plan(plan.map_err(|mistakes| Failure::Wrong(mistakes.to_string()))?))
+    run_to_the_end(run_plan(plan.map_err(|mistakes| Failure::Wrong(mistakes.to_string()))?))
 }
 
 fn sink(broker: Broker) -> MqttSinkConfig {

@@ -168,14 +168,13 @@ impl Run {
     ///
     /// # Errors
     /// The first transform that can't be opened.
-    #[expect(clippy::result_large_err, reason = "made once a run")]
-    pub fn prepare(&mut self) -> Result<(), RunError> {
+    pub async fn prepare(&mut self) -> Result<(), RunError> {
         if self.is_prepared {
             return Ok(());
         }
         for (index, node) in self.plan.nodes.iter_mut().enumerate() {
             if let Built::Transform(built) = &mut node.built
-                && let Err(error) = built.transform.open()
+                && let Err(error) = transform::open_once(&mut built.transform).await
             {
                 return Err(failed(&self.stats, index, error));
             }
@@ -187,7 +186,8 @@ impl Run {
     /// Runs until every source has ended, or until `stop` resolves and what is on its way is stored.
     ///
     /// Must be called within a tokio runtime; the future may be spawned. Not cancel safe: dropping the future stops everything at
-    /// once, as a crash would.
+    /// once, as a crash would. A stop while a transform still waits for its outside leaves a thread of the runtime in that:
+    /// let go of the runtime by `shutdown_background` or `shutdown_timeout`.
     ///
     /// # Errors
     /// The stage that failed, or a stop that took longer than the pipeline allows.
@@ -353,7 +353,7 @@ async fn open_all(
     for (index, node) in nodes.iter_mut().enumerate() {
         let Built::Transform(built) = &mut node.built else { continue };
         if !is_prepared {
-            transform::open(built.transform.as_mut(), &node.stats).await.map_err(|error| (index, error))?;
+            transform::open(&mut built.transform, &node.stats).await.map_err(|error| (index, error))?;
         }
         let Some(state) = last.and_then(|last| last.states.get(&node.name)) else { continue };
         if let Err(error) = built.transform.restore(state) {
@@ -449,7 +449,8 @@ impl Tasks {
                     let on_permanent = if node.required { common.on_permanent } else { OnPermanent::Pause };
                     let task = SinkTask::new(built, inputs, on_permanent, outbox, node.stats);
                     let resumes = resumption.is_some();
-                    tasks.spawn_for(index, task.run(inbox, !resumes && node.required, resumes));
+                    let stopping = common.reading.clone();
+                    tasks.spawn_for(index, task.run(inbox, !resumes && node.required, resumes, stopping));
                 }
             }
         }

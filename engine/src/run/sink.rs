@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::{Instant as Deadline, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use super::patience::Patience;
 use crate::balance::STORED_BEFORE;
@@ -54,6 +55,22 @@ pub(super) async fn open(sink: &mut dyn Sink, stats: &StageStats, on_permanent: 
             Err(error) => patience.wait(error, stats, "open").await?,
         }
     }
+}
+
+/// Resolves once a run that stops has ended all inputs of a sink and nothing has come by them. What comes instead is put into
+/// `waiting`, in the sink's hands.
+async fn nothing_to_store(
+    inbox: &mut Inbox,
+    stopping: &CancellationToken,
+    stats: &StageStats,
+    waiting: &mut Option<(usize, Batch)>,
+) {
+    stopping.cancelled().await;
+    let Some((edge, batch)) = inbox.next_batch().await else { return };
+    stats.taken_in_hand(batch.rows.num_rows());
+    stats.holds_since(batch.ack.received_at_us());
+    *waiting = Some((edge, batch));
+    std::future::pending::<()>().await;
 }
 
 /// Says, while an attempt goes on, that it takes long: whatever the outside does, a person can see it.
@@ -109,16 +126,36 @@ impl SinkTask {
     }
 
     /// `opened`: it was opened before the sources started. `resumes`: the run goes on from where an earlier
-    /// one has come to.
-    pub(super) async fn run(mut self, mut inbox: Inbox, opened: bool, resumes: bool) -> Result<(), StageError> {
+    /// one has come to. `stopping`: it was asked to stop.
+    pub(super) async fn run(
+        mut self,
+        mut inbox: Inbox,
+        opened: bool,
+        resumes: bool,
+        stopping: CancellationToken,
+    ) -> Result<(), StageError> {
+        let mut waiting = None;
         if !opened {
-            open(self.sink.as_mut(), &self.stats, self.on_permanent).await?;
+            tokio::select! {
+                biased;
+                opened = open(self.sink.as_mut(), &self.stats, self.on_permanent) => opened?,
+                // Nobody waits for an outside that is not needed.
+                () = nothing_to_store(&mut inbox, &stopping, &self.stats, &mut waiting) => return Ok(()),
+            }
             self.stats.set_state(StageState::Running);
         }
         if resumes {
             self.learn_committed().await?;
         }
-        while let Some((edge, batch)) = inbox.next_batch().await {
+        loop {
+            let next = match waiting.take() {
+                Some((edge, batch)) => {
+                    self.stats.out_of_hand(batch.rows.num_rows());
+                    Some((edge, batch))
+                }
+                None => inbox.next_batch().await,
+            };
+            let Some((edge, batch)) = next else { break };
             let Some(first) = self.unless_stored(edge, batch) else { continue };
             let group = self.collect(edge, first, &mut inbox).await?;
             self.store(group).await?;

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::patience::Patience;
 use crate::batch::Batch;
+use crate::blocking::off_the_runtime_at_start;
 use crate::checkpoint::{Reports, StateReport};
 use crate::error::StageError;
 use crate::queue::{Arrival, Closed, Inbox, Outbox};
@@ -14,16 +15,39 @@ use crate::stage::{Emitter, Port, Transform};
 use crate::stats::{StageState, StageStats};
 
 /// Opens a transform, waiting for what it reads from outside as long as it takes.
-pub(super) async fn open(transform: &mut dyn Transform, stats: &StageStats) -> Result<(), StageError> {
+pub(super) async fn open(transform: &mut Box<dyn Transform>, stats: &StageStats) -> Result<(), StageError> {
     let mut patience = Patience::new(false);
     loop {
-        match transform.open() {
+        match open_once(transform).await {
             Ok(()) => {
                 stats.set_state_if(StageState::Retrying, StageState::Starting);
                 return Ok(());
             }
             Err(error) => patience.wait(error, stats, "open").await?,
         }
+    }
+}
+
+/// Opens a transform where it holds up nobody: an outside that does not answer must not keep a stop from being heard. Not
+/// cancel safe: when the future is dropped the attempt goes on, and takes the transform with it.
+pub(super) async fn open_once(transform: &mut Box<dyn Transform>) -> Result<(), StageError> {
+    let mut opening = std::mem::replace(transform, Box::new(Away));
+    let attempt = off_the_runtime_at_start(move || {
+        let outcome = opening.open();
+        (opening, outcome)
+    });
+    let (opened, outcome) =
+        attempt.await.map_err(|panic| StageError::bug("opening the transform panicked").because(panic))?;
+    *transform = opened;
+    outcome
+}
+
+/// In the place of a transform that is being opened.
+struct Away;
+
+impl Transform for Away {
+    fn apply(&mut self, _: Batch, _: &mut Emitter) -> Result<(), StageError> {
+        Err(StageError::bug("a transform was run whose opening had been given up"))
     }
 }
 

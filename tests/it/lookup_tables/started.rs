@@ -1,6 +1,7 @@
 //! Whole runs whose table is away at the start, with the real binary.
 
 use std::fs;
+use std::net::TcpListener;
 use std::process::Command;
 
 use tokio::runtime::Runtime;
@@ -78,4 +79,21 @@ fn a_database_that_is_away_at_the_start_is_waited_for_in_plain_words() {
     assert!(log.contains(r#"{"device_id":"dev-1","site":"north"}"#), "{log}");
     assert!(!log.contains("hunter2"), "{log}");
     check(0, "located: ok, the query to ");
+}
+
+#[test]
+fn a_stop_is_heard_while_a_database_takes_the_connection_and_says_nothing() {
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("postgres://reader@{}/iot", silent.local_addr().expect("a port"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("p.toml");
+    let path = folder.path().to_str().expect("a plain path");
+    fs::write(&file, PIPELINE.replace("FOLDER", path)).expect("the folder can be written");
+    fs::write(folder.path().join("readings.jsonl"), "{\"device_id\":\"dev-1\"}\n").expect("the folder can be written");
+    let run = Process::start(&["run".as_ref(), file.as_os_str()], &[("DATABASE_URL", &url)], folder.path(), "run");
+    let (connection, _) = silent.accept().expect("it connects");
+    let (status, log) = run.stop();
+    drop(connection);
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(!log.contains("could not open"), "it has waited until the attempt was over: {log}");
 }

@@ -22,6 +22,7 @@ mod figures;
 mod refused;
 mod resumed;
 mod simulation;
+mod stopped;
 
 const DOC: StageDoc = StageDoc { type_name: "test", summary: "", ports: &[("rejected", "")], failure: "" };
 
