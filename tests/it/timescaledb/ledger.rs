@@ -217,3 +217,57 @@ async fn a_run_that_does_not_resume_leaves_no_ledger() {
     let sql = format!("SELECT to_regclass('{schema}._pipeline_ledger') IS NULL");
     assert!(test.client.query_one(&sql, &[]).await.unwrap().get::<_, bool>(0));
 }
+
+async fn new_database(name: &'static str) -> String {
+    tokio::task::spawn_blocking(move || crate::services::database(name)).await.unwrap()
+}
+
+#[tokio::test]
+async fn sinks_that_waited_for_another_to_make_their_tables_find_them() {
+    let url = new_database("made_once").await;
+    let admin = connect(&url).await;
+    let schema = telemetry_schema();
+    let make = |name| sink_in(testing::build_context(name, ""), &url, &url, "readings", "create = true", &schema);
+    let (mut one, mut two) = (make("one").await, make("two").await);
+    // Both have looked, and seen nothing, when they come to wait.
+    admin.batch_execute("BEGIN; SELECT pg_advisory_xact_lock(hashtext('pipeline creates a table'))").await.unwrap();
+    let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted \
+                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let release = async {
+        while admin.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) < 2 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        admin.batch_execute("COMMIT").await.unwrap();
+    };
+    let (one, two, ()) = tokio::join!(one.resume(), two.resume(), release);
+    for opened in [one, two] {
+        assert_eq!(opened.unwrap_or_else(|error| panic!("{}", error.chain())), []);
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_somebody_else_makes_at_the_same_time_is_found() {
+    let url = new_database("made_beside").await;
+    let admin = connect(&url).await;
+    // As whoever knows nothing of the sinks' lock: made, and not there yet.
+    admin
+        .batch_execute(
+            "BEGIN; CREATE TABLE _pipeline_ledger (pipeline text, sink text, input text, partition text, \
+             position text NOT NULL, rows_total bigint NOT NULL, updated_at timestamptz NOT NULL DEFAULT now(), \
+             PRIMARY KEY (pipeline, sink, input, partition))",
+        )
+        .await
+        .unwrap();
+    let mut sink = sink_at(&url, &url, "readings", "create = true", &telemetry_schema()).await;
+    let watch = connect(&url).await;
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                   AND wait_event_type = 'Lock' AND wait_event = 'transactionid'";
+    let commit = async {
+        while watch.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        admin.batch_execute("COMMIT").await.unwrap();
+    };
+    let (opened, ()) = tokio::join!(sink.resume(), commit);
+    assert_eq!(opened.unwrap_or_else(|error| panic!("{}", error.chain())), []);
+}

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use pipeline_engine::stage::{ColumnDifference, SchemaComparison, StageError};
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use super::server::Server;
 use super::sql_type::SqlType;
@@ -310,15 +311,27 @@ impl Table {
 }
 
 /// Runs the statements unless there is a table of that name by now. Two sinks that start at once: the second
-/// waits, and then finds the table.
+/// waits, and then finds the table. Whoever makes it without that lock, a person or another tool, may be quicker: then the
+/// statements fail, and the table is there.
 pub(super) async fn make_once(client: &Client, table: &str, ddl: &str) -> Result<(), tokio_postgres::Error> {
     let lock = "SELECT pg_advisory_xact_lock(hashtext('pipeline creates a table'))";
     client.batch_execute(&format!("BEGIN; {lock}")).await?;
-    let row = client.query_one("SELECT to_regclass($1) IS NULL", &[&table]).await?;
-    if row.get(0) {
-        client.batch_execute(ddl).await?;
+    if !is_there(client, table).await?
+        && let Err(error) = client.batch_execute(ddl).await
+    {
+        client.batch_execute("ROLLBACK").await?;
+        let was_made = error.code().is_some_and(|code| MADE_BY_ANOTHER.contains(code));
+        return if was_made && is_there(client, table).await? { Ok(()) } else { Err(error) };
     }
     client.batch_execute("COMMIT").await
+}
+
+/// What the server says of a table, or of the type that goes with it, that somebody else has just made.
+const MADE_BY_ANOTHER: [SqlState; 3] =
+    [SqlState::DUPLICATE_TABLE, SqlState::DUPLICATE_OBJECT, SqlState::UNIQUE_VIOLATION];
+
+async fn is_there(client: &Client, table: &str) -> Result<bool, tokio_postgres::Error> {
+    client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&table]).await.map(|row| row.get(0))
 }
 
 async fn columns_of(client: &Client, oid: u32) -> Result<Vec<Found>, StageError> {
