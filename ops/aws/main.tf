@@ -233,6 +233,10 @@ locals {
   }
 }
 
+# Listing is allowed below a prefix only (`s3:prefix` in the policies). The stages and backups count on 404, and not 403, for a
+# key that is not there: S3 answers so to whoever may list it, and takes the key for `s3:prefix` then, as the developers of
+# Ceph have found and follow since 2026 (github.com/ceph/ceph/pull/68577). A store where a first backup is refused with 403 needs
+# `s3:ListBucket` without the condition.
 resource "aws_iam_role_policy" "pipeline" {
   for_each = local.policies
   name     = each.key

@@ -1,10 +1,10 @@
 //! Takes in what others post over HTTP, keeps each on disk, and answers 200 then.
 //!
-//! The server and its requests are the intake; the rest is what every spooled source does: see [`super::spooled`]. It also
-//! answers as the endpoint of an Amazon Data Firehose (see [`firehose`]), told apart by the headers of that protocol.
+//! The server and its requests are the intake; the rest is what every spooled source does: see `super::spooled`. It also
+//! answers as the endpoint of an Amazon Data Firehose (see `firehose`), told apart by the headers of that protocol.
 //!
 //! **Danger:** a client whose answer was lost can't know whether its post was taken, and posts again. That is recognised
-//! where the post has a key: `Idempotency-Key`, or Firehose's request id (see [`repeats`]). Without one it is taken for a
+//! where the post has a key: `Idempotency-Key`, or Firehose's request id (see `repeats`). Without one it is taken for a
 //! message of its own: the sinks' keys make one row of it.
 
 mod access;

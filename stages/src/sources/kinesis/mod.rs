@@ -2,7 +2,7 @@
 //! to.
 //!
 //! The stream keeps the records, so none is spooled here. What is kept on disk is what bounds batches had
-//! ([`journal`]): a batch is the unit of replay, and the stream itself knows none.
+//! (`journal`): a batch is the unit of replay, and the stream itself knows none.
 //!
 //! ```text
 //! ListShards ──▶ lineage ──startable──▶ shard reader ──▶ assembly ──▶ journal ──▶ sending ──▶ pipeline

@@ -4,7 +4,7 @@
 //! listing ─▶ ledger ─▶ a number an object ─▶ up to `parallel` readers ─▶ chunks, in the order of the numbers
 //! (or queue)  (disk)                          parts of the object, unpacked, decoded
 //! ```
-//! An object that is found gets a number in the ledger, durably, before any of its rows leave (see [`ledger`]). The
+//! An object that is found gets a number in the ledger, durably, before any of its rows leave (see `ledger`). The
 //! position of a row is the number of its object and its line, and a chunk ends by the content alone; so a run that goes on
 //! after a crash makes the same batches again, and a sink that records positions stores each row once.
 //!
