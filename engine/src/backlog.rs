@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::stats::{RunStats, StageStats};
+use crate::stats::{RunStats, StageState, StageStats};
 
 /// Rows that wait for a source's turn are a backlog beyond this; below, they are a moment's load.
 const RECORDS_MIN: u64 = 10_000;
@@ -64,6 +64,21 @@ impl BacklogMeter {
             Backlog { stage: stage.name.clone(), rows, decrease_per_second }
         };
         behind.map(backlog).collect()
+    }
+}
+
+impl RunStats {
+    /// Age of the oldest row that a sink has still to store: in its hand, or waiting for it in memory or on disk. Zero if
+    /// there is none.
+    pub fn freshness(&self, sink: &StageStats, now_us: i64) -> Duration {
+        let held = sink.lag(now_us);
+        // A sink at work takes what comes at once, and what it holds is older than what waits for it.
+        let waits = |rows: u64| rows > 0 && (held.is_zero() || sink.state() != StageState::Running);
+        let edges = self.edges.iter().filter(|edge| edge.to == sink.name);
+        let waiting = edges.filter(|edge| {
+            waits(if sink.state() == StageState::Running { edge.overflow_rows() } else { edge.rows_in_flight() })
+        });
+        waiting.filter_map(|edge| edge.lag(now_us)).fold(held, Duration::max)
     }
 }
 

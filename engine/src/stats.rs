@@ -103,6 +103,7 @@ pub struct StageStats {
     rows_stored: AtomicU64,
     groups_stored: AtomicU64,
     retries: AtomicU64,
+    deliveries_failed: AtomicU64,
     /// Time spent in the stage's own code.
     pub busy: Stopwatch,
     /// Time spent waiting for those behind it: for room in a queue, or of a sink, for an outside that refuses.
@@ -143,6 +144,7 @@ impl StageStats {
             rows_stored: AtomicU64::new(0),
             groups_stored: AtomicU64::new(0),
             retries: AtomicU64::new(0),
+            deliveries_failed: AtomicU64::new(0),
             busy: Stopwatch::default(),
             blocked: Stopwatch::default(),
             latency_received: Latencies::default(),
@@ -224,6 +226,11 @@ impl StageStats {
     /// Attempts that failed for a transient reason.
     pub fn retries(&self) -> u64 {
         self.retries.load(Relaxed)
+    }
+
+    /// Attempts of a sink to store a group that came to nothing, for whatever is wrong outside.
+    pub fn deliveries_failed(&self) -> u64 {
+        self.deliveries_failed.load(Relaxed)
     }
 
     /// Age of the oldest row of the last committed group, from receipt to commit.
@@ -416,6 +423,10 @@ impl StageStats {
         if self.state.compare_exchange(now as u8, then as u8, Relaxed, Relaxed).is_ok() {
             self.state_since_us.store(now_us(), Relaxed);
         }
+    }
+
+    pub(crate) fn delivery_failed(&self) {
+        self.deliveries_failed.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn failed_once(&self, error: String) {

@@ -65,6 +65,7 @@ mod reach;
 mod s3;
 pub mod sinks;
 pub mod sources;
+mod time_pattern;
 pub mod transforms;
 
 use pipeline_engine::Registry;

@@ -274,6 +274,7 @@ impl SinkTask {
             drop(busy);
             match outcome {
                 Err(error) if error.fault() != Fault::Data => {
+                    self.stats.delivery_failed();
                     patience.wait(error, &self.stats, "store a group").await?
                 }
                 outcome => {

@@ -245,6 +245,7 @@ impl Families<'_, '_> {
             of,
             |stage, _| Some(stage.lag(now_us()).as_secs_f64()),
         )?;
+        self.deliveries()?;
         self.stage_gauge(
             "sink_commit_lag",
             "Age of the oldest row of the last group when it was committed",
@@ -259,6 +260,28 @@ impl Families<'_, '_> {
             of,
             |stage, _| stage.last_commit_at_us().map(|at| at as f64 / 1e6),
         )
+    }
+
+    /// What CloudWatch knows as DeliveryToS3.DataFreshness and .Success, of sinks of every type.
+    fn deliveries(&mut self) -> fmt::Result {
+        let sinks = || self.run.stats.stages.iter().filter(|stage| stage.kind == "sink");
+        let help =
+            "Age of the oldest row that is not stored yet, in the sink's hand or waiting for it; 0 if there is none";
+        let (name, unit) = ("sink_delivery_freshness", Unit::Seconds);
+        let mut family = self.encoder.encode_descriptor(name, help, Some(&unit), MetricType::Gauge)?;
+        for stage in sinks() {
+            let freshness = self.run.stats.freshness(stage, now_us());
+            gauge(&mut family, &labels(&self.run.pipeline, stage), freshness.as_secs_f64())?;
+        }
+        let help = "Attempts to store a group, by what became of them";
+        let mut family = self.encoder.encode_descriptor("sink_deliveries", help, None, MetricType::Counter)?;
+        for stage in sinks() {
+            for (outcome, count) in [("success", stage.groups_stored()), ("failure", stage.deliveries_failed())] {
+                let [pipeline, component, kind] = labels(&self.run.pipeline, stage);
+                counter(&mut family, &[pipeline, component, kind, ("outcome", outcome)], count)?;
+            }
+        }
+        Ok(())
     }
 
     fn edges(&mut self) -> fmt::Result {

@@ -1,5 +1,6 @@
 //! The S3 source as the real binary, from a real S3 API into a real TimescaleDB and back to Parquet.
 
+mod lines;
 mod queue;
 mod replay;
 
@@ -8,8 +9,9 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use futures::TryStreamExt;
 use object_store::path::Path;
-use object_store::{ObjectStoreExt, PutPayload};
+use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use tempfile::TempDir;
@@ -38,6 +40,13 @@ impl House {
     fn put(&self, key: &str, content: impl Into<PutPayload>) {
         let store = services::s3().client(&self.bucket);
         self.runtime.block_on(store.put(&Path::from(key), content.into())).expect("an object is stored");
+    }
+
+    fn keys(&self, prefix: &str) -> Vec<String> {
+        let store = services::s3().client(&self.bucket);
+        let listing = store.list(Some(&Path::from(prefix)));
+        let listed: Vec<_> = self.runtime.block_on(listing.try_collect()).expect("a listing");
+        listed.into_iter().map(|object: object_store::ObjectMeta| object.location.to_string()).collect()
     }
 
     fn delete(&self, key: &str) {

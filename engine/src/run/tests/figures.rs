@@ -92,7 +92,8 @@ async fn latency_is_counted_by_receipt_and_by_the_devices_clocks() {
     assert_eq!((event.count(), event.buckets[1..beyond(30.0)].iter().sum::<u64>()), (2, 0), "half a minute and more");
     let newest = stage(&stats, "in").newest_event_at_us().expect("there is a time");
     assert!(newest <= now_us() - 30 * SECOND, "a clock that is ahead is not the newest");
-    assert_eq!(table.lag(now_us()), Duration::ZERO);
+    assert_eq!((table.lag(now_us()), stats.freshness(table, now_us())), (Duration::ZERO, Duration::ZERO));
+    assert_eq!((table.groups_stored(), table.deliveries_failed()), (1, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -107,8 +108,29 @@ async fn what_a_sink_holds_grows_old() {
     let now = now_us();
     assert!(table.lag(now) >= Duration::from_secs(2));
     assert_eq!(table.lag(now + 60 * SECOND), table.lag(now) + Duration::from_secs(60));
+    assert_eq!(stats.freshness(table, now), table.lag(now));
     assert_eq!(table.latency_received.counts().count(), 0, "what is not stored has no latency yet");
     running.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_sink_that_can_not_be_reached_grows_old_too() {
+    let plan = Plan::builder("p").source("in", Timed {}).sink("table", &["in"], Table { hangs: true }).build().unwrap();
+    let stats = Run::new(plan).stats();
+    let (table, edge) = (stage(&stats, "table"), &stats.edges[0]);
+    let now = now_us();
+    edge.sent(3, Some(now - 9 * SECOND));
+    edge.entered(3);
+    assert_eq!((table.lag(now), stats.freshness(table, now)), (Duration::ZERO, Duration::from_secs(9)));
+    edge.left(3, Some(now - 9 * SECOND));
+    table.set_state(crate::StageState::Running);
+    edge.sent(1, Some(now));
+    edge.entered(1);
+    assert_eq!(
+        stats.freshness(table, now),
+        Duration::ZERO,
+        "a sink at work takes it at once, however old the last one was"
+    );
 }
 
 #[tokio::test(start_paused = true)]

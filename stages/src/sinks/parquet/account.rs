@@ -3,23 +3,22 @@
 //!
 //! Each file says of what group it is (see [`super::provenance`]): how many rows the group had in all its
 //! files, and from which positions to which it took the sink. So the groups of an input must follow on
-//! each other without a gap, and the rows in a group's files must be as many as it says.
+//! each other without a gap, and the rows in a group's files must be as many as it says. Where some files
+//! have no place to say it (lines that are not packed), a gap proves nothing.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use parquet::arrow::arrow_reader::ArrowReaderMetadata;
-use parquet::file::metadata::KeyValue;
 use pipeline_engine::Position;
 use pipeline_engine::stage::{Account, Committed, StageError};
 use serde::Deserialize;
 
-use super::provenance::GROUP;
+use super::format::{Origin, Written};
 
 /// `pipeline.group` of a footer.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 pub(super) struct GroupText {
-    rows: u64,
+    pub(super) rows: u64,
     pub(super) advances: Vec<AdvanceText>,
 }
 
@@ -40,6 +39,8 @@ pub(super) struct Objects {
     groups: BTreeMap<GroupText, u64>,
     /// Objects of runs that took no checkpoints: nothing is known of what they should hold.
     unplaced: u64,
+    /// Objects that have no place to say what they should hold.
+    silent: u64,
     contradictions: Vec<String>,
 }
 
@@ -47,14 +48,16 @@ impl Objects {
     /// Takes in one object. What can't be read is a contradiction, not an error.
     pub(super) async fn add(&mut self, key: &str, content: Bytes) {
         self.objects += 1;
+        let Some(written) = Written::of(key) else { return };
         // On a damaged object the library may panic.
-        let read = tokio::task::spawn_blocking(move || rows_and_group(&content)).await;
-        match read.unwrap_or_else(|panic| Err(panic.to_string())) {
-            Ok((rows, group)) => {
+        let read = tokio::task::spawn_blocking(move || written.count(&content)).await;
+        match read.unwrap_or_else(|panic| Err(panic.into())) {
+            Ok((rows, origin)) => {
                 self.rows += rows;
-                match group {
-                    Some(group) => *self.groups.entry(group).or_default() += rows,
-                    None => self.unplaced += 1,
+                match origin {
+                    Origin::Group(group) => *self.groups.entry(group).or_default() += rows,
+                    Origin::Unplaced => self.unplaced += 1,
+                    Origin::Silent => self.silent += 1,
                 }
             }
             Err(mistake) => self.contradictions.push(format!("\"{key}\" can't be read: {mistake}")),
@@ -88,7 +91,7 @@ impl Objects {
             let mut last = None;
             // A bucket from which old days have expired begins later.
             for (index, (from, to)) in steps.into_iter().enumerate() {
-                if index > 0 && from != last {
+                if index > 0 && from != last && self.silent == 0 {
                     let shown =
                         |place: Option<Position>| place.map_or("the start".to_owned(), |place| place.to_string());
                     self.contradictions.push(format!(
@@ -101,13 +104,21 @@ impl Objects {
             }
             positions.extend(last.map(|position| Committed { input, partition, position }));
         }
-        let (objects, groups, unplaced) = (self.objects, self.groups.len(), self.unplaced);
-        let unplaced = if unplaced > 0 { format!(", {unplaced} of runs without checkpoints") } else { String::new() };
+        let mut found_in = format!("{} objects of {} groups", self.objects, self.groups.len());
+        if self.unplaced > 0 {
+            found_in.push_str(&format!(", {} of runs without checkpoints", self.unplaced));
+        }
+        if self.silent > 0 {
+            found_in.push_str(&format!(
+                ", {} of lines that are not packed and don't say which group is theirs",
+                self.silent
+            ));
+        }
         Ok(Account {
             positions,
-            rows_recorded: (self.unplaced == 0).then(|| self.groups.keys().map(|group| group.rows).sum()),
+            rows_recorded: (self.unplaced + self.silent == 0).then(|| self.groups.keys().map(|group| group.rows).sum()),
             rows_found: self.rows,
-            found_in: format!("{objects} objects of {groups} groups{unplaced}"),
+            found_in,
             contradictions: self.contradictions,
         })
     }
@@ -115,19 +126,6 @@ impl Objects {
 
 pub(super) fn position(text: &str) -> Result<Position, StageError> {
     text.parse().map_err(|error| StageError::permanent(format!("\"{text}\" is no position")).because(error))
-}
-
-fn rows_and_group(content: &Bytes) -> Result<(u64, Option<GroupText>), String> {
-    let metadata = ArrowReaderMetadata::load(content, Default::default()).map_err(|error| error.to_string())?;
-    let file = metadata.metadata().file_metadata();
-    Ok((u64::try_from(file.num_rows()).unwrap_or(0), group_of(file.key_value_metadata())?))
-}
-
-/// What a footer says of the group; `None` for one without positions.
-pub(super) fn group_of(entries: Option<&Vec<KeyValue>>) -> Result<Option<GroupText>, String> {
-    let entries: &[KeyValue] = entries.map_or(&[], Vec::as_slice);
-    let group = entries.iter().find(|entry| entry.key == GROUP).and_then(|entry| entry.value.as_deref());
-    group.map(serde_json::from_str).transpose().map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -162,6 +160,13 @@ mod tests {
         assert_eq!(incomplete.contradictions, ["the group up to 10 had 7 rows, and its objects hold 4"]);
         let twice = account(&[(group(7, None, 10), 7), (group(6, None, 9), 6)]);
         assert_eq!(twice.contradictions, ["\"in\" goes on from the start in two ways"]);
+        let groups = [(group(7, None, 10), 7), (group(1, Some(20), 21), 1)];
+        let objects = Objects { groups: groups.into_iter().collect(), silent: 1, ..Objects::default() };
+        assert_eq!(
+            objects.account().unwrap().contradictions,
+            Vec::<String>::new(),
+            "it may be in the one that is silent"
+        );
         let expired = account(&[(group(7, Some(5), 10), 7)]);
         assert_eq!(expired.contradictions, Vec::<String>::new(), "old days may be gone");
     }

@@ -2,11 +2,10 @@
 //! objects never change. What is in them can't be removed.
 
 use std::collections::BTreeSet;
-use std::error::Error;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Int64Type};
+use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use arrow::error::ArrowError;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -15,6 +14,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use pipeline_engine::far_end::{FarEnd, Found, Marked};
 use pipeline_engine::stage::StageError;
 
+use super::format::{Unreadable, Written};
 use super::letters::is_object_of;
 use super::store::Reader;
 
@@ -26,13 +26,14 @@ pub(super) struct LakeEnd {
     reader: Box<dyn Reader>,
     /// What the names of the sink's objects begin with.
     owner: String,
+    schema: SchemaRef,
     read: BTreeSet<String>,
     found: Found,
 }
 
 impl LakeEnd {
-    pub(super) fn new(reader: Box<dyn Reader>, owner: &str) -> Self {
-        Self { reader, owner: owner.to_owned(), read: BTreeSet::new(), found: Found::new() }
+    pub(super) fn new(reader: Box<dyn Reader>, owner: &str, schema: SchemaRef) -> Self {
+        Self { reader, owner: owner.to_owned(), schema, read: BTreeSet::new(), found: Found::new() }
     }
 }
 
@@ -52,7 +53,7 @@ impl FarEnd for LakeEnd {
             }
             // One that is gone has expired since it was listed.
             if let Some(content) = self.reader.get(&key).await? {
-                for (device, number) in rows_of(key.clone(), content, marked.clone()).await? {
+                for (device, number) in rows_of(key.clone(), content, self.schema.clone(), marked.clone()).await? {
                     *self.found.entry(device).or_default().entry(number).or_default() += 1;
                 }
             }
@@ -66,20 +67,37 @@ impl FarEnd for LakeEnd {
     }
 }
 
-async fn rows_of(key: String, content: Bytes, marked: Marked) -> Result<Vec<(String, i64)>, StageError> {
-    let unreadable = |error: Box<dyn Error + Send + Sync>| {
-        StageError::permanent(format!("\"{key}\" can't be read for marked rows")).because(error)
-    };
+async fn rows_of(
+    key: String,
+    content: Bytes,
+    schema: SchemaRef,
+    marked: Marked,
+) -> Result<Vec<(String, i64)>, StageError> {
+    let unreadable =
+        |error: Unreadable| StageError::permanent(format!("\"{key}\" can't be read for marked rows")).because(error);
+    let Some(written) = Written::of(&key) else { return Ok(Vec::new()) };
     // On a damaged object the library may panic.
-    let read = tokio::task::spawn_blocking(move || marked_rows(content, &marked)).await;
+    let read = tokio::task::spawn_blocking(move || marked_rows(written, content, &schema, &marked)).await;
     read.map_err(|panic| unreadable(panic.into()))?.map_err(unreadable)
 }
 
-fn marked_rows(content: Bytes, marked: &Marked) -> Result<Vec<(String, i64)>, Box<dyn Error + Send + Sync>> {
+fn marked_rows(
+    written: Written,
+    content: Bytes,
+    schema: &SchemaRef,
+    marked: &Marked,
+) -> Result<Vec<(String, i64)>, Unreadable> {
+    let mut found = Vec::new();
+    if written != Written::Parquet {
+        for rows in written.read(content, schema)?.0 {
+            found.extend(marked_of(&rows, marked)?);
+        }
+        return Ok(found);
+    }
+    // Of Parquet two columns are enough.
     let builder = ParquetRecordBatchReaderBuilder::try_new(content)?;
     let names = [marked.device_column.as_str(), marked.number_column.as_str()];
     let columns = ProjectionMask::columns(builder.parquet_schema(), names);
-    let mut found = Vec::new();
     for rows in builder.with_projection(columns).build()? {
         found.extend(marked_of(&rows?, marked)?);
     }

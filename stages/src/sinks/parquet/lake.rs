@@ -1,12 +1,12 @@
 //! The objects of a sink read back as rows, with the positions that they took the sink to: for `pipeline db`.
 
+use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
-use bytes::Bytes;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use pipeline_engine::Position;
 use pipeline_engine::stage::{Advance, StageError};
 
-use super::account::{group_of, position};
+use super::account::position;
+use super::format::{Origin, Written};
 use super::letters::is_object_of;
 use super::store::{Listed, Reader};
 
@@ -15,18 +15,19 @@ pub struct Lake {
     reader: Box<dyn Reader>,
     /// What the names of the sink's objects begin with.
     owner: String,
+    schema: SchemaRef,
 }
 
 /// One object, read.
 pub(crate) struct LakeObject {
     pub rows: Vec<RecordBatch>,
-    /// How far its group took the sink; `None` for one of a source that can't resume.
+    /// How far its group took the sink; `None` for one of a source that can't resume, and for one that does not say.
     pub advances: Option<Vec<Advance>>,
 }
 
 impl Lake {
-    pub(super) fn new(reader: Box<dyn Reader>, owner: &str) -> Self {
-        Self { reader, owner: owner.to_owned() }
+    pub(super) fn new(reader: Box<dyn Reader>, owner: &str, schema: SchemaRef) -> Self {
+        Self { reader, owner: owner.to_owned(), schema }
     }
 
     /// The place, for a person.
@@ -45,25 +46,19 @@ impl Lake {
     /// What is in an object; `None` if it is gone.
     pub(crate) async fn read(&mut self, key: &str) -> Result<Option<LakeObject>, StageError> {
         let Some(content) = self.reader.get(key).await? else { return Ok(None) };
-        let unreadable = |why: String| StageError::permanent(format!("\"{key}\" can't be read as Parquet: {why}"));
+        let unreadable = |why: String| StageError::permanent(format!("\"{key}\" can't be read: {why}"));
+        let Some(written) = Written::of(key) else { return Err(unreadable("no sink writes such objects".to_owned())) };
+        let schema = self.schema.clone();
         // On a damaged object the library may panic.
-        let read = tokio::task::spawn_blocking(move || decode(content)).await;
-        let (rows, group) = read.unwrap_or_else(|panic| Err(panic.to_string())).map_err(unreadable)?;
-        let advances = group.map(|group| {
-            let advance = |text: super::account::AdvanceText| {
-                let from: Option<Position> = text.from.as_deref().map(position).transpose()?;
-                Ok(Advance { input: text.input, partition: text.partition, from, to: position(&text.to)? })
-            };
-            group.advances.into_iter().map(advance).collect::<Result<Vec<_>, StageError>>()
-        });
-        Ok(Some(LakeObject { rows, advances: advances.transpose()? }))
+        let read = tokio::task::spawn_blocking(move || written.read(content, &schema)).await;
+        let (rows, origin) =
+            read.map_err(|panic| unreadable(panic.to_string()))?.map_err(|error| unreadable(error.to_string()))?;
+        let Origin::Group(group) = origin else { return Ok(Some(LakeObject { rows, advances: None })) };
+        let advance = |text: super::account::AdvanceText| {
+            let from: Option<Position> = text.from.as_deref().map(position).transpose()?;
+            Ok(Advance { input: text.input, partition: text.partition, from, to: position(&text.to)? })
+        };
+        let advances = group.advances.into_iter().map(advance).collect::<Result<Vec<_>, StageError>>()?;
+        Ok(Some(LakeObject { rows, advances: Some(advances) }))
     }
-}
-
-fn decode(content: Bytes) -> Result<(Vec<RecordBatch>, Option<super::account::GroupText>), String> {
-    let reader = ParquetRecordBatchReaderBuilder::try_new(content).map_err(|error| error.to_string())?;
-    let group = group_of(reader.metadata().file_metadata().key_value_metadata())?;
-    let rows = reader.build().map_err(|error| error.to_string())?;
-    let rows = rows.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
-    Ok((rows, group))
 }

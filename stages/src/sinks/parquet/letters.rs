@@ -1,16 +1,14 @@
 //! The dead letters in the objects of the sink, read back. Objects are never changed or deleted.
 
-use std::error::Error;
-
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::NaiveDate;
 use futures::{StreamExt, TryStreamExt, stream};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::errors::ParquetError;
+use pipeline_engine::dead_letter;
 use pipeline_engine::dlq::{Letter, LetterFilter, LetterStore, LetterStream, ReplayLog};
 use pipeline_engine::stage::StageError;
 
+use super::format::{Unreadable, Written};
 use super::store::Reader;
 use crate::dead_letters::letters_in;
 
@@ -49,7 +47,7 @@ impl LakeLetters {
 pub(super) fn is_object_of(owner: &str, key: &str) -> bool {
     let name = key.rsplit_once('/').map_or(key, |(_, name)| name);
     let is_hash = |rest: &str| rest.split_once(['.', '-']).is_some_and(|(hash, _)| hash.len() == 32);
-    name.ends_with(".parquet") && name.strip_prefix(owner).is_some_and(is_hash)
+    Written::of(name).is_some() && name.strip_prefix(owner).is_some_and(is_hash)
 }
 
 /// Whether the folder of the object is of a day that the filter asks for. The day is that of receipt, of
@@ -104,20 +102,18 @@ impl LetterStore for LakeLetters {
 }
 
 async fn letters_of(key: String, content: Bytes) -> Result<Vec<Letter>, StageError> {
-    let broken = |error: Box<dyn Error + Send + Sync>| {
-        StageError::permanent(format!("\"{key}\" can't be read as Parquet"))
+    let broken = |error: Unreadable| {
+        StageError::permanent(format!("\"{key}\" can't be read"))
             .because(error)
             .hint("Fetch it from a copy, or move it away: the other objects can be read.")
     };
+    let written = Written::of(&key).ok_or_else(|| broken("no sink writes such objects".into()))?;
     let read = tokio::task::spawn_blocking(move || {
-        let mut letters = Vec::new();
-        for rows in ParquetRecordBatchReaderBuilder::try_new(content)?.build()? {
-            letters.push(letters_in(&rows?));
-        }
-        Ok::<_, ParquetError>(letters)
+        let (batches, _) = written.read(content, &dead_letter::schema())?;
+        Ok::<_, Unreadable>(batches.iter().map(letters_in).collect::<Vec<_>>())
     });
     // On a damaged object the library may panic: that is no more our mistake than an error is.
-    let letters = read.await.map_err(|panic| broken(panic.into()))?.map_err(|error| broken(error.into()))?;
+    let letters = read.await.map_err(|panic| broken(panic.into()))?.map_err(broken)?;
     Ok(letters.into_iter().collect::<Result<Vec<_>, _>>()?.concat())
 }
 
@@ -135,6 +131,10 @@ mod tests {
         for (name, own) in [
             (format!("iot-lake-{hash}.parquet"), true),
             (format!("iot-lake-{hash}-2.parquet"), true),
+            (format!("iot-lake-{hash}.json.gz"), true),
+            (format!("iot-lake-{hash}-2.json.zst"), true),
+            (format!("iot-lake-{hash}.json"), true),
+            (format!("iot-lake-{hash}.json.bak"), false),
             (format!("iot-lake-b-{hash}.parquet"), false),
             (format!("iot-other-{hash}.parquet"), false),
             ("iot-lake-x.parquet".to_owned(), false),
@@ -174,7 +174,7 @@ mod tests {
         let mut writer = ArrowWriter::try_new(&mut object, rows.schema(), None).unwrap();
         writer.write(&rows).unwrap();
         writer.close().unwrap();
-        let read = async |bytes: Vec<u8>| letters_of("the object".to_owned(), bytes.into()).await;
+        let read = async |bytes: Vec<u8>| letters_of("object.parquet".to_owned(), bytes.into()).await;
         assert_eq!(read(object.clone()).await.unwrap().len(), 9);
         let mut refused = 0;
         for at in 0..object.len() {

@@ -1,6 +1,6 @@
-//! Lays rows down as Parquet files in folders by day, in an S3 bucket or on a local disk.
+//! Lays rows down as Parquet files or JSON lines in folders, by day or as a prefix of Firehose's says, in an S3 bucket or on a local disk.
 //!
-//! Each group of the engine becomes one object for each day it touches, whole and durable before
+//! Each group of the engine becomes one object for each folder it touches, whole and durable before
 //! the group counts as stored. An object is never seen half and never overwritten.
 //!
 //! **Guarantee.** Where the source can resume, each row ends in exactly one object, through crashes
@@ -11,60 +11,60 @@
 //! than the objects that are there.
 //!
 //! **Names.** `year=YYYY/month=MM/day=DD/<pipeline>-<stage>-<hash>.parquet`, the hash being 128 bits
-//! of SHA-256 over the file. The footer holds the positions and the times of receipt of the rows, so
+//! of SHA-256 over the file. The footer holds the positions and the times of receipt of the rows (for
+//! JSON lines they are hashed as well), so
 //! the same group gives the same name, whatever became of an earlier try: a retry finds its object
 //! there and is done. Different rows never share a name, not even where a source counts its
 //! positions anew in each run, since their times of receipt differ. A name made of positions alone
 //! would fail there, and where two branches of a pipeline bring rows of one position to one sink.
 //!
 //! **Proof.** The footers (`pipeline.group`, see `provenance`) say of each group how many rows it has
-//! and where it goes on from: whether all rows are there, each once, shows from the objects alone.
+//! and where it goes on from: whether all rows are there, each once, shows from the objects alone. Packed
+//! JSON lines say so too (see `format`).
 //!
 //! **Danger.** A source that can't resume gives groups without positions: the rows it sends again
 //! after a crash may be grouped differently, and at most one group is then stored twice, under
 //! another name. The same happens to whatever the source still holds if the sink's folder below the
-//! data directory is lost. Of a group that touches several days, some days may be visible before
+//! data directory is lost. Of a group that touches several folders, some may be visible before
 //! the others.
 
 mod account;
 mod bucket;
 mod compare;
 mod config;
-mod days;
 mod destination;
 mod disk;
-mod encode;
 mod far_end;
 mod folder;
+mod format;
 mod journal;
 mod lake;
+mod layout;
 mod letters;
 mod provenance;
 mod store;
 
 use std::any::Any;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
-use aws_lc_rs::digest::{SHA256, digest};
-use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
+use pipeline_engine::Counter;
 use pipeline_engine::dlq::LetterStore;
 use pipeline_engine::far_end::FarEnd;
 use pipeline_engine::stage::{Account, Committed, Examination, Group, SchemaComparison, Sink, StageError};
-use pipeline_engine::{Counter, now_us};
 
 use self::account::Objects;
 pub use self::config::ParquetConfig;
-use self::days::{Day, split_by_day};
 pub(crate) use self::destination::Destination;
-use self::encode::Encoder;
 use self::far_end::LakeEnd;
+use self::format::{Encoded, Encoder, Form};
 use self::journal::{Journal, Staged};
 pub use self::lake::Lake;
 pub(crate) use self::lake::LakeObject;
+use self::layout::{Layout, Place};
 use self::letters::{LakeLetters, is_object_of};
 use self::provenance::Provenance;
 use self::store::{Guard, Listed, Object, Store};
@@ -80,7 +80,7 @@ const REMEMBERED_MAX: usize = 1_024;
 struct Parquet {
     store: Box<dyn Store>,
     encoder: Arc<Encoder>,
-    folders: Folders,
+    layout: Arc<Layout>,
     /// What every name begins with.
     owner: String,
     journal: Journal,
@@ -88,13 +88,6 @@ struct Parquet {
     made: VecDeque<String>,
     files: Counter,
     bytes: Counter,
-}
-
-/// What decides the folder of a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Folders {
-    ByReceipt,
-    ByColumn(usize),
 }
 
 #[async_trait]
@@ -125,10 +118,7 @@ impl Sink for Parquet {
     }
 
     fn time_column(&self) -> Option<usize> {
-        match self.folders {
-            Folders::ByReceipt => None,
-            Folders::ByColumn(column) => Some(column),
-        }
+        self.layout.time_column()
     }
 
     async fn account(&mut self) -> Result<Option<Account>, StageError> {
@@ -147,9 +137,12 @@ impl Sink for Parquet {
     }
 
     async fn compare_schema(&mut self) -> Result<Option<SchemaComparison>, StageError> {
+        // Lines have no schema.
+        let Form::Parquet(_) = self.encoder.form else { return Ok(None) };
         let Some(mut reader) = self.store.reader() else { return Ok(None) };
         let mut listed = reader.list().await?;
-        listed.retain(|listed| is_object_of(&self.owner, &listed.key));
+        listed
+            .retain(|listed| is_object_of(&self.owner, &listed.key) && listed.key.ends_with(self.encoder.extension()));
         let count = listed.len();
         let newest =
             listed.into_iter().max_by(|one, other| (one.made_at_us, &one.key).cmp(&(other.made_at_us, &other.key)));
@@ -163,7 +156,7 @@ impl Sink for Parquet {
     }
 
     fn declared(&self) -> Option<Box<dyn Any + Send>> {
-        Some(Box::new(Lake::new(self.store.reader()?, &self.owner)))
+        Some(Box::new(Lake::new(self.store.reader()?, &self.owner, self.encoder.schema.clone())))
     }
 
     fn dead_letters(&self) -> Option<Box<dyn LetterStore>> {
@@ -171,7 +164,7 @@ impl Sink for Parquet {
     }
 
     fn far_end(&self) -> Option<Box<dyn FarEnd>> {
-        Some(Box::new(LakeEnd::new(self.store.reader()?, &self.owner)))
+        Some(Box::new(LakeEnd::new(self.store.reader()?, &self.owner, self.encoder.schema.clone())))
     }
 
     async fn write(&mut self, group: &Group) -> Result<(), StageError> {
@@ -185,8 +178,10 @@ impl Sink for Parquet {
         }
         let files = self.encode(group).await?;
         // No two groups have the same positions, so no two objects have the same name.
-        let object =
-            |(day, content): (Day, Bytes)| Object { key: format!("{}.parquet", self.stem(day, &content)), content };
+        let object = |(place, file): (Place, Encoded)| Object {
+            key: format!("{}{}", self.stem(&place, &file), self.encoder.extension()),
+            content: file.content,
+        };
         let objects = files.into_iter().map(object).collect();
         self.journal.stage(Staged { advances: group.advances().to_vec(), objects }).await?;
         self.finish_staged().await
@@ -197,8 +192,8 @@ impl Parquet {
     /// A group whose positions mean nothing after a restart.
     async fn write_unstaged(&mut self, group: &Group) -> Result<(), StageError> {
         let files = self.encode(group).await?;
-        let objects: Vec<_> =
-            files.into_iter().map(|(day, content)| Object { key: self.key(day, &content), content }).collect();
+        let object = |(place, file): (Place, Encoded)| Object { key: self.key(&place, &file), content: file.content };
+        let objects: Vec<_> = files.into_iter().map(object).collect();
         self.create(&objects).await?;
         self.made.extend(objects.into_iter().map(|object| object.key));
         let surplus = self.made.len().saturating_sub(REMEMBERED_MAX);
@@ -226,53 +221,40 @@ impl Parquet {
         Ok(())
     }
 
-    async fn encode(&self, group: &Group) -> Result<Vec<(Day, Bytes)>, StageError> {
+    async fn encode(&self, group: &Group) -> Result<Vec<(Place, Encoded)>, StageError> {
         let provenance = Provenance::of(group);
         let batches: Vec<_> =
             group.batches().iter().map(|batch| (batch.rows.clone(), batch.ack().received_at_us())).collect();
-        let (encoder, folders) = (self.encoder.clone(), self.folders);
-        tokio::task::spawn_blocking(move || encode_days(&encoder, folders, batches, &provenance))
+        let (encoder, layout) = (self.encoder.clone(), self.layout.clone());
+        tokio::task::spawn_blocking(move || encode_folders(&encoder, &layout, batches, &provenance))
             .await
             .map_err(|panic| StageError::bug("encoding a file panicked").because(panic))?
     }
 
-    fn stem(&self, day: Day, content: &Bytes) -> String {
-        let hash = digest(&SHA256, content);
-        let hash: String = hash.as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{}/{}{hash}", day.folder(), self.owner)
+    /// The key without its end.
+    fn stem(&self, place: &Place, file: &Encoded) -> String {
+        let hash: String = file.digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{}{}{hash}", place.folder(&file.digest), self.owner)
     }
 
-    fn key(&self, day: Day, content: &Bytes) -> String {
-        let stem = self.stem(day, content);
+    fn key(&self, place: &Place, file: &Encoded) -> String {
+        let (stem, extension) = (self.stem(place, file), self.encoder.extension());
         // The very same rows of the very same positions, in an earlier group: they came by two ways
         // through the pipeline, and are two rows. A retry is none of these, its group is not made yet.
         let twins = self.made.iter().filter(|key| key.starts_with(&stem)).count();
-        if twins == 0 { format!("{stem}.parquet") } else { format!("{stem}-{}.parquet", twins + 1) }
+        if twins == 0 { format!("{stem}{extension}") } else { format!("{stem}-{}{extension}", twins + 1) }
     }
 }
 
-/// One file for each day, with its rows in order of arrival.
-fn encode_days(
+/// One file for each folder, with its rows in order of arrival.
+fn encode_folders(
     encoder: &Encoder,
-    folders: Folders,
+    layout: &Layout,
     batches: Vec<(RecordBatch, Option<i64>)>,
     provenance: &Provenance,
-) -> Result<Vec<(Day, Bytes)>, StageError> {
-    let mut days = BTreeMap::<Day, Vec<RecordBatch>>::new();
-    for (rows, received_at_us) in batches {
-        match folders {
-            // Only tests make rows that were never received.
-            Folders::ByReceipt => days.entry(Day::of(received_at_us.unwrap_or_else(now_us))).or_default().push(rows),
-            Folders::ByColumn(column) => {
-                for (day, rows) in split_by_day(&rows, column)? {
-                    days.entry(day).or_default().push(rows);
-                }
-            }
-        }
-    }
-    let encode = |(day, batches): (Day, Vec<RecordBatch>)| Ok((day, encoder.encode(&batches, provenance)?));
-    let files = days.into_iter().map(encode).collect::<Result<_, parquet::errors::ParquetError>>();
-    files.map_err(|error| StageError::bug("the Parquet writer failed").because(error))
+) -> Result<Vec<(Place, Encoded)>, StageError> {
+    let encode = |(place, batches): (Place, Vec<RecordBatch>)| Ok((place, encoder.encode(&batches, provenance)?));
+    layout.split(batches)?.into_iter().map(encode).collect()
 }
 
 #[cfg(test)]

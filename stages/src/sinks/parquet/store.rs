@@ -4,10 +4,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use pipeline_engine::stage::{Examination, StageError};
 
-/// One Parquet file on its way to the store.
+/// One file on its way to the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Object {
-    /// Folders and name, below the sink's own prefix. Made of our own words only.
+    /// Folders and name, below the sink's own prefix. Values of rows in it are escaped (see [`super::layout`]).
     pub(super) key: String,
     /// The whole file.
     pub(super) content: Bytes,

@@ -4,8 +4,8 @@ use arrow::datatypes::DataType;
 use regex::Regex;
 
 use super::functions::Function;
-use super::time_pattern::{TimePattern, Zone};
 use super::value::Value;
+use crate::time_pattern::{TimePattern, Zone};
 
 /// What an expression's values are, where they are not Undefined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

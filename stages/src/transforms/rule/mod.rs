@@ -57,7 +57,6 @@ mod run;
 mod sql;
 #[cfg(test)]
 mod tests;
-mod time_pattern;
 mod topic_filter;
 mod value;
 

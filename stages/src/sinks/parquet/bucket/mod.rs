@@ -93,6 +93,12 @@ impl Bucket {
         Ok(kept)
     }
 
+    /// Where the object of a key lies. The key is taken as it is: whoever made it has escaped what must be.
+    fn location(&self, key: &str) -> Result<Path, StageError> {
+        let below = Path::parse(key).map_err(|error| StageError::bug(format!("\"{key}\" is no key")).because(error))?;
+        Ok(Path::from_iter(self.prefix.parts().chain(below.parts())))
+    }
+
     fn aside(&self, name: &str) -> Path {
         self.prefix.clone().join(ASIDE).join(name)
     }
@@ -159,7 +165,7 @@ impl Store for Bucket {
 
 impl Bucket {
     async fn create_patiently(&self, object: &Object) -> Result<(), StageError> {
-        let location = Path::from_iter(self.prefix.parts().chain(Path::from(object.key.as_str()).parts()));
+        let location = self.location(&object.key)?;
         let client = self.client()?;
         let mode = match self.guard {
             Guard::Store => PutMode::Create,

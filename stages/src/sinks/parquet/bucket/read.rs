@@ -49,7 +49,7 @@ impl Reader for Bucket {
 
     async fn get(&mut self, key: &str) -> Result<Option<Bytes>, StageError> {
         let client = self.connected().await?;
-        let location = Path::from_iter(self.prefix.parts().chain(Path::from(key).parts()));
+        let location = self.location(key)?;
         let found = match client.get(&location).await {
             Ok(found) => found,
             Err(Error::NotFound { .. }) => return Ok(None),

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 
 use arrow::array::AsArray;
 use arrow::datatypes::TimestampMicrosecondType;
-use parquet::file::reader::{FileReader, SerializedFileReader};
 use pipeline_engine::Position;
 use pipeline_engine::spool::Storage;
 use pipeline_engine::spool::testing::SimulatedDisk;
@@ -13,6 +12,8 @@ use pipeline_engine::stage::Advance;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
+use super::account::GroupText;
+use super::format::{Origin, Packing, Written};
 use super::*;
 
 const STATE: &str = "data/lake";
@@ -98,12 +99,16 @@ struct Machine {
     objects: Objects,
     clock: Pcg64Mcg,
     power_cut: bool,
+    form: Form,
 }
 
 impl Machine {
     fn new(seed: u64, power_cut: bool) -> Self {
         let clock = Pcg64Mcg::seed_from_u64(seed);
-        Self { disk: SimulatedDisk::new(seed), objects: Objects::default(), clock, power_cut }
+        // Both forms of an object: what makes it exactly one is not its content.
+        let form =
+            if seed.is_multiple_of(2) { Form::Parquet(Codec::UNCOMPRESSED) } else { Form::Json(Packing::Gzip(1)) };
+        Self { disk: SimulatedDisk::new(seed), objects: Objects::default(), clock, power_cut, form }
     }
 
     /// Whether a process that ends at its `step`-th operation had come to the end of its work.
@@ -121,7 +126,7 @@ impl Machine {
     async fn run_on(&mut self) -> bool {
         let disk = self.disk.mount();
         let shelf = Shelf { objects: self.objects.clone(), disk: disk.clone() };
-        let mut sink = on(Box::new(shelf), Journal::new(disk, STATE.into()));
+        let mut sink = on(Box::new(shelf), Journal::new(disk, STATE.into()), self.form);
         match run(&mut sink, &mut self.clock).await {
             Ok(()) => true,
             Err(error) => {
@@ -135,36 +140,31 @@ impl Machine {
         let objects = self.objects.lock().unwrap();
         let mut times = Vec::new();
         // Of each group: how many rows it says, how many there are.
-        let mut groups = BTreeMap::<String, (u64, u64)>::new();
-        for content in objects.values() {
-            let file = SerializedFileReader::new(content.clone()).unwrap();
-            let metadata = file.metadata().file_metadata();
-            let entries = metadata.key_value_metadata().unwrap();
-            let group = entries.iter().find(|entry| entry.key == "pipeline.group").unwrap().value.clone().unwrap();
-            let said = serde_json::from_str::<Value>(&group).unwrap()["rows"].as_u64().unwrap();
-            groups.entry(group).or_insert((said, 0)).1 += metadata.num_rows() as u64;
-            let reader = ParquetRecordBatchReaderBuilder::try_new(content.clone()).unwrap().build().unwrap();
-            for rows in reader.map(Result::unwrap) {
+        let mut groups = BTreeMap::<GroupText, u64>::new();
+        for (key, content) in objects.iter() {
+            let (batches, origin) = Written::of(key).unwrap().read(content.clone(), &input()).unwrap();
+            let Origin::Group(group) = origin else { panic!("\"{key}\" does not say of what group it is") };
+            for rows in batches {
+                *groups.entry(group.clone()).or_default() += rows.num_rows() as u64;
                 times.extend_from_slice(rows.column(0).as_primitive::<TimestampMicrosecondType>().values());
             }
         }
         times.sort();
         assert_eq!(times, all_times(), "each row in exactly one object");
-        assert!(groups.values().all(|(said, there)| said == there), "{groups:?}");
+        assert!(groups.iter().all(|(group, there)| group.rows == *there), "{groups:?}");
         self.check_the_chain(groups.keys());
         let names: BTreeSet<_> = self.disk.files().into_iter().map(|(path, _)| path).collect();
         assert_eq!(names, BTreeSet::from([Path::new(STATE).join("positions")]), "nothing else stays");
     }
 
     /// The footers alone show that no group is missing: each goes on from the one before.
-    fn check_the_chain<'a>(&self, groups: impl Iterator<Item = &'a String>) {
+    fn check_the_chain<'a>(&self, groups: impl Iterator<Item = &'a GroupText>) {
         let mut spans = BTreeMap::<String, BTreeMap<u64, u64>>::new();
         for group in groups {
-            let group: Value = serde_json::from_str(group).unwrap();
-            for advance in group["advances"].as_array().unwrap() {
-                let number = |key: &str| advance[key].as_str().map_or(0, |text| text.parse().unwrap());
-                let input = advance["input"].as_str().unwrap().to_owned();
-                assert_eq!(spans.entry(input).or_default().insert(number("from"), number("to")), None);
+            for advance in &group.advances {
+                let number = |text: Option<&str>| text.map_or(0, |text| text.parse().unwrap());
+                let (from, to) = (number(advance.from.as_deref()), number(Some(&advance.to)));
+                assert_eq!(spans.entry(advance.input.clone()).or_default().insert(from, to), None);
             }
         }
         for input in INPUTS {

@@ -322,7 +322,7 @@ async fn positions_older_than_what_is_staged_are_refused() {
 async fn a_store_that_loses_every_reply_gets_each_object_of_a_staged_group_once() {
     let store = Flaky::default();
     let disk = SimulatedDisk::new(1);
-    let mut sink = on(Box::new(store.clone()), Journal::new(disk.mount(), "state".into()));
+    let mut sink = on(Box::new(store.clone()), Journal::new(disk.mount(), "state".into()), PLAIN);
     let group = group(0, 40);
     let mut tries = 1;
     while let Err(error) = sink.write(&group).await {
@@ -339,7 +339,7 @@ async fn a_store_that_loses_every_reply_gets_each_object_of_a_staged_group_once(
 #[tokio::test]
 async fn a_full_disk_is_waited_for_and_takes_no_rows_along() {
     let (shelf, disk) = (Flaky::default(), SimulatedDisk::new(1));
-    let mut sink = on(Box::new(shelf.clone()), Journal::new(disk.mount(), "state".into()));
+    let mut sink = on(Box::new(shelf.clone()), Journal::new(disk.mount(), "state".into()), PLAIN);
     disk.set_capacity(1_000);
     for _ in 0..3 {
         let error = sink.write(&group(0, 3)).await.unwrap_err();
@@ -360,7 +360,7 @@ async fn a_full_disk_is_waited_for_and_takes_no_rows_along() {
 #[tokio::test]
 async fn a_disk_that_fails_to_sync_stops_the_sink_before_anything_is_created() {
     let (shelf, disk) = (Flaky::default(), SimulatedDisk::new(1));
-    let mut sink = on(Box::new(shelf.clone()), Journal::new(disk.mount(), "state".into()));
+    let mut sink = on(Box::new(shelf.clone()), Journal::new(disk.mount(), "state".into()), PLAIN);
     disk.fail_syncs(1);
     let error = sink.write(&group(0, 3)).await.unwrap_err();
     assert_eq!(error.fault(), Fault::Permanent);

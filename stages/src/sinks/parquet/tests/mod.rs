@@ -3,12 +3,15 @@
 mod config;
 mod crashes;
 mod journaled;
+mod lines;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use arrow::array::{Float64Array, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression as Codec, ZstdLevel};
 use pipeline_engine::spool::FsStorage;
@@ -17,6 +20,7 @@ use pipeline_engine::{Partition, Span, schema, testing};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::layout::{Clock, LayoutText};
 use super::*;
 
 const DAY_US: i64 = 86_400_000_000;
@@ -72,18 +76,16 @@ fn days(root: &Path) -> Vec<(String, usize)> {
     files(root).iter().map(|path| (day(path), read(path).iter().map(RecordBatch::num_rows).sum())).collect()
 }
 
+const PLAIN: Form = Form::Parquet(Codec::UNCOMPRESSED);
+
 /// A sink that lays rows by their own time into this store.
-fn on(store: Box<dyn Store>, journal: Journal) -> Parquet {
-    let encoder = Encoder {
-        pipeline: "iot".to_owned(),
-        stage: "lake".to_owned(),
-        schema: input(),
-        compression: Codec::UNCOMPRESSED,
-    };
+fn on(store: Box<dyn Store>, journal: Journal, form: Form) -> Parquet {
+    let encoder = Encoder { pipeline: "iot".to_owned(), stage: "lake".to_owned(), schema: input(), form };
+    let by_day = LayoutText { prefix: None, error_prefix: None, time_zone: None, partitions_max: 1 };
     Parquet {
         store,
         encoder: Arc::new(encoder),
-        folders: Folders::ByColumn(0),
+        layout: Arc::new(Layout::new(by_day, Clock::Column(0), &input()).unwrap()),
         owner: "iot-lake-".to_owned(),
         journal,
         made: VecDeque::new(),
@@ -200,7 +202,7 @@ impl Store for Flaky {
 #[tokio::test]
 async fn a_group_tried_again_until_it_is_stored_is_stored_once() {
     let store = Flaky::default();
-    let mut sink = on(Box::new(store.clone()), Journal::new(Arc::new(FsStorage), "never made".into()));
+    let mut sink = on(Box::new(store.clone()), Journal::new(Arc::new(FsStorage), "never made".into()), PLAIN);
     let times: Vec<i64> = (0..20).map(|day| day * DAY_US).collect();
     let group = received(&Partition::new("p"), rows(&times), 7);
     let mut tries = 1;

@@ -6,11 +6,11 @@ use pipeline_engine::suggest::nearest;
 use regex::Regex;
 
 use super::Binder;
+use crate::time_pattern::{Dialect, TimePattern, Zone};
 use crate::transforms::rule::expression::{Expression, Kind, Op, Prepared};
 use crate::transforms::rule::functions::{self, Function, OF_MESSAGE};
 use crate::transforms::rule::sql::Refusal;
 use crate::transforms::rule::sql::tree::{Kind as TreeKind, Tree};
-use crate::transforms::rule::time_pattern::{Dialect, TimePattern, Zone};
 use crate::transforms::rule::value::Value;
 
 /// The version of AWS IoT's SQL that is spoken here.

@@ -1,8 +1,8 @@
 //! Times as text and as milliseconds.
 
 use super::{Arguments, Function, Shape, always_int, always_text};
+use crate::time_pattern::{Dialect, TimePattern, Zone};
 use crate::transforms::rule::expression::Prepared;
-use crate::transforms::rule::time_pattern::{Dialect, TimePattern, Zone};
 use crate::transforms::rule::value::Value;
 
 pub(super) const FUNCTIONS: &[Function] = &[

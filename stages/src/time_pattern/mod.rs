@@ -1,7 +1,7 @@
 //! Patterns of dates and times as Java writes them: `yyyy-MM-dd HH:mm:ss z`.
 //!
 //! AWS IoT reads the pattern of `parse_time` as Joda-Time does and that of `time_to_epoch` as JDK 11
-//! does; a few letters differ. Names of days, months and eras are English. A letter that is not known
+//! does; a few letters differ. Firehose reads those of a prefix as the JDK does. Names of days, months and eras are English. A letter that is not known
 //! is refused when the plan is built.
 
 mod read;
@@ -15,7 +15,7 @@ pub use zone::Zone;
 pub enum Dialect {
     /// `parse_time`
     Joda,
-    /// `time_to_epoch`
+    /// `time_to_epoch`, and prefixes of a Firehose.
     Jdk,
 }
 
@@ -134,6 +134,25 @@ impl TimePattern {
     }
 }
 
+#[cfg(feature = "parquet")]
+impl TimePattern {
+    /// So many microseconds begin and end with the clock in UTC and are written alike there: a day where the pattern has
+    /// nothing shorter, down to a millisecond.
+    pub fn step_us(&self) -> i64 {
+        let step_us = |part: &Part| match part {
+            Part::Field(Field::Fraction, _) => 1_000,
+            Part::Field(Field::Second, _) => 1_000_000,
+            Part::Field(Field::Minute, _) => 60_000_000,
+            Part::Field(
+                Field::HalfDay | Field::HourOfHalfDay | Field::ClockHourOfHalfDay | Field::Hour | Field::ClockHour,
+                _,
+            ) => 3_600_000_000,
+            Part::Field(..) | Part::Literal(_) => 86_400_000_000,
+        };
+        self.parts.iter().map(step_us).min().unwrap_or(86_400_000_000)
+    }
+}
+
 fn push_literal(parts: &mut Vec<Part>, text: &str) {
     match parts.last_mut() {
         Some(Part::Literal(literal)) => literal.push_str(text),
@@ -229,6 +248,22 @@ mod tests {
             ("2026-03-07 Mars/Base", "yyyy-MM-dd VV", None),
         ] {
             assert_eq!(parse(text, pattern), time_ms, "{text} by {pattern}");
+        }
+    }
+
+    #[cfg(feature = "parquet")]
+    #[test]
+    fn a_step_is_as_long_as_what_is_written_alike() {
+        for (pattern, step_us) in [
+            ("yyyy/MM/dd", 86_400_000_000),
+            ("'HH'", 86_400_000_000),
+            ("yyyy/MM/dd/HH", 3_600_000_000),
+            ("a", 3_600_000_000),
+            ("HH mm", 60_000_000),
+            ("ss", 1_000_000),
+            ("SSS yyyy", 1_000),
+        ] {
+            assert_eq!(TimePattern::read(pattern, Dialect::Jdk).unwrap().step_us(), step_us, "{pattern}");
         }
     }
 

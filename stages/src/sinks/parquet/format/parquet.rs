@@ -1,13 +1,13 @@
 //! Rows become the bytes of one Parquet file.
 //!
 //! The same rows, names and positions give the same bytes: no time, host or random number goes in.
-//! The name of an object rests on that (see the parent module).
+//! The name of an object rests on that (see the module of the sink).
 
 use std::collections::HashSet;
 use std::hash::Hash;
 
 use arrow::array::{Array, ArrayRef, AsArray};
-use arrow::datatypes::{DataType, Float32Type, Float64Type, SchemaRef};
+use arrow::datatypes::{DataType, Float32Type, Float64Type, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
@@ -17,58 +17,57 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 
-use super::provenance::Provenance;
-
 /// Smaller row groups cost: at 100,000 rows the writer was half as fast.
 const ROW_GROUP_ROWS: usize = 1_000_000;
 
 /// Values looked at to decide on a dictionary: enough to tell 10,000 devices from unique values.
 const SAMPLE_ROWS: usize = 20_000;
 
-/// What is the same for every file of a sink.
-pub(super) struct Encoder {
-    pub(super) pipeline: String,
-    pub(super) stage: String,
-    pub(super) schema: SchemaRef,
-    pub(super) compression: Compression,
+/// One file with these rows, in this order. `entries` are keys and values of its footer.
+///
+/// # Errors
+/// None that occur: the rows are of the schema.
+pub(super) fn write(
+    schema: &SchemaRef,
+    codec: Compression,
+    batches: &[RecordBatch],
+    entries: &[(&str, &str)],
+) -> Result<Bytes, ParquetError> {
+    let properties = properties(schema, codec, batches, entries);
+    let mut writer = ArrowWriter::try_new(Vec::new(), schema.clone(), Some(properties))?;
+    for rows in batches {
+        writer.write(rows)?;
+    }
+    Ok(writer.into_inner()?.into())
 }
 
-impl Encoder {
-    /// One file with these rows, in this order.
-    pub(super) fn encode(&self, batches: &[RecordBatch], provenance: &Provenance) -> Result<Bytes, ParquetError> {
-        let properties = self.properties(batches, provenance);
-        let mut writer = ArrowWriter::try_new(Vec::new(), self.schema.clone(), Some(properties))?;
-        for rows in batches {
-            writer.write(rows)?;
-        }
-        Ok(writer.into_inner()?.into())
+fn properties(
+    schema: &Schema,
+    codec: Compression,
+    batches: &[RecordBatch],
+    entries: &[(&str, &str)],
+) -> WriterProperties {
+    let entries = entries.iter().map(|(key, value)| KeyValue::new((*key).to_owned(), (*value).to_owned()));
+    let mut properties = WriterProperties::builder()
+        .set_compression(codec)
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        // Only where values repeat: else the dictionary grows as large as the column. A million
+        // readings took 3.0 bytes a row so, 5.5 with a dictionary for text only.
+        .set_dictionary_enabled(false)
+        .set_key_value_metadata(Some(entries.collect()));
+    for (index, field) in schema.fields().iter().enumerate() {
+        let path = ColumnPath::from(vec![field.name().clone()]);
+        properties = match field.data_type() {
+            DataType::Utf8 | DataType::Float32 | DataType::Float64 => {
+                properties.set_column_dictionary_enabled(path, values_repeat(batches, index))
+            }
+            DataType::Int16 | DataType::Int32 | DataType::Int64 | DataType::Timestamp(..) => {
+                properties.set_column_encoding(path, Encoding::DELTA_BINARY_PACKED)
+            }
+            _ => properties,
+        };
     }
-
-    fn properties(&self, batches: &[RecordBatch], provenance: &Provenance) -> WriterProperties {
-        let names = [("pipeline.name", self.pipeline.as_str()), ("pipeline.stage", &self.stage)];
-        let entries = names.into_iter().chain(provenance.entries());
-        let entries = entries.map(|(key, value)| KeyValue::new(key.to_owned(), value.to_owned()));
-        let mut properties = WriterProperties::builder()
-            .set_compression(self.compression)
-            .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-            // Only where values repeat: else the dictionary grows as large as the column. A million
-            // readings took 3.0 bytes a row so, 5.5 with a dictionary for text only.
-            .set_dictionary_enabled(false)
-            .set_key_value_metadata(Some(entries.collect()));
-        for (index, field) in self.schema.fields().iter().enumerate() {
-            let path = ColumnPath::from(vec![field.name().clone()]);
-            properties = match field.data_type() {
-                DataType::Utf8 | DataType::Float32 | DataType::Float64 => {
-                    properties.set_column_dictionary_enabled(path, values_repeat(batches, index))
-                }
-                DataType::Int16 | DataType::Int32 | DataType::Int64 | DataType::Timestamp(..) => {
-                    properties.set_column_encoding(path, Encoding::DELTA_BINARY_PACKED)
-                }
-                _ => properties,
-            };
-        }
-        properties.build()
-    }
+    properties.build()
 }
 
 /// Whether a column of text or measurements holds each value twice or more on average, judged by an
@@ -105,11 +104,10 @@ mod tests {
     use std::sync::Arc;
 
     use arrow::array::{BinaryArray, BooleanArray, Float64Array, Int16Array, StringArray, TimestampMicrosecondArray};
-    use arrow::datatypes::{Field, Schema};
+    use arrow::datatypes::Field;
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
     use parquet::file::reader::{FileReader, SerializedFileReader};
     use pipeline_engine::schema::timestamp_type;
-    use pipeline_engine::stage::Group;
 
     use super::*;
 
@@ -138,27 +136,21 @@ mod tests {
         RecordBatch::try_new(Arc::new(schema), columns).unwrap()
     }
 
-    fn encoder(schema: SchemaRef) -> Encoder {
-        let compression = Compression::ZSTD(Default::default());
-        Encoder { pipeline: "iot".to_owned(), stage: "lake".to_owned(), schema, compression }
+    fn written(rows: &[RecordBatch]) -> Bytes {
+        write(&rows[0].schema(), Compression::ZSTD(Default::default()), rows, &[]).unwrap()
     }
 
     #[test]
     fn every_type_reads_back_as_it_was_written() {
         let rows = every_type(1_000);
-        let file = encoder(rows.schema()).encode(&[rows.slice(0, 300), rows.slice(300, 700)], &nowhere()).unwrap();
+        let file = written(&[rows.slice(0, 300), rows.slice(300, 700)]);
         let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().with_batch_size(2_000).build().unwrap();
         let read: Vec<RecordBatch> = reader.map(Result::unwrap).collect();
         assert_eq!(read, [rows]);
     }
 
-    /// Rows that no source promised anything for.
-    fn nowhere() -> Provenance {
-        Provenance::of(&Group::new(Vec::new()))
-    }
-
     fn with_dictionary(rows: RecordBatch) -> Vec<String> {
-        let file = encoder(rows.schema()).encode(&[rows], &nowhere()).unwrap();
+        let file = written(&[rows]);
         let reader = SerializedFileReader::new(file).unwrap();
         let columns = reader.metadata().row_group(0).columns().iter();
         columns
@@ -181,7 +173,7 @@ mod tests {
     #[test]
     fn times_and_numbers_are_written_as_differences() {
         let rows = every_type(1_000);
-        let file = encoder(rows.schema()).encode(&[rows], &nowhere()).unwrap();
+        let file = written(&[rows]);
         let reader = SerializedFileReader::new(file).unwrap();
         for column in [0, 3] {
             let mut encodings = reader.metadata().row_group(0).column(column).encodings();
@@ -192,7 +184,6 @@ mod tests {
     #[test]
     fn the_same_rows_give_the_same_bytes() {
         let rows = every_type(500);
-        let encode = || encoder(rows.schema()).encode(std::slice::from_ref(&rows), &nowhere()).unwrap();
-        assert_eq!(encode(), encode());
+        assert_eq!(written(std::slice::from_ref(&rows)), written(&[rows]));
     }
 }
