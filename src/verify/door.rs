@@ -54,7 +54,9 @@ impl Door {
             let schema = plan.schema(name, Port::MAIN)?;
             let column = schema.field_with_name(&arguments.device_column).ok()?;
             (*column.data_type() == DataType::Utf8).then_some(())?;
-            Some(((*name).to_owned(), schema, plan.resender(name)?))
+            // Fleets are published: a source that reads no topic is met otherwise.
+            let resender = plan.resender(name).filter(|resender| resender.topic_of("device").is_some())?;
+            Some(((*name).to_owned(), schema, resender))
         });
         let Some((source, schema, resender)) = doors.into_iter().next() else {
             let what = arguments

@@ -29,7 +29,7 @@ mod drift;
 mod fault;
 pub mod infer;
 mod json_text;
-#[cfg(any(feature = "mqtt", feature = "kinesis"))]
+#[cfg(any(feature = "mqtt", feature = "kinesis", feature = "http"))]
 mod message;
 mod msgpack;
 mod read;
@@ -56,7 +56,7 @@ use cbor::Plain;
 use drift::Drift;
 pub use drift::UnknownFields;
 pub(crate) use fault::{Fault, Verdict, reason};
-#[cfg(any(feature = "mqtt", feature = "kinesis"))]
+#[cfg(any(feature = "mqtt", feature = "kinesis", feature = "http"))]
 pub(crate) use message::RowMessage;
 use table::{NodeId, Table};
 

@@ -25,6 +25,11 @@ impl Access {
         !self.tokens.is_empty()
     }
 
+    /// One that opens, for what this machine posts itself.
+    pub(super) fn token(&self) -> Option<SecretString> {
+        self.tokens.first().cloned()
+    }
+
     /// Lets a request through, or not.
     ///
     /// # Errors

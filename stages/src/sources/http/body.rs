@@ -1,80 +1,89 @@
-//! Bodies within bounds: how large one may be, packed and unpacked, and how much memory all take together.
+//! Bodies within bounds: how large one may be, packed and unpacked.
+//!
+//! A body takes memory as it comes and as it is unpacked, never before, and keeps it until nobody holds a part of it any more: a
+//! client that hangs up leaves behind what is still being unpacked, or on its way to the spool.
 
-use std::io::{self, Read};
+use std::io::{self, Cursor, Read};
 use std::time::Duration;
 
-use axum::body::{BodyDataStream, Bytes};
+use axum::body::{Body, BodyDataStream, Bytes};
 use axum::http::{HeaderMap, StatusCode, header};
 use flate2::bufread::MultiGzDecoder;
 use futures::StreamExt;
 use pipeline_engine::units::SizeText;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
+use super::memory::{Memory, Room};
 use super::refusal::Refusal;
+use super::split::places_bytes_max;
 
 /// A body must have come as a whole by then. A slow line brings 64 MiB in it at 9 Mbit/s.
 const READING_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a post waits for memory before it is told to come again.
-const MEMORY_PATIENCE: Duration = Duration::from_secs(10);
 /// What is read of a body that was refused.
 const DRAINED_BYTES_MAX: usize = 64 << 20;
 /// See [`DRAINED_BYTES_MAX`].
 const DRAINING_TIMEOUT: Duration = Duration::from_secs(5);
-/// No byte of deflate unpacks to more.
-const DEFLATE_RATIO_MAX: u64 = 1032;
-/// What memory is counted in: a semaphore counts to 2^29 on the smallest machines.
-const MEMORY_UNIT_BYTES: u64 = 4096;
+/// What is taken for a body of which nothing is known; most posts fit.
+const FIRST_BYTES: usize = 4 << 10;
+/// What rounding to units can come to.
+const ROUNDING_BYTES: u64 = 64 << 10;
 
 /// What a body may take.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
     /// As sent, and unpacked.
     pub(super) body_bytes_max: usize,
-    /// Of all bodies together.
+    /// Of all posts together.
     pub(super) memory_bytes_max: usize,
     /// Of one message.
     pub(super) payload_bytes_max: usize,
 }
 
 impl Bounds {
-    /// What a body takes at most: as sent, unpacked, and once more where its records are unpacked from base64.
+    /// What a post takes at most: its body as sent and unpacked, once more where its records are unpacked from base64, and the places
+    /// of its messages.
     pub(super) fn memory_for(body_bytes: u64) -> u64 {
-        body_bytes.saturating_mul(3)
+        let places = places_bytes_max(usize::try_from(body_bytes).unwrap_or(usize::MAX)) as u64;
+        body_bytes.saturating_mul(3).saturating_add(places).saturating_add(ROUNDING_BYTES)
     }
 }
 
-/// The memory that bodies share.
-pub(super) struct Memory {
-    units: Semaphore,
+/// The body of a request, part by part.
+pub(super) struct Incoming {
+    parts: BodyDataStream,
+    /// The client waits to be told to send it (`Expect: 100-continue`), which the first look at it does.
+    waits: bool,
 }
 
-impl Memory {
-    pub(super) fn new(bounds: Bounds) -> Self {
-        let units = units(bounds.memory_bytes_max as u64).min(Semaphore::MAX_PERMITS as u64);
-        Self { units: Semaphore::new(usize::try_from(units).unwrap_or(Semaphore::MAX_PERMITS)) }
+impl Incoming {
+    pub(super) fn new(headers: &HeaderMap, body: Body) -> Self {
+        let expectation = headers.get(header::EXPECT).map(|value| value.as_bytes());
+        let waits = expectation.is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
+        Self { parts: body.into_data_stream(), waits }
     }
 
-    async fn take(&self, bytes: u64) -> Result<SemaphorePermit<'_>, Refusal> {
-        let wanted = u32::try_from(units(bytes)).unwrap_or(u32::MAX);
-        match timeout(MEMORY_PATIENCE, self.units.acquire_many(wanted)).await {
-            Ok(Ok(permit)) => Ok(permit),
-            // It is never closed.
-            Ok(Err(_)) | Err(_) => {
-                Err(Refusal::later("too many posts at once: memory_max is taken", Duration::from_secs(5)))
-            }
+    async fn next(&mut self) -> Option<Result<Bytes, axum::Error>> {
+        self.waits = false;
+        self.parts.next().await
+    }
+
+    /// Reads the rest of a body that is not wanted, up to a bound. One that was not asked for does not come.
+    pub(super) async fn drain(&mut self) {
+        if self.waits {
+            return;
         }
+        let reading = async {
+            let mut bytes = 0;
+            while let Some(Ok(part)) = self.next().await {
+                bytes += part.len();
+                if bytes > DRAINED_BYTES_MAX {
+                    break;
+                }
+            }
+        };
+        // Longer than this, nobody waits for an answer.
+        timeout(DRAINING_TIMEOUT, reading).await.ok();
     }
-}
-
-fn units(bytes: u64) -> u64 {
-    bytes.div_ceil(MEMORY_UNIT_BYTES).max(1)
-}
-
-/// A body as a whole, unpacked, and the memory that it takes.
-pub(super) struct Unpacked<'m> {
-    pub(super) bytes: Bytes,
-    pub(super) _memory: SemaphorePermit<'m>,
 }
 
 /// How a body is packed.
@@ -84,43 +93,35 @@ enum Packing {
     Gzip,
 }
 
-/// Reads a body.
+/// Reads a body as a whole, and unpacks it. Its memory is given back with the last part of it.
 ///
 /// # Errors
-/// It is too large, packed in another way than it says or in one that is not known, or does not come.
-pub(super) async fn read<'m>(
+/// It is too large, packed in another way than it says or in one that is not known, does not come, or finds no memory.
+pub(super) async fn read(
     headers: &HeaderMap,
-    body: &mut BodyDataStream,
+    body: &mut Incoming,
     bounds: Bounds,
-    memory: &'m Memory,
-) -> Result<Unpacked<'m>, Refusal> {
+    memory: &Memory,
+) -> Result<Bytes, Refusal> {
     let packing = packing(headers)?;
     let max = bounds.body_bytes_max;
     let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > max as u64) {
         return Err(too_large(max));
     }
-    let sent = length.unwrap_or(max as u64);
-    let unpacked = match packing {
-        Packing::None => sent,
-        Packing::Gzip => sent.saturating_mul(DEFLATE_RATIO_MAX).min(max as u64),
-    };
-    let permit = memory.take(Bounds::memory_for(unpacked)).await?;
-    let bytes = match timeout(READING_TIMEOUT, collect(body, max)).await {
-        Ok(bytes) => bytes?,
+    let length = length.and_then(|length| usize::try_from(length).ok());
+    let (bytes, room) = match timeout(READING_TIMEOUT, collect(body, length, max, memory)).await {
+        Ok(collected) => collected?,
         Err(_) => {
             let seconds = READING_TIMEOUT.as_secs();
             return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, format!("the body did not come within {seconds} s")));
         }
     };
-    let bytes = match packing {
-        Packing::None => bytes,
-        Packing::Gzip => {
-            let unpacking = tokio::task::spawn_blocking(move || unpack(&bytes, max));
-            unpacking.await.unwrap_or_else(|_| Err(Refusal::bad("the body can't be unpacked")))?
-        }
+    let (bytes, room) = match packing {
+        Packing::None => (bytes, room),
+        Packing::Gzip => unpack(bytes, room, max).await?,
     };
-    Ok(Unpacked { bytes, _memory: permit })
+    Ok(room.hold(bytes))
 }
 
 fn packing(headers: &HeaderMap) -> Result<Packing, Refusal> {
@@ -136,51 +137,78 @@ fn packing(headers: &HeaderMap) -> Result<Packing, Refusal> {
     }
 }
 
-async fn collect(parts: &mut BodyDataStream, max: usize) -> Result<Bytes, Refusal> {
-    let mut first = Bytes::new();
-    let mut all = Vec::new();
-    while let Some(part) = parts.next().await {
+/// Memory is taken for what has come, doubled each time, and never for what is only announced.
+async fn collect(
+    body: &mut Incoming,
+    length: Option<usize>,
+    max: usize,
+    memory: &Memory,
+) -> Result<(Vec<u8>, Room), Refusal> {
+    let (mut bytes, mut room) = (Vec::new(), memory.room());
+    while let Some(part) = body.next().await {
         let part = part.map_err(|error| Refusal::bad(format!("the body breaks off: {error}")))?;
-        if first.len() + all.len() + part.len() > max {
+        let needed = bytes.len() + part.len();
+        if needed > max {
             return Err(too_large(max));
         }
-        if first.is_empty() && all.is_empty() {
-            first = part;
-            continue;
+        if needed > bytes.capacity() {
+            let capacity = (bytes.capacity() * 2).max(FIRST_BYTES).min(length.unwrap_or(max)).max(needed);
+            room.grow_to(capacity).await?;
+            bytes.reserve_exact(capacity - bytes.len());
         }
-        if all.is_empty() {
-            all.extend_from_slice(&std::mem::take(&mut first));
-        }
-        all.extend_from_slice(&part);
+        bytes.extend_from_slice(&part);
     }
-    // A small body comes in one part, which need not be copied.
-    Ok(if all.is_empty() { first } else { all.into() })
+    Ok((bytes, room))
 }
 
-/// Reads the rest of a body that is not wanted, up to a bound.
-pub(super) async fn drain(parts: &mut BodyDataStream) {
-    let reading = async {
-        let mut bytes = 0;
-        while let Some(Ok(part)) = parts.next().await {
-            bytes += part.len();
-            if bytes > DRAINED_BYTES_MAX {
-                break;
+/// A gzip body on its way to what it was.
+struct Unpacking {
+    decoder: MultiGzDecoder<Cursor<Vec<u8>>>,
+    unpacked: Vec<u8>,
+    /// Of both.
+    room: Room,
+}
+
+impl Unpacking {
+    /// Unpacks up to so many bytes in all; whether it has come to the end.
+    fn fill(&mut self, capacity: usize) -> io::Result<bool> {
+        let wanted = capacity - self.unpacked.len();
+        self.unpacked.reserve_exact(wanted);
+        let read = self.decoder.by_ref().take(wanted as u64).read_to_end(&mut self.unpacked)?;
+        Ok(read < wanted)
+    }
+}
+
+/// Beside the runtime, as far as there is memory, which is asked for in between. What runs there owns the memory that it works on.
+async fn unpack(packed: Vec<u8>, room: Room, max: usize) -> Result<(Vec<u8>, Room), Refusal> {
+    let packed_bytes = packed.capacity();
+    let mut unpacking = Unpacking { decoder: MultiGzDecoder::new(Cursor::new(packed)), unpacked: Vec::new(), room };
+    loop {
+        // One more than it may have tells that it has more.
+        let capacity = (unpacking.unpacked.capacity() * 2).max(packed_bytes * 4).max(FIRST_BYTES).min(max + 1);
+        unpacking.room.grow_to(packed_bytes + capacity).await?;
+        let filling = tokio::task::spawn_blocking(move || {
+            let filled = unpacking.fill(capacity);
+            (unpacking, filled)
+        });
+        let Ok((filled_up, filled)) = filling.await else { return Err(Refusal::bad("the body can't be unpacked")) };
+        unpacking = filled_up;
+        match filled {
+            Ok(_) if unpacking.unpacked.len() > max => {
+                return Err(Refusal::too_large(format!("the body unpacks to more than {}", size(max))));
             }
+            Ok(true) => break,
+            Ok(false) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(Refusal::bad("the gzip body is cut off"));
+            }
+            Err(error) => return Err(Refusal::bad(format!("the body is no gzip: {error}"))),
         }
-    };
-    // Longer than this, nobody waits for an answer.
-    timeout(DRAINING_TIMEOUT, reading).await.ok();
-}
-
-fn unpack(packed: &[u8], max: usize) -> Result<Bytes, Refusal> {
-    let mut unpacked = Vec::new();
-    let read = MultiGzDecoder::new(packed).take(max as u64 + 1).read_to_end(&mut unpacked);
-    match read {
-        Ok(bytes) if bytes > max => Err(Refusal::too_large(format!("the body unpacks to more than {}", size(max)))),
-        Ok(_) => Ok(unpacked.into()),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(Refusal::bad("the gzip body is cut off")),
-        Err(error) => Err(Refusal::bad(format!("the body is no gzip: {error}"))),
     }
+    let Unpacking { unpacked, mut room, decoder } = unpacking;
+    drop(decoder);
+    room.shrink_to(unpacked.capacity());
+    Ok((unpacked, room))
 }
 
 fn too_large(max: usize) -> Refusal {
@@ -195,14 +223,13 @@ fn size(bytes: usize) -> SizeText {
 mod tests {
     use std::io::Write;
 
-    use axum::body::Body;
     use axum::http::HeaderValue;
     use flate2::Compression;
     use flate2::write::GzEncoder;
 
     use super::*;
 
-    const BOUNDS: Bounds = Bounds { body_bytes_max: 100_000, memory_bytes_max: 300_000, payload_bytes_max: 1_000 };
+    const BOUNDS: Bounds = Bounds { body_bytes_max: 100_000, memory_bytes_max: 250_000, payload_bytes_max: 1_000 };
 
     fn gzip(text: &[u8]) -> Vec<u8> {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
@@ -215,13 +242,13 @@ mod tests {
         HeaderMap::from_iter(encoding.into_iter().chain(length.map(|length| (header::CONTENT_LENGTH, length.into()))))
     }
 
-    fn stream(body: impl Into<Body>) -> BodyDataStream {
-        body.into().into_data_stream()
+    fn stream(body: impl Into<Body>) -> Incoming {
+        Incoming::new(&HeaderMap::new(), body.into())
     }
 
     async fn unpacked(encoding: Option<&'static str>, length: Option<usize>, body: Vec<u8>) -> Result<Bytes, Refusal> {
         let memory = Memory::new(BOUNDS);
-        read(&headers(encoding, length), &mut stream(body), BOUNDS, &memory).await.map(|unpacked| unpacked.bytes)
+        read(&headers(encoding, length), &mut stream(body), BOUNDS, &memory).await
     }
 
     #[tokio::test]
@@ -264,10 +291,77 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn bodies_wait_for_memory_and_are_told_to_come_again() {
         let memory = Memory::new(BOUNDS);
-        let held = read(&headers(None, None), &mut stream("{}"), BOUNDS, &memory).await.expect("there is room");
-        let refusal = read(&headers(None, None), &mut stream("{}"), BOUNDS, &memory).await.err().expect("no room");
+        let body = || stream(vec![b' '; BOUNDS.body_bytes_max]);
+        let held = [
+            read(&headers(None, None), &mut body(), BOUNDS, &memory).await.expect("there is room"),
+            read(&headers(None, None), &mut body(), BOUNDS, &memory).await.expect("there is room"),
+        ];
+        let refusal = read(&headers(None, None), &mut body(), BOUNDS, &memory).await.expect_err("no room");
         assert_eq!((refusal.status, refusal.retry_after.is_some()), (StatusCode::TOO_MANY_REQUESTS, true));
         drop(held);
-        assert!(read(&headers(None, None), &mut stream("{}"), BOUNDS, &memory).await.is_ok());
+        assert!(read(&headers(None, None), &mut body(), BOUNDS, &memory).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn memory_is_taken_for_what_has_come_and_not_for_what_may() {
+        let memory = Memory::new(BOUNDS);
+        let all = memory.free_bytes();
+        for length in [None, Some(BOUNDS.body_bytes_max)] {
+            // It has begun, and nothing more of it comes.
+            let parts = futures::stream::iter([Ok::<_, io::Error>("{}")]).chain(futures::stream::pending());
+            let mut body = stream(Body::from_stream(parts));
+            let headers = headers(None, length);
+            let mut reading = Box::pin(read(&headers, &mut body, BOUNDS, &memory));
+            assert!(futures::poll!(&mut reading).is_pending());
+            assert!(all - memory.free_bytes() <= FIRST_BYTES, "{} of {all} are free", memory.free_bytes());
+            drop(reading);
+            assert_eq!(memory.free_bytes(), all);
+        }
+    }
+
+    #[tokio::test]
+    async fn memory_is_held_as_long_as_a_part_of_the_body_is() {
+        let memory = Memory::new(BOUNDS);
+        let all = memory.free_bytes();
+        for (encoding, body) in [(None, vec![b' '; 50_000]), (Some("gzip"), gzip(&[b' '; 50_000]))] {
+            let body = read(&headers(encoding, None), &mut stream(body), BOUNDS, &memory).await.unwrap();
+            let part = body.slice(7..8);
+            drop(body);
+            assert!(all - memory.free_bytes() >= 50_000, "{encoding:?}");
+            drop(part);
+            assert_eq!(memory.free_bytes(), all, "{encoding:?}");
+        }
+    }
+
+    /// The one thread for blocking work is kept busy, so that the client hangs up while its body waits to be unpacked.
+    #[test]
+    fn a_client_that_hangs_up_frees_no_memory_that_is_still_worked_on() {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+        runtime.block_on(async {
+            let (release, released) = std::sync::mpsc::channel::<()>();
+            let busy = tokio::task::spawn_blocking(move || released.recv());
+            let memory = Memory::new(BOUNDS);
+            let all = memory.free_bytes();
+            let headers = headers(Some("gzip"), None);
+            let mut body = stream(gzip(&[b' '; 50_000]));
+            let mut reading = Box::pin(read(&headers, &mut body, BOUNDS, &memory));
+            while memory.free_bytes() == all {
+                assert!(futures::poll!(&mut reading).is_pending());
+                tokio::task::yield_now().await;
+            }
+            for _ in 0..10 {
+                assert!(futures::poll!(&mut reading).is_pending());
+                tokio::task::yield_now().await;
+            }
+            let taken = memory.free_bytes();
+            drop(reading);
+            assert_eq!(memory.free_bytes(), taken, "it is not unpacked yet");
+            release.send(()).unwrap();
+            busy.await.unwrap().unwrap();
+            // Behind it, on the same thread.
+            tokio::task::spawn_blocking(|| ()).await.unwrap();
+            assert_eq!(memory.free_bytes(), all);
+        });
     }
 }

@@ -133,6 +133,7 @@ impl SourceConfig for HttpSourceConfig {
             access,
             bounds,
             format: self.format,
+            schema,
             decoder,
             batch_rows_max: self.batch_rows as usize,
             spool_dir: cx.state_dir().join("spool"),

@@ -128,8 +128,8 @@ impl Intake {
         } else {
             timeout_at(begin_by, writer.room()).await.map_err(|_| busy())?;
         }
-        for record in post.records.iter().skip(there) {
-            last_lsn = writer.append(record).await.map_err(refused)?;
+        for record in post.records_from(there) {
+            last_lsn = writer.append(&record).await.map_err(refused)?;
             if record.flags & OVERSIZE != 0 {
                 self.counters.oversize.increment();
             }

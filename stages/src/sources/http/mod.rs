@@ -14,17 +14,22 @@ mod examine;
 mod firehose;
 mod intake;
 mod listener;
+mod memory;
 mod post;
 mod refusal;
 mod repeats;
+mod resend;
 mod server;
 mod split;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use pipeline_engine::dlq::Resender;
+use pipeline_engine::schema::DeclaredSchema;
 use pipeline_engine::spool::SpoolOptions;
 use pipeline_engine::stage::{DiskBounds, Examination, Source, SourceContext, StageError};
 use tokio::net::TcpListener;
@@ -36,6 +41,7 @@ use body::Bounds;
 pub use config::HttpSourceConfig;
 use intake::{Counters, Intake};
 use repeats::Requests;
+use resend::Resend;
 use server::Server;
 
 /// A run that has just ended may still hold the address for so many tenths of a second.
@@ -48,6 +54,7 @@ struct HttpSource {
     access: Access,
     bounds: Bounds,
     format: Format,
+    schema: Option<Arc<DeclaredSchema>>,
     decoder: Decoder,
     batch_rows_max: usize,
     spool_dir: PathBuf,
@@ -85,6 +92,12 @@ impl Source for HttpSource {
 
     async fn examine(&mut self, report: &Examination) {
         examine::examine(self, report).await;
+    }
+
+    fn resender(&self) -> Option<Box<dyn Resender>> {
+        let (address, token) = (self.address, self.access.token());
+        let (schema, format) = (self.schema.clone(), self.format);
+        Some(Box::new(Resend { address, token, schema, format, client: None }))
     }
 
     fn disk_bounds(&self) -> Option<DiskBounds> {

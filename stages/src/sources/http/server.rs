@@ -5,8 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::BodyDataStream;
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -17,10 +16,11 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::access::Access;
-use super::body::{self, Bounds, Memory};
+use super::body::{self, Bounds, Incoming};
 use super::firehose;
 use super::intake::Intake;
-use super::listener::Bounded;
+use super::listener::{Bounded, Guest, Places};
+use super::memory::Memory;
 use super::post::{Head, Reading};
 use super::refusal::Refusal;
 use crate::decode::Format;
@@ -63,9 +63,9 @@ impl Server {
         let ended = CancellationToken::new();
         let _ends_with_us = ended.clone().drop_guard();
         let desk = Desk { server: Arc::downgrade(&server), ended: ended.clone() };
-        let router = Router::new().fallback(answer).with_state(desk);
+        let router = Router::new().fallback(answer).with_state(desk).into_make_service_with_connect_info::<Guest>();
         let stopped = stop.clone();
-        let serving = axum::serve(Bounded::new(listener), router)
+        let serving = axum::serve(Bounded::new(listener, Places::default()), router)
             .with_graceful_shutdown(async move { stopped.cancelled().await })
             .into_future();
         let too_late = async {
@@ -87,8 +87,9 @@ impl Server {
     }
 
     /// Takes a post in. Gives the number of its messages.
-    async fn take(&self, head: Parts, body: &mut BodyDataStream) -> Result<usize, Refusal> {
+    async fn take(&self, guest: &Guest, head: Parts, body: &mut Incoming) -> Result<usize, Refusal> {
         self.access.admit(&head.headers)?;
+        guest.admit()?;
         if head.method != Method::POST {
             return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "messages are posted"));
         }
@@ -96,20 +97,20 @@ impl Server {
         // Before the body: a client that asks first (`Expect: 100-continue`) is spared the sending.
         self.intake.check()?;
         let body = body::read(head.headers(), body, self.bounds, &self.memory).await?;
-        let post = self.reading.read(head, body.bytes.clone()).await?;
-        let count = post.records.len();
+        let post = self.reading.read(head, body, &self.memory).await?;
+        let count = post.len();
         self.intake.take(post).await?;
         Ok(count)
     }
 
     /// The same, counted. What is left of the body of a post that was refused is read, within bounds: whoever is sending it
     /// would otherwise find the connection broken, and no answer.
-    async fn settle(&self, request: Request) -> Result<usize, Refusal> {
+    async fn settle(&self, guest: &Guest, request: Request) -> Result<usize, Refusal> {
         let (head, body) = request.into_parts();
-        let mut body = body.into_data_stream();
-        let outcome = self.take(head, &mut body).await;
+        let mut body = Incoming::new(&head.headers, body);
+        let outcome = self.take(guest, head, &mut body).await;
         if outcome.is_err() {
-            body::drain(&mut body).await;
+            body.drain().await;
         }
         let counters = &self.intake.counters;
         let counter = match &outcome {
@@ -129,13 +130,13 @@ impl Server {
     }
 }
 
-async fn answer(State(desk): State<Desk>, request: Request) -> Response {
+async fn answer(State(desk): State<Desk>, ConnectInfo(guest): ConnectInfo<Guest>, request: Request) -> Response {
     let firehose_id =
         firehose::is_firehose(request.headers()).then(|| firehose::request_id(request.headers()).to_owned());
     let outcome = match desk.server.upgrade() {
         None => Err(Refusal::closing()),
         Some(server) => tokio::select! {
-            outcome = server.settle(request) => outcome,
+            outcome = server.settle(&guest, request) => outcome,
             () = desk.ended.cancelled() => Err(Refusal::unknown("the pipeline has ended")),
         },
     };

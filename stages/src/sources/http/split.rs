@@ -9,6 +9,26 @@ use serde::de::IgnoredAny;
 /// More than 64 MiB of the shortest readings hold; keeps the places of a body of `[1,1,1,...` in bounds.
 pub(super) const MESSAGES_MAX: usize = 1_000_000;
 
+/// A message in a body, of at most 4 GiB.
+pub(super) type Place = Range<u32>;
+
+/// What the places of a body's messages take at most while they are gathered: a message has a byte and something between it and
+/// the next, and a list is twice as long as it must be right after it has grown.
+pub(super) fn places_bytes_max(body_bytes: usize) -> usize {
+    (body_bytes / 2 + 1).min(MESSAGES_MAX) * 2 * size_of::<Place>()
+}
+
+/// A part of a body.
+pub(super) fn slice(place: &Place) -> Range<usize> {
+    place.start as usize..place.end as usize
+}
+
+/// No body is larger than 1 GiB.
+pub(super) fn place(range: Range<usize>) -> Place {
+    let narrow = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+    narrow(range.start)..narrow(range.end)
+}
+
 /// Why a body is not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Mistake {
@@ -25,21 +45,21 @@ pub(super) enum Mistake {
 ///
 /// # Errors
 /// There is no JSON in it, or too much.
-pub(super) fn split(body: &[u8], lines: bool) -> Result<Vec<Range<usize>>, Mistake> {
+pub(super) fn split(body: &[u8], lines: bool) -> Result<Vec<Place>, Mistake> {
     let start = if body.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 }; // a byte order mark
     if lines {
-        return by_line(body, start, |messages| messages.iter().any(|place| is_value(&body[place.clone()])));
+        return by_line(body, start, |messages| messages.iter().any(|place| is_value(&body[slice(place)])));
     }
     match values(body, start) {
         Err(Mistake::NoJson(why)) => {
-            by_line(body, start, |messages| messages.len() > 1 && is_value(&body[messages[0].clone()]))
+            by_line(body, start, |messages| messages.len() > 1 && is_value(&body[slice(&messages[0])]))
                 .map_err(|mistake| if mistake == Mistake::TooMany { mistake } else { Mistake::NoJson(why) })
         }
         outcome => outcome,
     }
 }
 
-fn values(body: &[u8], start: usize) -> Result<Vec<Range<usize>>, Mistake> {
+fn values(body: &[u8], start: usize) -> Result<Vec<Place>, Mistake> {
     let mut messages = Vec::new();
     let mut at = skip_blank(body, start);
     if at == body.len() {
@@ -53,7 +73,7 @@ fn values(body: &[u8], start: usize) -> Result<Vec<Range<usize>>, Mistake> {
 }
 
 /// Takes the elements of an array; gives the place behind it.
-fn elements(body: &[u8], start: usize, messages: &mut Vec<Range<usize>>) -> Result<usize, Mistake> {
+fn elements(body: &[u8], start: usize, messages: &mut Vec<Place>) -> Result<usize, Mistake> {
     let mut at = skip_blank(body, start + 1);
     if body.get(at) == Some(&b']') {
         return Ok(at + 1);
@@ -70,7 +90,7 @@ fn elements(body: &[u8], start: usize, messages: &mut Vec<Range<usize>>) -> Resu
 }
 
 /// Takes one value; gives the place behind it.
-fn value(body: &[u8], at: usize, messages: &mut Vec<Range<usize>>) -> Result<usize, Mistake> {
+fn value(body: &[u8], at: usize, messages: &mut Vec<Place>) -> Result<usize, Mistake> {
     if messages.len() == MESSAGES_MAX {
         return Err(Mistake::TooMany);
     }
@@ -78,7 +98,7 @@ fn value(body: &[u8], at: usize, messages: &mut Vec<Range<usize>>) -> Result<usi
     match stream.next() {
         Some(Ok(IgnoredAny)) => {
             let end = at + stream.byte_offset();
-            messages.push(at..end);
+            messages.push(place(at..end));
             Ok(end)
         }
         Some(Err(error)) => {
@@ -92,7 +112,7 @@ fn value(body: &[u8], at: usize, messages: &mut Vec<Range<usize>>) -> Result<usi
 }
 
 /// The lines that are not blank, unless there is no sign of JSON in them.
-fn by_line(body: &[u8], start: usize, is_json: impl Fn(&[Range<usize>]) -> bool) -> Result<Vec<Range<usize>>, Mistake> {
+fn by_line(body: &[u8], start: usize, is_json: impl Fn(&[Place]) -> bool) -> Result<Vec<Place>, Mistake> {
     let mut messages = Vec::new();
     let mut at = start;
     for line in body[start..].split(|byte| *byte == b'\n') {
@@ -102,7 +122,7 @@ fn by_line(body: &[u8], start: usize, is_json: impl Fn(&[Range<usize>]) -> bool)
                 return Err(Mistake::TooMany);
             }
             let begin = at + line.len() - line.trim_ascii_start().len();
-            messages.push(begin..begin + text.len());
+            messages.push(place(begin..begin + text.len()));
         }
         at += line.len() + 1;
     }
@@ -138,7 +158,7 @@ mod tests {
     use super::*;
 
     fn messages(body: &str, lines: bool) -> Result<Vec<&str>, Mistake> {
-        Ok(split(body.as_bytes(), lines)?.into_iter().map(|place| &body[place]).collect())
+        Ok(split(body.as_bytes(), lines)?.iter().map(|place| &body[slice(place)]).collect())
     }
 
     fn why(body: &str) -> String {
@@ -197,6 +217,18 @@ mod tests {
         assert_eq!(messages(&body.replace(' ', "\n"), true), Err(Mistake::TooMany));
         let within = format!("[{}1]", "1,".repeat(MESSAGES_MAX - 1));
         assert_eq!(messages(&within, false).map(|messages| messages.len()), Ok(MESSAGES_MAX));
+    }
+
+    #[test]
+    fn no_body_has_more_places_than_are_counted_for_it() {
+        for body in ["1", "1 1", "[1,1,1]", "{}{}{}", "[][]1", "1\n1\n1"] {
+            let places = split(body.as_bytes(), false).unwrap();
+            let bytes = places.capacity().min(2 * places.len()) * size_of::<Place>();
+            assert!(bytes <= places_bytes_max(body.len()), "{body}: {bytes}");
+        }
+        let body = "1 ".repeat(MESSAGES_MAX);
+        let places = split(body.as_bytes(), false).unwrap();
+        assert!(places.capacity() * size_of::<Place>() <= places_bytes_max(body.len()), "{}", places.capacity());
     }
 
     #[test]

@@ -18,6 +18,9 @@ use tokio::task::JoinHandle;
 
 use super::*;
 
+mod letters;
+mod strangers;
+
 const SCHEMA: &str = "[schema.t]\ndevice = { type = \"text\", topic_segment = 2 }\nn = \"int64\"\n";
 
 fn build(text: &str) -> Result<BuiltSource, BuildError> {
@@ -300,12 +303,13 @@ async fn a_post_that_a_crash_has_cut_short_is_completed() {
         .map(|(name, value)| (axum::http::HeaderName::from_static(name), axum::http::HeaderValue::from_static(value)));
     let head = post::Head::of("/iot/d1", headers.into_iter().collect()).unwrap();
     let reading = post::Reading { format: Format::Json, payload_bytes_max: 1_000 };
-    let post = reading.read(head, body.as_slice().into()).await.unwrap();
+    let bounds = Bounds { body_bytes_max: 1_000, memory_bytes_max: 1 << 20, payload_bytes_max: 1_000 };
+    let post = reading.read(head, body.as_slice().into(), &memory::Memory::new(bounds)).await.unwrap();
     let cx = house.context();
     let options = SpoolOptions::new(&cx.pipeline, &cx.stage);
     let (spool, mut writer, _) = Spool::open(&cx.state_dir().join("spool"), options, house.disk.clone()).unwrap();
-    for record in &post.records[..2] {
-        writer.append(record).await.unwrap();
+    for record in post.records_from(0).take(2) {
+        writer.append(&record).await.unwrap();
     }
     writer.close().await.unwrap();
     drop(spool);
