@@ -8,6 +8,8 @@ mod compression;
 mod csv;
 mod lines;
 #[cfg(feature = "s3")]
+mod pages;
+#[cfg(feature = "s3")]
 mod parquet;
 
 use std::io::{self, BufRead};

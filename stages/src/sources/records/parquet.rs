@@ -15,11 +15,13 @@ use arrow::error::ArrowError;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::{ProjectionMask, parquet_to_arrow_field_levels};
 use pipeline_engine::dead_letter::json_lines;
 use pipeline_engine::schema::{ColumnType, DeclaredSchema, Origin};
 use pipeline_engine::units::SizeText;
 
 use super::Unpacked;
+use super::pages::{BoundedGroups, PageTooLarge};
 use crate::decode::{Decoder, Message};
 
 /// Rows that are read at once: a few hundred kilobytes of telemetry.
@@ -36,6 +38,10 @@ pub(crate) struct ParquetRecords {
     done: usize,
     /// The number of the last row, from 1.
     row: u64,
+    /// What the rows to come may amount to. A footer can say less than its file holds: a million nulls, or a million times the
+    /// same text, take a few bytes.
+    left: u64,
+    bounds: Unpacked,
 }
 
 impl ParquetRecords {
@@ -44,6 +50,7 @@ impl ParquetRecords {
     /// # Errors
     /// It is no Parquet file, or one that grows too far.
     pub(crate) fn open(file: File, schema: Option<&DeclaredSchema>, bounds: Unpacked) -> io::Result<Self> {
+        let again = file.try_clone()?;
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(broken)?;
         let groups = builder.metadata().row_groups();
         let unpacked: u64 = groups
@@ -51,17 +58,24 @@ impl ParquetRecords {
             .map(|group| u64::try_from(group.total_byte_size()).unwrap_or(u64::MAX))
             .fold(0, u64::saturating_add);
         if unpacked > bounds.bytes_max {
-            let max = SizeText(bounds.bytes_max);
-            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, format!("it unpacks to more than {max}")));
+            return Err(too_large(bounds));
         }
-        let batches = builder.with_batch_size(ROWS_AT_ONCE).build().map_err(broken)?;
+        let levels = parquet_to_arrow_field_levels(
+            builder.parquet_schema(),
+            ProjectionMask::all(),
+            Some(builder.schema().fields()),
+        );
+        let groups = BoundedGroups::new(again, builder.metadata().clone(), bounds.bytes_max);
+        let levels = levels.map_err(broken)?;
+        let batches = ParquetRecordBatchReader::try_new_with_row_groups(&levels, &groups, ROWS_AT_ONCE, None);
+        let batches = batches.map_err(broken)?;
         let columns = schema.map(|schema| schema.columns.as_slice()).unwrap_or_default();
         let text = |column: &pipeline_engine::schema::Column| match &column.origin {
             Origin::Field(path) if column.kind != ColumnType::Binary && path.len() == 1 => Some(path[0].clone()),
             _ => None,
         };
         let texts = columns.iter().filter_map(text).collect();
-        Ok(Self { batches, texts, lines: Vec::new(), done: 0, row: 0 })
+        Ok(Self { batches, texts, lines: Vec::new(), done: 0, row: 0, left: bounds.bytes_max, bounds })
     }
 
     /// Decodes the next row, and answers with its number; `None` at the end.
@@ -73,7 +87,11 @@ impl ParquetRecords {
     ) -> io::Result<Option<u64>> {
         while self.done == self.lines.len() {
             let Some(batch) = self.batches.next() else { return Ok(None) };
-            let rows = as_json_has_it(&batch.map_err(broken)?, &self.texts).map_err(broken)?;
+            let batch = batch
+                .map_err(|error| if is_page_too_large(&error) { too_large(self.bounds) } else { broken(error) })?;
+            let Some(left) = self.left.checked_sub(bytes_of(&batch)?) else { return Err(too_large(self.bounds)) };
+            self.left = left;
+            let rows = as_json_has_it(&batch, &self.texts).map_err(broken)?;
             (self.lines, self.done) = (json_lines(&rows).map_err(broken)?, 0);
         }
         let rest = &self.lines[self.done..];
@@ -83,6 +101,29 @@ impl ParquetRecords {
         self.done += (end + 1).min(rest.len());
         Ok(Some(self.row))
     }
+}
+
+/// What rows take as columns, without what was set aside for more.
+fn bytes_of(rows: &RecordBatch) -> io::Result<u64> {
+    let bytes = |column: &ArrayRef| column.to_data().get_slice_memory_size().map(|bytes| bytes as u64);
+    rows.columns().iter().map(bytes).sum::<Result<u64, _>>().map_err(broken)
+}
+
+fn too_large(bounds: Unpacked) -> io::Error {
+    let max = SizeText(bounds.bytes_max);
+    io::Error::new(io::ErrorKind::QuotaExceeded, format!("it unpacks to more than {max}"))
+}
+
+/// The library hands on what a page says, in errors of its own.
+fn is_page_too_large(error: &ArrowError) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error.is::<PageTooLarge>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    error.to_string().contains(&PageTooLarge.to_string())
 }
 
 fn broken(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
@@ -125,6 +166,8 @@ mod tests {
 
     use arrow::array::{BinaryArray, Float64Array, Int32Array, StringArray, TimestampNanosecondArray};
     use parquet::arrow::ArrowWriter;
+    use parquet::basic::Compression;
+    use parquet::file::properties::{WriterProperties, WriterVersion};
     use pipeline_engine::testing::build_context;
 
     use super::*;
@@ -186,6 +229,78 @@ mod tests {
             read(file(vec![("n", Arc::new(Int32Array::from_iter_values(0..count)))]), "n = \"int32\"\n");
         let expected: String = (0..count).map(|n| format!("{{\"n\":{n}}}\n")).collect();
         assert_eq!((rows, last), (expected, count as u64));
+    }
+
+    fn packed(codec: Compression, version: WriterVersion, column: ArrayRef) -> File {
+        let rows = RecordBatch::try_from_iter_with_nullable([("text", column, true)]).unwrap();
+        let properties = WriterProperties::builder()
+            .set_compression(codec)
+            .set_writer_version(version)
+            .set_dictionary_enabled(false)
+            .build();
+        let mut file = tempfile::tempfile().unwrap();
+        let mut writer = ArrowWriter::try_new(&mut file, rows.schema(), Some(properties)).unwrap();
+        writer.write(&rows).unwrap();
+        writer.close().unwrap();
+        file.rewind().unwrap();
+        file
+    }
+
+    #[test]
+    fn packed_pages_of_both_kinds_are_read_as_they_were_written() {
+        let texts = || (0..1_000).map(|n| (n % 3 != 0).then(|| format!("text {n}")));
+        let expected: String =
+            texts().map(|text| text.map_or("{}\n".to_owned(), |text| format!("{{\"text\":\"{text}\"}}\n"))).collect();
+        for codec in [Compression::UNCOMPRESSED, Compression::SNAPPY, Compression::ZSTD(Default::default())] {
+            for version in [WriterVersion::PARQUET_1_0, WriterVersion::PARQUET_2_0] {
+                let file = packed(codec, version, Arc::new(StringArray::from_iter(texts())));
+                let (rows, refused, count) = read(file, "text = \"text\"\n");
+                assert_eq!((rows, refused.as_str(), count), (expected.clone(), "", 1_000), "{codec:?} {version:?}");
+                let nulls = packed(codec, version, Arc::new(StringArray::new_null(10)));
+                assert_eq!(read(nulls, "text = \"text\"\n").0, "{}\n".repeat(10), "{codec:?} {version:?}");
+            }
+        }
+    }
+
+    /// The footer of a bomb says what it likes; here it is the sum that is left out.
+    #[test]
+    fn a_page_that_unpacks_too_far_is_refused_before_it_has() {
+        for codec in [Compression::SNAPPY, Compression::ZSTD(Default::default())] {
+            for version in [WriterVersion::PARQUET_1_0, WriterVersion::PARQUET_2_0] {
+                let zeros = StringArray::from_iter_values([format!("{:>1$}", "x", 1 << 20)]);
+                let file = packed(codec, version, Arc::new(zeros));
+                let metadata = ParquetRecordBatchReaderBuilder::try_new(file.try_clone().unwrap()).unwrap();
+                let metadata = metadata.metadata().clone();
+                let groups = BoundedGroups::new(file, metadata.clone(), 100_000);
+                let levels =
+                    parquet_to_arrow_field_levels(metadata.file_metadata().schema_descr(), ProjectionMask::all(), None);
+                let rows = ParquetRecordBatchReader::try_new_with_row_groups(&levels.unwrap(), &groups, 64, None);
+                let error = rows.unwrap().next().unwrap().unwrap_err();
+                assert!(is_page_too_large(&error), "{codec:?} {version:?}: {error}");
+            }
+        }
+    }
+
+    /// What a footer says is what the pages take: a million times the same text is a few bytes there.
+    #[test]
+    fn rows_that_grow_beyond_what_the_footer_says_are_refused_where_they_do() {
+        let text = "x".repeat(1_000);
+        let rows = StringArray::from_iter_values(std::iter::repeat_n(&text, 100_000));
+        let file = file(vec![("text", Arc::new(rows))]);
+        let packed = file.metadata().unwrap().len();
+        assert!(packed < 10_000, "{packed} bytes");
+        let mut decoder = Decoder::new(None, Format::Json, "in");
+        let mut rows = ParquetRecords::open(file, None, Unpacked { bytes_max: 1 << 20 }).unwrap();
+        let error = loop {
+            match rows.read_into(&mut decoder, None, 7) {
+                Ok(Some(_)) => drop(decoder.take()),
+                Ok(None) => panic!("all rows were read"),
+                Err(error) => break error,
+            }
+        };
+        let read = rows.row;
+        assert_eq!(error.kind(), io::ErrorKind::QuotaExceeded, "{error}");
+        assert!((900..1_049).contains(&read), "{read} rows of a kilobyte in a megabyte");
     }
 
     #[test]
