@@ -112,8 +112,14 @@ impl Layout {
         };
         let has_columns = !folders.columns().is_empty();
         if text.error_prefix.is_some() && !has_columns {
-            return Err(BuildError::invalid("error_output_prefix", "every row has a place under the prefix of this sink")
-                .hint("What is refused on the way are dead letters: let a sink read them (inputs = [\"STAGE.rejected\"]), and set error_output_prefix there."));
+            return Err(BuildError::invalid(
+                "error_output_prefix",
+                "every row has a place under the prefix of this sink",
+            )
+            .hint(
+                "What is refused on the way are dead letters: let a sink read them \
+                     (inputs = [\"STAGE.rejected\"]), and set error_output_prefix there.",
+            ));
         }
         let errors = errors(text.error_prefix.unwrap_or(ERRORS), None)?;
         let folders_max = if has_columns { text.partitions_max } else { usize::MAX };
