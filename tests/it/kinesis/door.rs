@@ -1,6 +1,7 @@
 //! A door before a Kinesis API that lets some requests through and answers others itself, as AWS does at times and the
 //! emulators never do.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -39,6 +40,9 @@ struct Shared {
     client: reqwest::Client,
     chance: Mutex<StdRng>,
     faults: Mutex<Faults>,
+    unlisted: Mutex<BTreeSet<String>>,
+    closed: Mutex<BTreeSet<String>>,
+    lists: AtomicU64,
     injected: AtomicU64,
 }
 
@@ -51,11 +55,34 @@ impl Door {
             client: reqwest::Client::new(),
             chance: Mutex::new(StdRng::seed_from_u64(seed)),
             faults: Mutex::new(faults),
+            unlisted: Mutex::default(),
+            closed: Mutex::default(),
+            lists: AtomicU64::new(0),
             injected: AtomicU64::new(0),
         });
         let app = Router::new().fallback(pass).with_state(shared.clone());
         tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
         Self { endpoint, shared }
+    }
+
+    /// Other faults from now on.
+    pub fn play(&self, faults: Faults) {
+        *self.shared.faults.lock().unwrap() = faults;
+    }
+
+    /// From now on lists of shards leave these out, as if they had passed their retention.
+    pub fn unlist(&self, shards: &[&str]) {
+        *self.shared.unlisted.lock().unwrap() = shards.iter().map(|&shard| shard.to_owned()).collect();
+    }
+
+    /// From now on nobody gets a place in these shards: the requests are throttled.
+    pub fn close(&self, shards: &[&str]) {
+        *self.shared.closed.lock().unwrap() = shards.iter().map(|&shard| shard.to_owned()).collect();
+    }
+
+    /// How many lists of shards were given out so far.
+    pub fn lists(&self) -> u64 {
+        self.shared.lists.load(Ordering::Relaxed)
     }
 
     /// How many requests and records it has refused so far.
@@ -87,12 +114,20 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
             if operation == "GetRecords" { "ProvisionedThroughputExceededException" } else { "LimitExceededException" };
         return refused(StatusCode::BAD_REQUEST, code);
     }
+    if operation == "GetShardIterator" && !shared.closed.lock().unwrap().is_empty() {
+        let request: Value = serde_json::from_slice(&body).unwrap();
+        if shared.closed.lock().unwrap().contains(request["ShardId"].as_str().unwrap()) {
+            return refused(StatusCode::BAD_REQUEST, "ProvisionedThroughputExceededException");
+        }
+    }
     if shared.strikes(faults.internal) {
         return refused(StatusCode::INTERNAL_SERVER_ERROR, "InternalFailure");
     }
     let is_json = parts.headers.get("content-type").is_some_and(|value| value.to_str().unwrap().contains("json"));
     let answer = if operation == "PutRecords" && is_json && faults.not_taken > 0.0 {
         put_some(&shared, &parts.headers, &body, faults).await
+    } else if operation == "ListShards" {
+        list_some(&shared, &parts.headers, body.to_vec()).await
     } else {
         forward(&shared, &parts.headers, body.to_vec()).await
     };
@@ -124,6 +159,20 @@ async fn put_some(shared: &Shared, headers: &HeaderMap, body: &[u8], faults: Fau
     let failed = taken.iter().filter(|taken| !**taken).count();
     let answer = json!({ "FailedRecordCount": failed, "Records": all });
     ([("content-type", "application/x-amz-json-1.1")], answer.to_string()).into_response()
+}
+
+/// The list of shards without those that are to be left out.
+async fn list_some(shared: &Shared, headers: &HeaderMap, body: Vec<u8>) -> Response {
+    let unlisted = shared.unlisted.lock().unwrap().clone();
+    let answer = forward(shared, headers, body).await;
+    let status = answer.status();
+    let bytes = axum::body::to_bytes(answer.into_body(), 16 << 20).await.unwrap();
+    let mut answer: Value = serde_json::from_slice(&bytes).unwrap();
+    if let Some(shards) = answer["Shards"].as_array_mut() {
+        shards.retain(|shard| !unlisted.contains(shard["ShardId"].as_str().unwrap()));
+    }
+    shared.lists.fetch_add(1, Ordering::Relaxed);
+    (status, [("content-type", "application/x-amz-json-1.1")], answer.to_string()).into_response()
 }
 
 async fn forward(shared: &Shared, headers: &HeaderMap, body: Vec<u8>) -> Response {

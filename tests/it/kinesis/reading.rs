@@ -157,6 +157,70 @@ async fn latest_is_what_comes_after_the_first_start_also_for_later_runs() {
     second.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn latest_skips_nothing_where_its_iterator_expires_before_the_first_answer() {
+    let stream = Stream::new("expired", 1).await;
+    let door = Door::before(&stream.endpoint, 7, Faults { expired: 1.0, ..Faults::default() }).await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = Run::start(&stream, "start = \"latest\"", folder.path(), Some(&door.endpoint));
+    wait_until(|| door.injected() >= 1).await;
+    // The first iterator is behind these, and any that is asked for at the latest from now on is behind them too.
+    stream.put(readings(10, 0..5)).await;
+    let before = door.injected();
+    wait_until(|| door.injected() >= before + 2).await;
+    door.play(Faults::default());
+    assert_complete(&run.take(50).await, 10, 0..5);
+    run.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_that_is_listed_no_more_before_its_parent_is_read_is_told_and_holds_nobody_up() {
+    let stream = Stream::new("unlisted", 2).await;
+    stream.put(readings(20, 0..5)).await;
+    stream.split(0).await;
+    stream.split(0).await;
+    stream.put(readings(20, 5..10)).await;
+    let shards = stream.shards().await;
+    let children = |parent: usize| {
+        let parent = shards[parent].shard_id();
+        shards.iter().filter(move |shard| shard.parent_shard_id() == Some(parent)).map(|shard| shard.shard_id())
+    };
+    let slow = shards[0].shard_id();
+    let [gone, _] = children(0).collect::<Vec<_>>()[..] else { panic!("{shards:?}") };
+    let late: Vec<&str> = children(1).collect();
+    let held = stream.read_all().await;
+    let count = |id: &str| held[shards.iter().position(|shard| shard.shard_id() == id).unwrap()].len();
+
+    let door = Door::before(&stream.endpoint, 7, Faults::default()).await;
+    // Of one shard nothing can be read, and the other's children are not listed: so the list is asked for again and again.
+    door.close(&[slow]);
+    door.unlist(&late);
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = Run::start(&stream, "", folder.path(), Some(&door.endpoint));
+    let mut found = run.take(count(shards[1].shard_id())).await;
+    door.unlist(&[&late[..], &[gone]].concat());
+    let before = door.lists();
+    wait_until(|| door.lists() >= before + 2).await;
+    door.close(&[]);
+    let others: usize = late.iter().chain([&gone]).map(|id| count(id)).sum();
+    found.extend(run.take(200 - found.len() - others).await);
+    assert_eq!(run.counter("expired_shards"), 1);
+    // Where the list had it wrong, what it names again is read.
+    door.unlist(&[]);
+    found.extend(run.take(others).await);
+    assert_complete(&found, 20, 0..10);
+    run.stop().await;
+}
+
+async fn wait_until(is_so: impl Fn() -> bool) {
+    let waiting = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("in time");
+}
+
 /// A run has put down where each shard starts.
 async fn wait_for_roster(folder: &Path) {
     let file = folder.join("telemetry/shards.json");

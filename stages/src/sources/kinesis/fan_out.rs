@@ -28,6 +28,8 @@ pub(super) struct FanOut {
     pub(super) shard: String,
     pub(super) start: Start,
     pub(super) subscription: Option<SubscribeToShardOutput>,
+    /// The shard has granted a subscription at `start` or later.
+    pub(super) has_begun: bool,
     pub(super) next_at: Instant,
 }
 
@@ -39,6 +41,7 @@ impl FanOut {
         if self.subscription.is_none() {
             tokio::time::sleep_until(self.next_at).await;
             self.subscription = Some(self.subscribe().await?);
+            self.has_begun = true;
         }
         let Some(subscription) = &mut self.subscription else { return Err(Unfed::Stale) };
         let event = match tokio::time::timeout(SILENCE_MAX, subscription.event_stream.recv()).await {

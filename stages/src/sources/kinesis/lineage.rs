@@ -57,11 +57,9 @@ impl Lineage {
         self.set(id, Standing::Done);
     }
 
-    /// Takes back that these are known: the next list names them anew.
-    pub(super) fn forget(&mut self, new: &[Shard]) {
-        for shard in new {
-            self.shards.remove(&shard.id);
-        }
+    /// Takes back that a shard is known: its children wait for it no more, and a list that names it makes it new.
+    pub(super) fn forget(&mut self, id: &str) {
+        self.shards.remove(id);
     }
 
     /// Whether a shard is known that has come from this one.
@@ -109,6 +107,19 @@ mod tests {
         let mut lineage = Lineage::default();
         assert_eq!(lineage.learn(&[shard("b", &["a"])]).len(), 1);
         assert_eq!(lineage.learn(&[shard("b", &["a"])]).len(), 0, "it is known");
+        assert_eq!(lineage.startable(), ["b"]);
+    }
+
+    #[test]
+    fn a_shard_that_is_forgotten_before_its_turn_holds_up_no_child_and_is_read_if_it_is_listed_again() {
+        let mut lineage = Lineage::default();
+        lineage.learn(&[shard("a", &[]), shard("b", &["a"]), shard("c", &["b"])]);
+        assert_eq!(lineage.startable(), ["a"]);
+        lineage.done("a");
+        assert_eq!(lineage.startable(), ["b"]);
+        lineage.forget("b");
+        assert_eq!(lineage.startable(), ["c"]);
+        assert_eq!(lineage.learn(&[shard("b", &["a"])]).len(), 1);
         assert_eq!(lineage.startable(), ["b"]);
     }
 

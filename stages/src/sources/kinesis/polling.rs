@@ -81,6 +81,11 @@ impl Polling {
         Ok((Fetched { records, behind_ms, is_end }, room))
     }
 
+    /// Whether the shard has given an iterator.
+    pub(super) fn has_begun(&self) -> bool {
+        !matches!(self.place, Place::At(_))
+    }
+
     async fn iterator(&self, start: Start) -> Result<String, Unfed> {
         let (kind, sequence, time) = start.parts();
         let client = self.stream.client().map_err(Unfed::Failed)?;

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::batches::Assembly;
 use super::fan_out;
 use super::feed::Start;
-use super::journal::Journal;
+use super::journal::{Journal, Recorded};
 use super::lag::Lag;
 use super::lineage::Lineage;
 use super::polling::{Place, Polling};
@@ -167,8 +167,9 @@ impl Reading {
                     if ended == Ended::Shard {
                         tracing::info!(stage = shared.stage, shard = id, "the shard is closed and read to its end");
                         self.lineage.done(&id);
+                        let has_child = self.lineage.has_child(&id);
                         self.start_those(true).await?;
-                        if !self.lineage.has_child(&id) {
+                        if !has_child {
                             self.childless.insert(id, Instant::now());
                             list_at = Instant::now();
                         }
@@ -209,7 +210,7 @@ impl Reading {
         };
         if let Err(error) = shared.sending.journal.enrol(&listed, origin).await {
             tracing::warn!(stage = shared.stage, "{}; trying again", error.chain());
-            self.lineage.forget(&new);
+            new.iter().for_each(|shard| self.lineage.forget(&shard.id));
             return Ok(false);
         }
         let latest_was_asked = !self.is_first;
@@ -225,18 +226,34 @@ impl Reading {
         Ok(self.childless.is_empty())
     }
 
+    /// Begins to read every shard whose turn it is.
     async fn start_those(&mut self, latest_was_asked: bool) -> Result<(), StageError> {
-        for id in self.lineage.startable() {
-            self.start_reader(&id, latest_was_asked).await?;
+        loop {
+            // Again after shards that have expired: the turn is that of their children then.
+            let ids = self.lineage.startable();
+            if ids.is_empty() {
+                return Ok(());
+            }
+            for id in ids {
+                match self.shared.sending.journal.recorded(&id) {
+                    Some(recorded) => self.start_reader(&id, recorded, latest_was_asked).await,
+                    None => self.give_up(&id),
+                }
+            }
         }
-        Ok(())
     }
 
-    async fn start_reader(&mut self, id: &str, latest_was_asked: bool) -> Result<(), StageError> {
+    /// Of a shard that has waited for its parent until the stream listed it no more. Should a later list name it after all,
+    /// it is read then.
+    fn give_up(&mut self, id: &str) {
         let shared = &self.shared;
-        let Some(recorded) = shared.sending.journal.recorded(id) else {
-            return Err(StageError::bug(format!("shard \"{id}\" is read and not enrolled")));
-        };
+        tracing::error!(stage = shared.stage, shard = id, "its records have passed their retention before it was read");
+        shared.sending.expired_shards.increment();
+        self.lineage.forget(id);
+    }
+
+    async fn start_reader(&mut self, id: &str, recorded: Recorded, latest_was_asked: bool) {
+        let shared = &self.shared;
         let name = format!("{}@{}/{id}", shared.stream.name(), shared.sending.journal.generation());
         let (partition, after) = shared.sending.cx.resumable_partition(&name).await;
         let origin = recorded.origin;
@@ -264,7 +281,6 @@ impl Reading {
             },
         };
         self.shards.spawn(reader.run());
-        Ok(())
     }
 
     /// Lets the journal forget what no restart asks for.

@@ -68,6 +68,7 @@ impl ShardReader {
             shard: self.id.clone(),
             start: self.start(),
             subscription: None,
+            has_begun: false,
             next_at: Instant::now(),
         });
         self.polling.place = Place::At(self.start());
@@ -89,14 +90,16 @@ impl ShardReader {
                         None => continue,
                     }
                 }
-                Err(unfed) => unfed,
+                Err(unfed) => {
+                    self.keep_latest(&mut fan_out);
+                    unfed
+                }
             };
             match error {
                 Unfed::Stale => match &mut fan_out {
                     None => self.polling.place = Place::At(self.start()),
                     // The end of a shard need not be told to a subscriber; one answer shows it.
                     Some(fan_out) => {
-                        self.latest_was_asked = true;
                         self.polling.place = Place::At(self.start());
                         if let Ok((fetched, room)) = self.polling.next().await {
                             let ended = self.send_on(fetched).await?;
@@ -129,6 +132,15 @@ impl ShardReader {
                 () = shared.sending.stop_requested() => return Ok((self.id, Ended::Run)),
                 () = tokio::time::sleep(backoff.next_wait()) => {}
             }
+        }
+    }
+
+    /// Once the shard has granted a place at the latest, that is a moment: asked for anew, it would be a later one, and what
+    /// has arrived in between would be skipped.
+    fn keep_latest(&mut self, fan_out: &mut Option<FanOut>) {
+        self.latest_was_asked |= self.polling.has_begun() || fan_out.as_ref().is_some_and(|fan_out| fan_out.has_begun);
+        if let Some(fan_out) = fan_out.as_mut().filter(|fan_out| fan_out.has_begun && fan_out.start == Start::Latest) {
+            fan_out.start = self.start();
         }
     }
 
