@@ -10,6 +10,7 @@ mod db;
 mod doctor;
 mod http;
 mod logging;
+mod migrate;
 mod reference;
 mod reload;
 mod simulate;
@@ -43,12 +44,14 @@ struct Arguments {
 enum Command {
     Run(run::RunArguments),
     Check(check::CheckArguments),
+    Compare(commands::compare::CompareArguments),
     Db(commands::db::DbArguments),
     Doctor(diagnose::DoctorArguments),
     Graph(graph::GraphArguments),
     Stages(stages::StagesArguments),
     Simulate(simulate::SimulateArgs),
     Dlq(dlq::DlqArguments),
+    Migrate(commands::migrate::MigrateArguments),
     Reload(commands::reload::ReloadArguments),
     Replay(commands::replay::ReplayArguments),
     Schema(schema::SchemaArguments),
@@ -77,12 +80,14 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Run(arguments) => run::run(arguments),
         Command::Check(arguments) => check::run(arguments),
+        Command::Compare(arguments) => commands::compare::run(arguments),
         Command::Db(arguments) => commands::db::run(arguments),
         Command::Doctor(arguments) => diagnose::run(arguments),
         Command::Graph(arguments) => graph::run(arguments),
         Command::Stages(arguments) => stages::run(arguments),
         Command::Simulate(arguments) => commands::simulate::run(arguments),
         Command::Dlq(arguments) => dlq::run(arguments),
+        Command::Migrate(arguments) => commands::migrate::run(arguments),
         Command::Reload(arguments) => commands::reload::run(arguments),
         Command::Replay(arguments) => commands::replay::run(arguments),
         Command::Schema(arguments) => schema::run(arguments),

@@ -65,6 +65,12 @@ pub trait Source: Send {
         false
     }
 
+    /// The group of runs that this source divides its messages with, each getting some of every device; `None` if it gets
+    /// all there are. The plan warns where a transform would have to see them all.
+    fn divides_with(&self) -> Option<String> {
+        None
+    }
+
     /// Reaches the outside without changing anything there, for `pipeline check --connect`. Says in
     /// a few words what it found.
     ///

@@ -1,11 +1,13 @@
 //! One file a subcommand.
 
 pub mod check;
+pub mod compare;
 pub mod db;
 pub mod describe;
 pub mod dlq;
 pub mod doctor;
 pub mod graph;
+pub mod migrate;
 pub mod reconcile;
 pub mod reload;
 pub mod replay;

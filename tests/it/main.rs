@@ -7,6 +7,7 @@
 mod browser;
 mod cases;
 mod command_line;
+mod compare;
 mod dashboards;
 mod db;
 mod delivery;
@@ -19,6 +20,7 @@ mod http;
 mod http_source;
 mod kinesis;
 mod lookup_tables;
+mod migrate;
 mod mqtt;
 mod nab;
 mod oracle;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
 
-use super::{Draft, DraftStage, Edge, Node, Plan};
+use super::{Draft, DraftStage, Edge, Node, Plan, warnings};
 use crate::context::BuildContext;
 use crate::file::Mistake;
 use crate::registry::{Built, Kind};
@@ -210,7 +210,7 @@ fn build(
     if !mistakes.is_empty() {
         return Err(mistakes);
     }
-    let warnings = unread_ports(&nodes, &edges);
+    let warnings = warnings::of(&nodes, &edges);
     Ok(Plan { settings, nodes, edges, warnings })
 }
 
@@ -338,22 +338,4 @@ fn difference(expected: &Schema, other: &Schema) -> Option<String> {
 /// How `inputs` names a port of a stage.
 pub(super) fn edge_name(stage: &str, port: Port) -> String {
     if port == Port::MAIN { format!("\"{stage}\"") } else { format!("\"{stage}.{}\"", port.name()) }
-}
-
-fn unread_ports(nodes: &[Node], edges: &[Edge]) -> Vec<String> {
-    let mut warnings = Vec::new();
-    for (index, node) in nodes.iter().enumerate() {
-        for (port, _) in &node.outputs {
-            let read = edges.iter().any(|edge| edge.from == index && edge.port == *port);
-            if read {
-                continue;
-            }
-            let name = edge_name(&node.name, *port);
-            warnings.push(match node.kind {
-                Kind::Sink => format!("nothing reads {name}: a row that the sink refuses will stop the run"),
-                _ => format!("nothing reads {name}: its rows are counted and dropped"),
-            });
-        }
-    }
-    warnings
 }

@@ -8,6 +8,7 @@ mod builder;
 mod check;
 mod graph;
 mod places;
+mod warnings;
 
 use std::collections::BTreeMap;
 use std::ops::Range;

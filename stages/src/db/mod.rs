@@ -11,6 +11,7 @@
 //! | `status.rs` | how all of it is |
 //! | `place.rs`, `tools.rs`, `manifest.rs`, `fingerprint.rs` | where backups lie, PostgreSQL's own programs, what a backup says of itself, tables as counts and checksums |
 //! | `backup.rs`, `restore.rs`, `swap.rs`, `catch_up.rs`, `drill.rs` | day two: dumped, proven, brought back, brought up to date from the lake, and all of that tried |
+//! | `compare.rs` | two tables held against each other by device and minute: a new path beside an old one |
 //! | `archive/` | old rows to Parquet, read back, then dropped |
 //!
 //! **What must never be:** nothing is dropped of which no copy was read back, unless the pipeline file's `retention` says
@@ -19,6 +20,7 @@
 mod archive;
 mod backup;
 mod catch_up;
+mod compare;
 mod compress;
 mod drill;
 mod fingerprint;
@@ -49,6 +51,7 @@ use tokio_postgres::Client;
 pub use self::archive::{ArchiveOptions, Archived, Archiving};
 pub use self::backup::BackupRecord;
 pub use self::catch_up::{CaughtUp, SinkLake, lakes};
+pub use self::compare::{ComparedTable, Comparing, Comparison, MinuteDifference, Part, compare};
 pub use self::drill::{DrillReport, DrilledTable};
 pub use self::fingerprint::TableFingerprint;
 pub use self::init::InitOptions;

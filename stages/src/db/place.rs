@@ -166,9 +166,26 @@ impl Place {
         synced.map_err(|error| StageError::permanent(format!("\"{name}\" can't be made durable")).because(error))
     }
 
+    /// Every object below the prefix, at any depth, whose name ends so; sorted.
+    pub(super) async fn all(&self, ending: &str) -> Result<Vec<Path>, StageError> {
+        let prefix = (!self.prefix.as_ref().is_empty()).then_some(&self.prefix);
+        let listed = self.store.list(prefix).map_ok(|object| object.location).try_collect::<Vec<Path>>().await;
+        let mut all = listed.map_err(|error| self.failed("listed", error))?;
+        // What begins with a dot is not finished yet.
+        let is_whole = |path: &Path| path.parts().all(|part| !part.as_ref().starts_with('.'));
+        all.retain(|path| path.as_ref().ends_with(ending) && is_whole(path));
+        all.sort_unstable();
+        Ok(all)
+    }
+
     /// What is in an object; `None` if it is not there.
     pub(super) async fn get(&self, name: &str) -> Result<Option<Bytes>, StageError> {
-        match self.store.get(&self.path(name)).await {
+        self.content(&self.path(name)).await
+    }
+
+    /// The same for one that was listed.
+    pub(super) async fn content(&self, at: &Path) -> Result<Option<Bytes>, StageError> {
+        match self.store.get(at).await {
             Ok(found) => found.bytes().await.map(Some).map_err(|error| self.failed("read", error)),
             Err(Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(self.failed("read", error)),

@@ -31,4 +31,4 @@ pub(crate) use publisher::Publisher;
 pub use settings::Protocol;
 pub(crate) use settings::{Direction, Login, Session, Settings, client_id, seconds};
 pub use tls::TlsConfig;
-pub(crate) use topics::{Topics, check_filter, check_topic};
+pub(crate) use topics::{Topics, check_filter, check_topic, shared};

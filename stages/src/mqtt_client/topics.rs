@@ -82,6 +82,11 @@ pub(crate) fn check_filter(filter: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Group and filter of `$share/GROUP/FILTER`; `None` for a filter that is nobody else's.
+pub(crate) fn shared(filter: &str) -> Option<(&str, &str)> {
+    filter.strip_prefix("$share/")?.split_once('/')
+}
+
 /// Says what is wrong with a topic to publish to.
 pub(crate) fn check_topic(topic: &str) -> Result<(), String> {
     check_text(topic, "topic")?;

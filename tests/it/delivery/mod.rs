@@ -5,7 +5,7 @@
 //! in a table with a key, in one without, in the lake and in the dead letters. Faults come from
 //! [`daemons`] (processes), [`proxy`] (connections, at chosen bytes) and [`small_disk`].
 //!
-//! [`crashes`] and [`limits`] run with all other tests in a short form, the others with `DELIVERY=1`.
+//! [`crashes`], [`limits`] and [`workers`] run with all other tests in a short form, the others with `DELIVERY=1`.
 //! `DELIVERY_ROUNDS` and `DELIVERY_OUTAGE_SECONDS` make them longer, `DELIVERY_SEED` repeats their choices: see
 //! `tests/README.md`.
 
@@ -26,3 +26,4 @@ mod site;
 mod small_disk;
 mod stops;
 mod table;
+mod workers;

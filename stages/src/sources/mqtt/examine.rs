@@ -65,8 +65,7 @@ async fn subscribe(source: &Mqtt, visit: &Visit, report: &Examination) {
 }
 
 fn without_group(filter: &str) -> &str {
-    let behind = filter.strip_prefix("$share/").and_then(|rest| rest.split_once('/'));
-    behind.map_or(filter, |(_, filter)| filter)
+    mqtt_client::shared(filter).map_or(filter, |(_, filter)| filter)
 }
 
 fn tell_window(source: &Mqtt, report: &Examination) {

@@ -16,6 +16,7 @@ mod resend;
 mod subscriptions;
 mod window;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -51,7 +52,8 @@ pub struct MqttSourceConfig {
     /// `ssl://` mean the same). The ports are 1883 and 8883 if none is given.
     url: String,
     /// What to receive: one topic filter or a list, with the wildcards `+` and `#`. Pipelines that
-    /// subscribe to `$share/GROUP/FILTER` with the same group divide the messages among them.
+    /// subscribe to `$share/GROUP/FILTER` with the same group divide the messages among them, each with a
+    /// `client_id` and a `data_dir` of its own: docs/mqtt.md.
     topics: Topics,
     /// How often a message may arrive: 0 at most once (nothing is acknowledged or repeated), 1 at least
     /// once, 2 exactly once as long as the connection lasts.
@@ -280,6 +282,12 @@ impl Source for Mqtt {
 
     fn is_resumable(&self) -> bool {
         true
+    }
+
+    fn divides_with(&self) -> Option<String> {
+        let groups = self.filters.iter().filter_map(|filter| mqtt_client::shared(filter));
+        let groups: BTreeSet<&str> = groups.map(|(group, _)| group).collect();
+        (!groups.is_empty()).then(|| groups.into_iter().collect::<Vec<_>>().join("\", \""))
     }
 
     /// With another client id and no session: a pipeline that is running is not disturbed.

@@ -54,8 +54,7 @@ impl Resend {
 
 /// The filter of `$share/GROUP/FILTER`.
 fn unshared(filter: &str) -> &str {
-    let shared = filter.strip_prefix("$share/").and_then(|rest| rest.split_once('/'));
-    shared.map_or(filter, |(_, filter)| filter)
+    crate::mqtt_client::shared(filter).map_or(filter, |(_, filter)| filter)
 }
 
 #[async_trait]

@@ -540,3 +540,13 @@ fn the_session_has_a_name_that_is_the_same_after_a_restart() {
     let settings = config(r#"{"url": "mqtt://broker", "topics": "a"}"#).settings(&cx).unwrap();
     assert_eq!(settings.client_id, "pipeline-detached-in");
 }
+
+#[test]
+fn a_shared_subscription_tells_with_whom_it_is_shared() {
+    let divides_with = |topics: &str| {
+        let config = config(&format!(r#"{{"url": "mqtt://broker", "topics": {topics}}}"#));
+        config.build(&BuildContext::detached("in", BTreeMap::new())).unwrap().source.divides_with()
+    };
+    assert_eq!(divides_with(r#"["a/#", "b/#"]"#), None);
+    assert_eq!(divides_with(r#"["a/#", "$share/workers/b/#", "$share/workers/c"]"#).as_deref(), Some("workers"));
+}

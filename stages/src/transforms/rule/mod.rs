@@ -132,6 +132,15 @@ fn yes() -> bool {
     true
 }
 
+/// The topic filter of a rule's `FROM`; `None` for a rule without one.
+///
+/// # Errors
+/// The rule can't be read: why, in lower case.
+pub fn topic_filter_of(sql: &str) -> Result<Option<String>, String> {
+    let tree = sql::parse::parse(sql).map_err(|refusal| refusal.message)?;
+    Ok(tree.topics.map(|(filter, _)| filter))
+}
+
 impl TransformConfig for RuleConfig {
     const DOC: StageDoc = StageDoc {
         type_name: "rule",
