@@ -61,7 +61,8 @@ fn write_files(criterion: &mut Criterion) {
     let batches = readings();
     let detached = || batches.iter().cloned().map(Batch::detached).collect();
     let group = Group::new(detached());
-    let advance = Advance { input: "valid".into(), partition: "telemetry/1".into(), from: None, to: 1.into() };
+    let advance =
+        Advance { input: "valid".into(), partition: "telemetry/1".into(), from: None, to: 1.into(), tenure: None };
     let resumable = Group::advancing(detached(), vec![advance]);
     let fresh = || {
         let memory = Path::new("/dev/shm");

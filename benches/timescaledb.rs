@@ -47,6 +47,7 @@ async fn compare(url: &str, schema: &str, rows: u64) {
             partition: "telemetry/1".into(),
             from: (round > 1).then(|| Position::from(round - 1)),
             to: round.into(),
+            tenure: None,
         };
         let group = |advances| Group::advancing(vec![readings(round, rows)], advances);
         let (plain, ledgered) = (group(Vec::new()), group(vec![advance]));

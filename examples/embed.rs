@@ -34,7 +34,7 @@ const PIPELINE: &str = r#"
 "#;
 
 /// `type = "warmer_than"`: rows of this temperature or below are left out.
-#[derive(serde::Deserialize, schemars::JsonSchema)]
+#[derive(Clone, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct WarmerThanConfig {
     /// The limit, in degrees Celsius.

@@ -21,6 +21,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use crate::position::{Position, Span};
 #[cfg(test)]
 use crate::simulated::{self, PlantedBug};
+use crate::tenure::Tenure;
 use loan::Lent;
 pub(crate) use loan::Loan;
 
@@ -71,6 +72,11 @@ impl Ack {
         self.promise.as_ref().map(|promise| promise.received_at_us)
     }
 
+    /// The tenure under which the rows were read, where several workers share their partition.
+    pub fn tenure(&self) -> Option<u64> {
+        self.partition().and_then(Partition::tenure)
+    }
+
     /// The ordered stream that the rows came by; `None` for a detached ack.
     pub(crate) fn partition(&self) -> Option<&Partition> {
         self.promise.as_ref().map(|promise| &promise.partition)
@@ -98,7 +104,7 @@ impl Ack {
         };
         let partition = &promise.partition;
         let followed = Promise {
-            partition: if with_position { partition.clone() } else { Partition::new(partition.name()) },
+            partition: if with_position { partition.clone() } else { partition.without_positions() },
             span: promise.span,
             received_at_us: promise.received_at_us,
             failed: AtomicBool::new(false),
@@ -196,6 +202,8 @@ struct PartitionShared {
     name: String,
     /// Its positions mean the same after a restart.
     resumable: bool,
+    /// Of a partition that several workers share: that of this one.
+    tenure: Option<Arc<Tenure>>,
     checkpointed: watch::Sender<Option<Position>>,
     window: Mutex<Window>,
     progress: watch::Sender<Progress>,
@@ -219,18 +227,29 @@ enum Verdict {
 impl Partition {
     /// A partition of which nothing has been read, and which is gone with this run.
     pub fn new(name: impl Into<String>) -> Self {
-        Self::with(name.into(), false)
+        Self::with(name.into(), false, None)
     }
 
     /// A partition that a later run reads on: name and positions are the same then.
     pub fn resumable(name: impl Into<String>) -> Self {
-        Self::with(name.into(), true)
+        Self::with(name.into(), true, None)
     }
 
-    fn with(name: String, resumable: bool) -> Self {
+    /// A partition that several workers share, and that is this one's for a while.
+    pub(crate) fn held(name: impl Into<String>, tenure: Arc<Tenure>) -> Self {
+        Self::with(name.into(), true, Some(tenure))
+    }
+
+    /// The same for rows whose positions say nothing.
+    fn without_positions(&self) -> Self {
+        Self::with(self.name().to_owned(), false, self.shared.tenure.clone())
+    }
+
+    fn with(name: String, resumable: bool, tenure: Option<Arc<Tenure>>) -> Self {
         let shared = PartitionShared {
             name,
             resumable,
+            tenure,
             checkpointed: watch::Sender::new(None),
             window: Mutex::default(),
             progress: watch::Sender::new(Progress::default()),
@@ -247,6 +266,43 @@ impl Partition {
     /// Whether its positions mean the same after a restart.
     pub fn is_resumable(&self) -> bool {
         self.shared.resumable
+    }
+
+    /// The number of the lease under which this worker has the partition; `None` where nobody else could have it.
+    pub fn tenure(&self) -> Option<u64> {
+        self.shared.tenure.as_ref().map(|tenure| tenure.number)
+    }
+
+    /// Somebody else has the partition now, or may have: sinks leave out what is still on its way of it, and its promises
+    /// are broken. Nothing happens to a partition without a tenure.
+    pub fn revoke(&self) {
+        if let Some(tenure) = &self.shared.tenure {
+            tenure.revoked.cancel();
+        }
+    }
+
+    /// Whether somebody else may have the partition now.
+    pub fn is_revoked(&self) -> bool {
+        self.shared.tenure.as_ref().is_some_and(|tenure| tenure.revoked.is_cancelled())
+    }
+
+    /// Resolves once somebody else may have the partition. Cancel safe.
+    pub async fn revoked(&self) {
+        match &self.shared.tenure {
+            Some(tenure) => tenure.revoked.cancelled().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Whether its tenure begins at this position, before any row of its own.
+    pub(crate) fn starts_at(&self, position: Position) -> bool {
+        self.shared.tenure.as_ref().is_some_and(|tenure| tenure.after == position)
+    }
+
+    /// What a transform remembered where this tenure begins.
+    pub(crate) fn states_of(&self, transform: &str) -> &[Vec<u8>] {
+        let states = self.shared.tenure.as_ref().and_then(|tenure| tenure.states.get(transform));
+        states.map_or(&[], Vec::as_slice)
     }
 
     /// The position that a restart would read on after; what is before it is never asked for again.
@@ -279,6 +335,11 @@ impl Partition {
     /// Changes whenever the partition moves forward or fails.
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.shared.progress.subscribe()
+    }
+
+    /// Waits until everything that was opened is delivered, or a promise is broken. Cancel safe.
+    pub async fn settled(&self) -> Progress {
+        self.wait_for(|progress| progress.failed || progress.is_complete()).await
     }
 
     /// Waits until the partition has come so far. Cancel safe.

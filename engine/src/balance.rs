@@ -14,6 +14,9 @@ pub(crate) const DUPLICATES: &str = "duplicate_rows";
 /// Counted by the engine for rows that a sink has stored in an earlier run.
 pub(crate) const STORED_BEFORE: &str = "rows_stored_before";
 
+/// Counted by the engine for rows of partitions that another worker has taken over before they were stored.
+pub(crate) const TAKEN_OVER: &str = "rows_taken_over";
+
 /// What one stage was given, and what became of it. In rows; for a source in records of its own, such as
 /// messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -34,6 +37,8 @@ pub struct Balance {
     pub filtered: u64,
     /// An optional sink went without.
     pub shed: u64,
+    /// Not stored by this worker, since another one has taken over their partition and reads them.
+    pub taken_over: u64,
     /// On its way: in a queue, on disk before a sink, or in the stage's hands.
     pub in_flight: u64,
 }
@@ -43,8 +48,16 @@ impl Balance {
     /// was received.
     pub fn imbalance(&self) -> i64 {
         let given = i128::from(self.received) + i128::from(self.made);
-        let became =
-            [self.passed_on, self.stored, self.duplicate, self.rejected, self.filtered, self.shed, self.in_flight];
+        let became = [
+            self.passed_on,
+            self.stored,
+            self.duplicate,
+            self.rejected,
+            self.filtered,
+            self.shed,
+            self.taken_over,
+            self.in_flight,
+        ];
         let became: i128 = became.into_iter().map(i128::from).sum();
         i64::try_from(given - became).unwrap_or(i64::MAX)
     }
@@ -65,6 +78,7 @@ impl fmt::Display for Balance {
             (self.rejected, "rejected"),
             (self.filtered, "filtered"),
             (self.shed, "gone without"),
+            (self.taken_over, "taken over by another worker"),
             (self.in_flight, "in flight"),
         ] {
             if count > 0 {
@@ -97,6 +111,7 @@ impl RunStats {
         // neither side or, for a moment, missing; never more than there are.
         let before = stage.named_count(STORED_BEFORE);
         let mut balance = Balance {
+            taken_over: stage.named_count(TAKEN_OVER),
             rejected: stage.rows_out(Port::REJECTED),
             in_flight: stage.rows_in_hand() + sum(EdgeStats::rows_in_flight),
             ..Balance::default()

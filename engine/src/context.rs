@@ -1,6 +1,6 @@
 //! What the engine hands to a stage: while it is built, and while a source runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ack::Partition;
 use crate::batch::Batch;
-use crate::checkpoint::{Gate, Shut};
+use crate::checkpoint::{Gate, Kept, Shut};
 use crate::error::StageError;
 use crate::position::Position;
 use crate::schema::DeclaredSchema;
@@ -17,8 +17,10 @@ use crate::stage::{BuildError, Port};
 use crate::stats::{CertificateStats, Counter, DeviceStats, Gauge, IntakeStats, Running, StageStats};
 use crate::storage::Storage;
 use crate::suggest::suggest;
+use crate::tenure::{Claim, Claimed, Tenure, Tenures};
 
 /// What a stage's configuration may know while it builds the stage.
+#[derive(Clone)]
 pub struct BuildContext {
     /// The stage's name in the pipeline file.
     pub stage: String,
@@ -92,6 +94,7 @@ pub struct SourceContext {
     stats: Arc<StageStats>,
     resumption: SourceResumption,
     storage: Arc<dyn Storage>,
+    tenures: Tenures,
 }
 
 /// Where the sources of a run go on.
@@ -111,8 +114,9 @@ impl SourceContext {
         stats: Arc<StageStats>,
         resumption: SourceResumption,
         storage: Arc<dyn Storage>,
+        tenures: Tenures,
     ) -> Self {
-        Self { name: name.to_owned(), gate, stop, stats, resumption, storage }
+        Self { name: name.to_owned(), gate, stop, stats, resumption, storage, tenures }
     }
 
     /// A new ordered stream of this source, which is gone with this run.
@@ -135,6 +139,60 @@ impl SourceContext {
         let after = self.resumption.after.get(partition.name()).copied();
         self.gate.start(&partition, after).await;
         (partition, after)
+    }
+
+    /// Claims a partition that several workers share, for a source whose
+    /// [`Source::is_shared`](crate::stage::Source::is_shared) says so. `tenure`: the number of its lease, greater than that
+    /// of any before. `parents`: the partitions that this one has come from; what transforms remember of those is the
+    /// beginning where nothing of this one was kept. `otherwise`: where to read on where no sink has kept a checkpoint.
+    ///
+    /// Resolves once every sink has put the tenure on record. Dropping the future gives the claim up.
+    ///
+    /// # Errors
+    /// [`StageError::superseded`] where a later tenure is on record; a sink needs a person; what was kept is damaged.
+    pub async fn claim(
+        &self,
+        name: &str,
+        tenure: u64,
+        parents: &[String],
+        otherwise: Option<Position>,
+    ) -> Result<Claimed, StageError> {
+        let full = |name: &str| format!("{}/{name}", self.name);
+        let revoked = CancellationToken::new();
+        let given_up = revoked.clone().drop_guard();
+        let parents = parents.iter().map(|parent| full(parent)).collect();
+        let claim = Claim { partition: full(name), number: tenure, parents, revoked: revoked.clone() };
+        let adopted = self.tenures.adopt(&claim).await?;
+        let kept = adopted.iter().find_map(|adopted| adopted.checkpoint.as_deref()).map(Kept::decode).transpose()?;
+        let after = kept.as_ref().map(|kept| kept.position).or(otherwise).unwrap_or_default();
+        let mut states: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
+        let inherited = adopted.iter().flat_map(|adopted| &adopted.inherited).map(|bytes| Kept::decode(bytes));
+        for kept in kept.map(Ok).into_iter().chain(inherited) {
+            kept?.states.into_iter().for_each(|(transform, state)| states.entry(transform).or_default().push(state));
+        }
+        let cuts: BTreeSet<Position> =
+            adopted.iter().flat_map(|adopted| &adopted.positions).map(|entry| entry.position).collect();
+        given_up.disarm();
+        let partition = Partition::held(claim.partition, Arc::new(Tenure { number: tenure, revoked, after, states }));
+        self.gate.start(&partition, Some(after)).await;
+        self.tenures.begin(&partition);
+        Ok(Claimed {
+            partition,
+            // Nothing was ever stored before the first position.
+            after: Some(after).filter(|after| *after != Position::default()),
+            cuts: cuts.into_iter().filter(|cut| *cut > after).collect(),
+        })
+    }
+
+    /// A claimed partition is this worker's no more: everything of it is stored and kept, or it is somebody else's.
+    pub async fn retire(&self, partition: &Partition) {
+        self.gate.retire(partition).await;
+        self.tenures.end(partition);
+    }
+
+    /// Asks for a checkpoint now, and not after the interval: [`Partition::checkpointed`] tells when it is there.
+    pub fn want_checkpoint(&self) {
+        self.tenures.want_checkpoint();
     }
 
     /// Whether the run takes checkpoints, which move [`Partition::checkpointed`]. It doesn't where some
@@ -233,6 +291,11 @@ impl SourceContext {
     /// tells.
     pub fn behind_ms(&self) -> Gauge {
         self.stats.start_behind()
+    }
+
+    /// How many partitions this worker has now, of a source that several share.
+    pub fn partitions_held(&self) -> Gauge {
+        self.stats.start_partitions()
     }
 
     /// Counts as time at work until the result is dropped: decoding, say, and not waiting for the outside.

@@ -41,6 +41,7 @@ pub struct StageError {
     hint: Option<String>,
     source: Option<Box<dyn Error + Send + Sync>>,
     refused: Vec<Refused>,
+    superseded: Vec<String>,
     /// Only follows from another stage's end: never reported where there is a real cause.
     consequence: bool,
 }
@@ -69,6 +70,13 @@ impl StageError {
         error
     }
 
+    /// These partitions are another worker's by now, by their full names, and nothing of the group is stored.
+    pub fn superseded(partitions: Vec<String>) -> Self {
+        let mut error = Self::transient(format!("another worker has taken over {}", partitions.join(", ")));
+        error.superseded = partitions;
+        error
+    }
+
     /// An outside that is away for now. Past tense: it may work next time.
     pub fn transient(message: impl Into<String>) -> Self {
         Self::new(Fault::Transient, message)
@@ -92,6 +100,7 @@ impl StageError {
             hint: None,
             source: None,
             refused: Vec::new(),
+            superseded: Vec::new(),
             consequence: false,
         }
     }
@@ -130,6 +139,11 @@ impl StageError {
     /// The rows that a sink has named; empty for any other error.
     pub fn refused_rows(&self) -> &[Refused] {
         &self.refused
+    }
+
+    /// The partitions that are another worker's by now; empty for any other error.
+    pub fn superseded_partitions(&self) -> &[String] {
+        &self.superseded
     }
 
     /// What the reader can do about it, if anything is known.

@@ -61,6 +61,7 @@ mod stats;
 pub mod storage;
 pub mod suggest;
 pub mod tap;
+mod tenure;
 pub mod terminal;
 pub mod testing;
 pub mod time;
@@ -83,3 +84,4 @@ pub use stats::{
     CertificateStats, Counter, DeviceStats, EdgeStats, Gauge, IntakeStats, LATENCY_BOUNDS_SECONDS, Latencies,
     LatencyCounts, RunStats, Running, StageState, StageStats, Stopwatch, now_us,
 };
+pub use tenure::Claimed;

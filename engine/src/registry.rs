@@ -58,7 +58,16 @@ pub(crate) enum Built {
 pub(crate) trait Buildable: Send {
     /// `input` is `None` for a source and only for a source.
     fn build(self: Box<Self>, input: Option<&SchemaRef>, cx: &BuildContext) -> Result<Built, BuildError>;
+
+    /// How to build the same transform once more; `None` for anything else.
+    fn again(&self, input: Option<&SchemaRef>, cx: &BuildContext) -> Option<Anew> {
+        let _ = (input, cx);
+        None
+    }
 }
+
+/// Builds a transform once more, without what another instance of it remembers.
+pub(crate) type Anew = Box<dyn Fn() -> Result<BuiltTransform, BuildError> + Send>;
 
 struct Typed<C, K>(C, PhantomData<K>);
 struct OfSource;
@@ -76,6 +85,11 @@ impl<C: SourceConfig> Buildable for Typed<C, OfSource> {
 impl<C: TransformConfig> Buildable for Typed<C, OfTransform> {
     fn build(self: Box<Self>, input: Option<&SchemaRef>, cx: &BuildContext) -> Result<Built, BuildError> {
         self.0.build(input.expect(NO_INPUT), cx).map(Built::Transform)
+    }
+
+    fn again(&self, input: Option<&SchemaRef>, cx: &BuildContext) -> Option<Anew> {
+        let (config, input, cx) = (self.0.clone(), input?.clone(), cx.clone());
+        Some(Box::new(move || config.clone().build(&input, &cx)))
     }
 }
 

@@ -6,6 +6,7 @@
 //! every edge before anything starts, and a running stage can't meet a missing column.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -69,6 +70,13 @@ pub trait Source: Send {
     /// all there are. The plan warns where a transform would have to see them all.
     fn divides_with(&self) -> Option<String> {
         None
+    }
+
+    /// Whether several workers share the source's partitions, each claiming some by
+    /// [`SourceContext::claim`](crate::stage::SourceContext::claim). Such a source is resumable, and the only one of its
+    /// pipeline.
+    fn is_shared(&self) -> bool {
+        false
     }
 
     /// Reaches the outside without changing anything there, for `pipeline check --connect`. Says in
@@ -144,6 +152,16 @@ pub trait Transform: Send {
         Err(StageError::permanent("the transform keeps no state"))
     }
 
+    /// Also remembers what another instance did, of a partition that has become one with this one's. Called after
+    /// [`Transform::restore`], before the first batch. A device that both know is taken as it was seen last.
+    ///
+    /// # Errors
+    /// As for [`Transform::restore`]; the engine goes on without it and says so.
+    fn absorb(&mut self, snapshot: &[u8]) -> Result<(), StageError> {
+        let _ = snapshot;
+        Err(StageError::permanent("the transform can't take in what another one remembers"))
+    }
+
     /// Called once, after the last batch: the input has ended, or the run was asked to stop. Not called
     /// where the run fails.
     ///
@@ -194,6 +212,32 @@ pub trait Sink: Send {
         Ok(Vec::new())
     }
 
+    /// What several workers that store by this sink at once can expect of it.
+    fn sharing(&self) -> Sharing {
+        Sharing::AtLeastOnce
+    }
+
+    /// A tenure of a partition begins, of a source that several workers share: puts its number on record, so that from
+    /// here on nothing of an earlier one is stored, and then says how far the sink has come. Called between groups, again
+    /// after a transient error. `parents` are the partitions that this one has come from.
+    ///
+    /// # Errors
+    /// [`StageError::superseded`] where a later tenure is on record; else as for [`Sink::open`].
+    async fn adopt(&mut self, partition: &str, tenure: u64, parents: &[String]) -> Result<Adopted, StageError> {
+        let _ = (partition, tenure, parents);
+        Ok(Adopted::default())
+    }
+
+    /// Keeps what the next owner of a partition goes on from, in place of what was kept before. Called of a sink whose
+    /// [`Sink::sharing`] is [`Sharing::ExactlyOnce`].
+    ///
+    /// # Errors
+    /// As for [`Sink::adopt`].
+    async fn keep_checkpoint(&mut self, partition: &str, tenure: u64, checkpoint: &[u8]) -> Result<(), StageError> {
+        let _ = (partition, tenure, checkpoint);
+        Err(StageError::bug("a sink was asked to keep a checkpoint that can't"))
+    }
+
     /// All or nothing: every row of the group is durable on return, and [`Group::advances`] with it,
     /// or none is visible.
     ///
@@ -201,7 +245,8 @@ pub trait Sink: Send {
     ///
     /// # Errors
     /// Transient: called again with the same group after a backoff, so a group whose outcome is
-    /// unknown must be recognised. [`StageError::refused`]: the named rows leave by
+    /// unknown must be recognised. [`StageError::superseded`]: partitions of the group are somebody else's by now
+    /// ([`Group::claims`]), and the rest comes again. [`StageError::refused`]: the named rows leave by
     /// [`Port::REJECTED`], and once they are where they belong the rest of the group is written, with
     /// its advances. Data without naming rows: the engine halves the group until the bad row is alone.
     /// Permanent: the sink pauses until a person has mended the outside.
@@ -273,6 +318,28 @@ pub trait Sink: Send {
     }
 }
 
+/// What several workers that store by one sink can expect of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sharing {
+    /// Each row once: it refuses what comes from a worker that has lost its partition, and keeps checkpoints.
+    ExactlyOnce,
+    /// Each row at least once.
+    AtLeastOnce,
+    /// It is one worker's alone. Says why, and what to do instead, in sentences.
+    Refused(&'static str),
+}
+
+/// A sink's answer to a tenure that begins.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Adopted {
+    /// How far it has come on each of its inputs along the partition.
+    pub positions: Vec<Committed>,
+    /// What [`Sink::keep_checkpoint`] was last given of the partition.
+    pub checkpoint: Option<Vec<u8>>,
+    /// Where nothing was: what it was given of each partition that this one has come from.
+    pub inherited: Vec<Vec<u8>>,
+}
+
 /// Batches that a sink commits together, and how far that takes it.
 #[derive(Debug)]
 pub struct Group {
@@ -293,6 +360,8 @@ pub struct Advance {
     pub from: Option<Position>,
     /// What it must say once the group is durable.
     pub to: Position,
+    /// Of a partition that several workers share: the tenure under which this is stored.
+    pub tenure: Option<u64>,
 }
 
 /// A sink's own record of how far it has come on one input along one partition.
@@ -366,6 +435,13 @@ impl Group {
     /// The batches, in order of arrival. None is empty.
     pub fn batches(&self) -> &[Batch] {
         &self.batches
+    }
+
+    /// Partitions that several workers share, with the tenures under which this group has rows of them or moves them on.
+    pub fn claims(&self) -> BTreeMap<&str, u64> {
+        let of_batches = self.batches.iter().filter_map(|batch| Some((batch.ack().span()?.0, batch.ack().tenure()?)));
+        let of_advances = self.advances.iter().filter_map(|advance| Some((&*advance.partition, advance.tenure?)));
+        of_batches.chain(of_advances).collect()
     }
 
     /// All rows of the group.
@@ -478,7 +554,7 @@ pub trait SourceConfig: DeserializeOwned + JsonSchema + Send + 'static {
 }
 
 /// The configuration of a transform: `[transforms.NAME]`. See [`SourceConfig`].
-pub trait TransformConfig: DeserializeOwned + JsonSchema + Send + 'static {
+pub trait TransformConfig: DeserializeOwned + JsonSchema + Clone + Send + 'static {
     /// What `pipeline stages` prints.
     const DOC: StageDoc;
     /// Checks the configuration against the input's schema and builds the stage. No I/O.

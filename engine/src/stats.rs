@@ -100,6 +100,7 @@ pub struct StageStats {
     devices: OnceLock<DeviceStats>,
     certificates: OnceLock<CertificateStats>,
     behind_ms: OnceLock<Gauge>,
+    partitions: OnceLock<Gauge>,
     rows_stored: AtomicU64,
     groups_stored: AtomicU64,
     retries: AtomicU64,
@@ -141,6 +142,7 @@ impl StageStats {
             devices: OnceLock::new(),
             certificates: OnceLock::new(),
             behind_ms: OnceLock::new(),
+            partitions: OnceLock::new(),
             rows_stored: AtomicU64::new(0),
             groups_stored: AtomicU64::new(0),
             retries: AtomicU64::new(0),
@@ -320,6 +322,15 @@ impl StageStats {
 
     pub(crate) fn follow_devices(&self) -> DeviceStats {
         self.devices.get_or_init(DeviceStats::default).clone()
+    }
+
+    /// How many partitions a source has now that several workers share; `None` for any other.
+    pub fn partitions(&self) -> Option<u64> {
+        self.partitions.get().map(Gauge::get)
+    }
+
+    pub(crate) fn start_partitions(&self) -> Gauge {
+        self.partitions.get_or_init(Gauge::default).clone()
     }
 
     pub(crate) fn start_behind(&self) -> Gauge {

@@ -52,7 +52,7 @@ pub fn resumed_source(
         stats: stats.clone(),
     };
     let gate = Arc::new(Gate::new(outbox));
-    (SourceContext::new("source", gate, stop, stats, resumption, storage), outlet)
+    (SourceContext::new("source", gate, stop, stats, resumption, storage, Default::default()), outlet)
 }
 
 impl Outlet {

@@ -49,6 +49,19 @@ resource "aws_kinesis_stream" "telemetry" {
   kms_key_id       = "alias/aws/kinesis"
 }
 
+# --- who reads which shard, where several workers share the stream; a worker would create it as well
+
+resource "aws_dynamodb_table" "leases" {
+  name         = var.name
+  billing_mode = "PAY_PER_REQUEST"
+  hash_key     = "leaseKey"
+
+  attribute {
+    name = "leaseKey"
+    type = "S"
+  }
+}
+
 # --- the lake
 
 resource "aws_s3_bucket" "lake" {
@@ -223,13 +236,15 @@ locals {
     stream_arn = aws_kinesis_stream.telemetry.arn
     bucket_arn = aws_s3_bucket.lake.arn
     queue_arn  = aws_sqs_queue.objects.arn
+    leases_arn = aws_dynamodb_table.leases.arn
   }
   policies = {
-    source-kinesis  = {}
-    sink-parquet    = { prefix = "lake" }
-    source-s3       = { prefix = "inbox" }
-    source-s3-queue = {}
-    backup          = { prefix = "backups" }
+    source-kinesis         = {}
+    source-kinesis-workers = {}
+    sink-parquet           = { prefix = "lake" }
+    source-s3              = { prefix = "inbox" }
+    source-s3-queue        = {}
+    backup                 = { prefix = "backups" }
   }
 }
 

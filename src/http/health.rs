@@ -116,6 +116,7 @@ impl Health {
             "lag_seconds": lag(stage, now).map(|lag| lag.as_secs_f64()),
             "commit_lag_seconds": stage.commit_lag().map(|lag| lag.as_secs_f64()),
             "newest_event_at": stage.newest_event_at_us().map(format_us),
+            "partitions": stage.partitions(),
             "spool_bytes": stage.spool().and_then(SpoolMeter::bytes),
             "busy_seconds": stage.busy.elapsed().as_secs_f64(),
             "blocked_seconds": stage.blocked.elapsed().as_secs_f64(),

@@ -50,7 +50,9 @@ impl Gate {
             outbox.send(port, batch).await.map_err(|Closed| Shut::ByReader)?;
             if let Some((partition, last)) = place {
                 match sent.get_mut(partition.name()) {
-                    Some((_, position)) => *position = last,
+                    // Of a tenure that is over, something may still come.
+                    Some((known, _)) if known.tenure() > partition.tenure() => {}
+                    Some((known, position)) => (*known, *position) = (partition, last),
                     None => drop(sent.insert(partition.name().to_owned(), (partition, last))),
                 }
             }
@@ -62,6 +64,14 @@ impl Gate {
     pub(crate) async fn start(&self, partition: &Partition, after: Option<Position>) {
         if let Some(after) = after {
             self.inner.lock().await.sent.insert(partition.name().to_owned(), (partition.clone(), after));
+        }
+    }
+
+    /// A partition is this worker's no more: later checkpoints do without it.
+    pub(crate) async fn retire(&self, partition: &Partition) {
+        let sent = &mut self.inner.lock().await.sent;
+        if sent.get(partition.name()).is_some_and(|(found, _)| found.tenure() == partition.tenure()) {
+            sent.remove(partition.name());
         }
     }
 

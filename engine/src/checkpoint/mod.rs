@@ -11,6 +11,7 @@
 //! positions with its rows leaves out what it has.
 
 mod gate;
+mod shared;
 mod store;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ use crate::position::Position;
 use crate::simulated::{self, PlantedBug};
 
 pub(crate) use gate::{Gate, Place, Shut};
+pub(crate) use shared::{Kept, SharedCheckpointer};
 pub(crate) use store::{Checkpoint, CheckpointStore};
 
 /// What a transform says of its state.
@@ -38,6 +40,8 @@ pub(crate) struct StateReport {
     pub barrier: Option<u64>,
     /// `None` for a transform without state.
     pub state: Option<Vec<u8>>,
+    /// Of partitions that several workers share, what it remembers of each.
+    pub shares: Vec<(String, Vec<u8>)>,
 }
 
 /// The reporting end that a transform has.

@@ -80,7 +80,7 @@ impl CheckpointStore {
     }
 }
 
-fn encode(checkpoint: &Checkpoint) -> Vec<u8> {
+pub(super) fn encode(checkpoint: &Checkpoint) -> Vec<u8> {
     let head = Head {
         id: checkpoint.id,
         positions: checkpoint.positions.iter().map(|(name, position)| (name.clone(), position.0)).collect(),
@@ -95,7 +95,7 @@ fn encode(checkpoint: &Checkpoint) -> Vec<u8> {
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Option<Checkpoint> {
+pub(super) fn decode(bytes: &[u8]) -> Option<Checkpoint> {
     let (bytes, crc) = bytes.split_last_chunk::<4>()?;
     if crc32fast::hash(bytes) != u32::from_le_bytes(*crc) {
         return None;

@@ -84,7 +84,7 @@ impl Resender for Outside {
     async fn close(&mut self) {}
 }
 
-#[derive(Deserialize, JsonSchema)]
+#[derive(Clone, Deserialize, JsonSchema)]
 struct TestTransform {}
 
 impl TransformConfig for TestTransform {

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
 
-use super::{Draft, DraftStage, Edge, Node, Plan, warnings};
+use super::{Draft, DraftStage, Edge, Node, Plan, shared, warnings};
 use crate::context::BuildContext;
 use crate::file::Mistake;
-use crate::registry::{Built, Kind};
+use crate::registry::{Anew, Built, Kind};
 use crate::stage::{BuildError, Outputs, Port};
 use crate::stats::StageStats;
 use crate::suggest::suggest;
@@ -181,6 +181,7 @@ fn build(
     // Where a draft's stage went; `None` if it could not be built.
     let mut built_at: Vec<Option<usize>> = vec![None; drafts.len()];
     let mut edges = Vec::new();
+    let mut places = Vec::new();
     for &index in order {
         let mut stage = drafts[index].take().expect("the order names each stage once");
         let inputs = inputs_of(&stage, &links[index], &built_at, &nodes, &mut mistakes);
@@ -197,16 +198,19 @@ fn build(
         if input.is_none() && stage.kind != Kind::Source {
             continue;
         }
+        let anew = config.again(input.as_ref(), &cx);
         match config.build(input.as_ref(), &cx) {
             Ok(built) => {
                 let to = nodes.len();
                 edges.extend(inputs.into_iter().map(|(from, port, _)| Edge { from, port, to }));
                 built_at[index] = Some(to);
-                nodes.push(node(stage, built, stats));
+                places.push(stage.places.of(""));
+                nodes.push(node(stage, built, anew, stats));
             }
             Err(error) => mistakes.extend(all_mistakes(&mut stage, error, input.as_ref(), &cx)),
         }
     }
+    shared::check(&nodes, &places, &mut mistakes);
     if !mistakes.is_empty() {
         return Err(mistakes);
     }
@@ -253,14 +257,14 @@ fn ports_of(stage: &DraftStage<'_>) -> Vec<Port> {
     if stage.kind == Kind::Sink { named.collect() } else { std::iter::once(Port::MAIN).chain(named).collect() }
 }
 
-fn node(stage: DraftStage<'_>, built: Built, stats: Arc<StageStats>) -> Node {
+fn node(stage: DraftStage<'_>, built: Built, anew: Option<Anew>, stats: Arc<StageStats>) -> Node {
     let outputs: Outputs = match &built {
         Built::Source(source) => source.outputs.clone(),
         Built::Transform(transform) => transform.outputs.clone(),
         Built::Sink(sink) => sink.outputs.clone(),
     };
     let DraftStage { name, kind, type_name, required, .. } = stage;
-    Node { name, kind, type_name, outputs, required, built, stats }
+    Node { name, kind, type_name, outputs, required, built, anew, stats }
 }
 
 type Input = (usize, Port, SchemaRef);

@@ -8,6 +8,7 @@ mod builder;
 mod check;
 mod graph;
 mod places;
+mod shared;
 mod warnings;
 
 use std::collections::BTreeMap;
@@ -26,7 +27,7 @@ pub use places::{Declared, SpoolPlace};
 
 use crate::file::{self, HttpSettings, KeyPlaces, Mistake, Mistakes, Replacement, Variables};
 use crate::objectives::Objectives;
-use crate::registry::{Buildable, Built, ConfigTable, Kind, Registry};
+use crate::registry::{Anew, Buildable, Built, ConfigTable, Kind, Registry};
 use crate::schema::DeclaredSchema;
 use crate::stage::{Outputs, Port};
 use crate::stats::StageStats;
@@ -131,6 +132,8 @@ pub(crate) struct Node {
     pub(crate) outputs: Outputs,
     pub(crate) required: bool,
     pub(crate) built: Built,
+    /// How to build a transform once more: one for each partition that several workers share.
+    pub(crate) anew: Option<Anew>,
     pub(crate) stats: Arc<StageStats>,
 }
 

@@ -32,7 +32,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::backlog::BacklogMeter;
 use crate::balance::Auditor;
-use crate::checkpoint::{Checkpoint, CheckpointStore, Checkpointer, Gate, Reports};
+use crate::checkpoint::{Checkpoint, CheckpointStore, Checkpointer, Gate, Reports, SharedCheckpointer};
 use crate::context::{SourceContext, SourceResumption};
 use crate::error::StageError;
 use crate::plan::{Node, Plan};
@@ -42,8 +42,9 @@ use crate::report::Report;
 use crate::stage::{Account, SchemaComparison};
 use crate::stats::{EdgeStats, RunStats, StageState, StageStats};
 use crate::storage::{FsStorage, Storage};
+use crate::tenure::Tenures;
 use sink::{OnPermanent, SinkTask};
-use transform::TransformTask;
+use transform::{Shares, TransformTask};
 
 /// How long other stages may take to end by themselves after one has failed: long enough that the
 /// cause is heard before its consequences.
@@ -250,6 +251,8 @@ impl Resumption {
             };
             RunError::DataDir { dir, source, hint }
         })?;
+        // Of partitions that several workers share, whatever this one has kept of them before is not the newest.
+        let last = last.filter(|_| !run.plan.is_shared());
         Ok(Some(Self { store, last }))
     }
 
@@ -261,21 +264,38 @@ impl Resumption {
 /// The task that takes checkpoints, from its start to the last one. It holds the data directory, so it ends
 /// with the run, however that ends.
 struct Checkpoints {
-    task: AbortOnDropHandle<Checkpointer>,
+    task: CheckpointTask,
     stop: watch::Sender<bool>,
+}
+
+enum CheckpointTask {
+    OfThisRun(AbortOnDropHandle<Checkpointer>),
+    OfSharedPartitions(AbortOnDropHandle<SharedCheckpointer>),
 }
 
 impl Checkpoints {
     fn start(checkpointer: Checkpointer) -> Self {
         let (stop, stopped) = watch::channel(false);
-        Self { task: AbortOnDropHandle::new(tokio::spawn(checkpointer.run(stopped))), stop }
+        let task = AbortOnDropHandle::new(tokio::spawn(checkpointer.run(stopped)));
+        Self { task: CheckpointTask::OfThisRun(task), stop }
+    }
+
+    fn start_shared(checkpointer: SharedCheckpointer) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let task = AbortOnDropHandle::new(tokio::spawn(checkpointer.run(stopped)));
+        Self { task: CheckpointTask::OfSharedPartitions(task), stop }
     }
 
     /// Takes the last checkpoint, if everything is stored now, and lets go of the directory.
     async fn end(self, all_is_stored: bool) {
         self.stop.send_replace(true);
-        match self.task.await {
-            Ok(checkpointer) if all_is_stored => checkpointer.finish().await,
+        let ended = match self.task {
+            CheckpointTask::OfThisRun(task) => task.await.map(Some),
+            // The source has waited for the last ones before it let go of its partitions.
+            CheckpointTask::OfSharedPartitions(task) => task.await.map(|_| None),
+        };
+        match ended {
+            Ok(Some(checkpointer)) if all_is_stored => checkpointer.finish().await,
             Ok(_) => {}
             Err(error) => tracing::error!(%error, "checkpoints ended early; a restart reads more again than it need"),
         }
@@ -395,7 +415,10 @@ impl Tasks {
         reading: &CancellationToken,
         resumption: Option<Resumption>,
     ) -> (Self, Option<Checkpoints>) {
+        let tenures = run.plan.is_shared().then(Tenures::default);
         let nodes = std::mem::take(&mut run.plan.nodes);
+        let keeper = Plan::keeper(&nodes);
+        let mut keeper_orders = None;
         let mut edges = edges::connect(&nodes, run, resumption.is_some());
         let mut tasks = Self { set: JoinSet::new(), nodes: Default::default(), stats: run.stats.stages.clone() };
         for (to, overflow) in std::mem::take(&mut edges.overflows) {
@@ -432,22 +455,33 @@ impl Tasks {
                         node.stats,
                         common.resumption.clone(),
                         common.storage.clone(),
+                        tenures.clone().unwrap_or_default(),
                     );
                     tasks.spawn_for(index, built.source.run(cx));
                 }
                 Built::Transform(built) => {
+                    let shares =
+                        tenures.as_ref().and_then(|tenures| Shares::of(built.transform.as_ref(), node.anew, tenures));
                     let task = TransformTask {
                         transform: built.transform,
                         outbox,
                         stats: node.stats,
                         reports: common.reports.clone(),
                         stopping: common.reading.clone(),
+                        shares,
                     };
                     tasks.spawn_for(index, task.run(inbox));
                 }
                 Built::Sink(built) => {
                     let on_permanent = if node.required { common.on_permanent } else { OnPermanent::Pause };
-                    let task = SinkTask::new(built, inputs, on_permanent, outbox, node.stats);
+                    let orders = tenures.as_ref().map(|tenures| {
+                        let (orders, ordered) = tenures.add_sink();
+                        if keeper == Some(index) {
+                            keeper_orders = Some(orders);
+                        }
+                        ordered
+                    });
+                    let task = SinkTask::new(built, inputs, on_permanent, outbox, node.stats, orders);
                     let resumes = resumption.is_some();
                     let stopping = common.reading.clone();
                     tasks.spawn_for(index, task.run(inbox, !resumes && node.required, resumes, stopping));
@@ -455,6 +489,19 @@ impl Tasks {
             }
         }
         let checkpoints = resumption.map(|resumption| {
+            if let Some(tenures) = tenures {
+                return Checkpoints::start_shared(SharedCheckpointer {
+                    _store: resumption.store,
+                    interval: run.plan.settings.checkpoint_interval,
+                    gate: gates.remove(0),
+                    tenures,
+                    keeper: keeper_orders,
+                    transforms,
+                    reports: reported,
+                    last_id: 0,
+                    kept: BTreeMap::new(),
+                });
+            }
             Checkpoints::start(Checkpointer {
                 store: Arc::new(resumption.store),
                 interval: run.plan.settings.checkpoint_interval,

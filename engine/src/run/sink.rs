@@ -3,6 +3,7 @@
 //! Grouping, retry, bisection of bad groups, positions and verdicts are written here, once for all
 //! sinks.
 
+mod orders;
 mod refused;
 
 use std::collections::BTreeMap;
@@ -10,17 +11,19 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc;
 use tokio::time::{Instant as Deadline, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::patience::Patience;
-use crate::balance::STORED_BEFORE;
+use crate::balance::{STORED_BEFORE, TAKEN_OVER};
 use crate::batch::Batch;
 use crate::error::{Fault, StageError};
 use crate::position::Position;
 use crate::queue::{Inbox, Outbox};
-use crate::stage::{Advance, BuiltSink, Group, Grouping, Port, Sink};
+use crate::stage::{Adopted, Advance, BuiltSink, Group, Grouping, Port, Sink};
 use crate::stats::{Counter, StageState, StageStats};
+use crate::tenure::{Claim, SinkOrder};
 
 /// An attempt that takes longer is told of, and again each time it has taken twice as long.
 const LONG: Duration = Duration::from_secs(30);
@@ -102,6 +105,10 @@ pub(super) struct SinkTask {
     outbox: Outbox,
     stats: Arc<StageStats>,
     replayed: Counter,
+    /// Where several workers share the source.
+    orders: Option<mpsc::UnboundedReceiver<SinkOrder>>,
+    /// The tenures that are on record, by partition.
+    tenures: BTreeMap<String, u64>,
 }
 
 impl SinkTask {
@@ -111,6 +118,7 @@ impl SinkTask {
         on_permanent: OnPermanent,
         outbox: Outbox,
         stats: Arc<StageStats>,
+        orders: Option<mpsc::UnboundedReceiver<SinkOrder>>,
     ) -> Self {
         Self {
             sink: built.sink,
@@ -122,6 +130,8 @@ impl SinkTask {
             outbox,
             replayed: Counter::default(),
             stats,
+            orders,
+            tenures: BTreeMap::new(),
         }
     }
 
@@ -144,7 +154,8 @@ impl SinkTask {
             }
             self.stats.set_state(StageState::Running);
         }
-        if resumes {
+        // Of a partition that is shared this is learnt when its tenure begins.
+        if resumes && self.orders.is_none() {
             self.learn_committed().await?;
         }
         loop {
@@ -153,7 +164,7 @@ impl SinkTask {
                     self.stats.out_of_hand(batch.rows.num_rows());
                     Some((edge, batch))
                 }
-                None => inbox.next_batch().await,
+                None => self.next_batch(&mut inbox).await?,
             };
             let Some((edge, batch)) = next else { break };
             let Some(first) = self.unless_stored(edge, batch) else { continue };
@@ -188,6 +199,10 @@ impl SinkTask {
 
     /// The batch, unless the sink has stored it in an earlier run.
     fn unless_stored(&mut self, edge: usize, batch: Batch) -> Option<Batch> {
+        if self.is_taken_over(&batch) {
+            self.give_up(batch);
+            return None;
+        }
         if let Some((partition, span)) = self.place_of(edge, &batch)
             && self.committed.get(&(edge, partition)).is_some_and(|committed| *committed >= span.last)
         {
@@ -228,7 +243,8 @@ impl SinkTask {
         self.stats.taken_in_hand(gathered.rows);
         let advances = gathered.advances.into_iter().map(|((edge, partition), to)| {
             let from = self.committed.get(&(edge, partition.clone())).copied();
-            Advance { input: self.inputs[edge].name.clone(), partition, from, to }
+            let tenure = self.tenures.get(&partition).copied();
+            Advance { input: self.inputs[edge].name.clone(), partition, from, to, tenure }
         });
         let advances = advances.collect();
         Ok(Group::advancing(gathered.batches, advances))
@@ -253,7 +269,8 @@ impl SinkTask {
 
     /// Commits a group, without the rows that are refused.
     async fn store(&mut self, group: Group) -> Result<(), StageError> {
-        match self.write(&group).await {
+        let (group, outcome) = self.write_ours(group).await;
+        match outcome {
             Ok(()) => {
                 self.keep_promises(group);
                 Ok(())
@@ -273,6 +290,10 @@ impl SinkTask {
             let outcome = told_of(self.sink.write(group), &self.stats.name, group.rows()).await;
             drop(busy);
             match outcome {
+                Err(error) if !error.superseded_partitions().is_empty() => {
+                    patience.is_over(&self.stats);
+                    return Err(error);
+                }
                 Err(error) if error.fault() != Fault::Data => {
                     self.stats.delivery_failed();
                     patience.wait(error, &self.stats, "store a group").await?

@@ -1,18 +1,23 @@
 //! Runs a transform: one batch in, what it emits out, in order; its state out at each barrier.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::compute::concat_batches;
 use tokio_util::sync::CancellationToken;
 
 use super::patience::Patience;
+use crate::ack::Partition;
+use crate::balance::TAKEN_OVER;
 use crate::batch::Batch;
 use crate::blocking::off_the_runtime_at_start;
 use crate::checkpoint::{Reports, StateReport};
 use crate::error::StageError;
 use crate::queue::{Arrival, Closed, Inbox, Outbox};
+use crate::registry::Anew;
 use crate::stage::{Emitter, Port, Transform};
 use crate::stats::{StageState, StageStats};
+use crate::tenure::Tenures;
 
 /// Opens a transform, waiting for what it reads from outside as long as it takes.
 pub(super) async fn open(transform: &mut Box<dyn Transform>, stats: &StageStats) -> Result<(), StageError> {
@@ -59,6 +64,76 @@ pub(super) struct TransformTask {
     pub reports: Option<Reports>,
     /// The run was asked to stop.
     pub stopping: CancellationToken,
+    /// Where several workers share the source: one instance for each partition that this one has.
+    pub shares: Option<Shares>,
+}
+
+/// Instances of a transform that remembers something, by partition: what one remembers moves with its partition.
+pub(super) struct Shares {
+    anew: Anew,
+    tenures: Tenures,
+    instances: BTreeMap<String, Share>,
+}
+
+struct Share {
+    partition: Partition,
+    transform: Box<dyn Transform>,
+}
+
+impl Shares {
+    /// `None` for a transform that remembers nothing: one instance is enough for all partitions.
+    pub(super) fn of(transform: &dyn Transform, anew: Option<Anew>, tenures: &Tenures) -> Option<Self> {
+        transform.snapshot()?;
+        Some(Self { anew: anew?, tenures: tenures.clone(), instances: BTreeMap::new() })
+    }
+
+    /// The instance of a tenure; a new one goes on from what was remembered where the tenure begins. `None` where a later
+    /// tenure of the partition has begun.
+    async fn instance(
+        &mut self,
+        partition: &Partition,
+        stats: &StageStats,
+    ) -> Result<Option<&mut Box<dyn Transform>>, StageError> {
+        let known = self.instances.get(partition.name()).map(|share| share.partition.tenure());
+        if known > Some(partition.tenure()) {
+            return Ok(None);
+        }
+        if known != Some(partition.tenure()) {
+            let built = (self.anew)();
+            let mut transform =
+                built.map_err(|error| StageError::bug("a transform can't be built twice").because(error))?.transform;
+            open(transform.as_mut(), stats).await?;
+            for (number, state) in partition.states_of(&stats.name).iter().enumerate() {
+                let taken = if number == 0 { transform.restore(state) } else { transform.absorb(state) };
+                if let Err(error) = taken {
+                    let (stage, partition) = (&stats.name, partition.name());
+                    tracing::warn!(stage, partition, "goes on without what was remembered: {}", error.chain());
+                }
+            }
+            self.instances.insert(partition.name().to_owned(), Share { partition: partition.clone(), transform });
+        }
+        Ok(self.instances.get_mut(partition.name()).map(|share| &mut share.transform))
+    }
+
+    /// What is remembered of each partition that this worker has, those included of which no row has come yet.
+    async fn snapshots(&mut self, stats: &StageStats) -> Result<Vec<(String, Vec<u8>)>, StageError> {
+        let active = self.tenures.active();
+        let is_active = |share: &Share| {
+            active.iter().any(|partition| {
+                partition.name() == share.partition.name() && partition.tenure() == share.partition.tenure()
+            })
+        };
+        self.instances.retain(|_, share| is_active(share));
+        let mut snapshots = Vec::new();
+        for partition in &active {
+            if let Some(transform) = self.instance(partition, stats).await?
+                && let Some(state) = transform.snapshot()
+            {
+                snapshots.push((partition.name().to_owned(), state));
+            }
+        }
+        Ok(snapshots)
+    }
 }
 
 impl TransformTask {
@@ -70,35 +145,64 @@ impl TransformTask {
                     let given = batch.rows.num_rows();
                     self.stats.entered(given);
                     self.stats.taken_in_hand(given);
-                    let busy = self.stats.busy.start();
-                    self.transform.apply(batch, &mut emitter)?;
+                    let stats = self.stats.clone();
+                    let busy = stats.busy.start();
+                    let is_taken_over = !self.apply(batch, &mut emitter).await?;
                     drop(busy);
+                    if is_taken_over {
+                        self.stats.counter(TAKEN_OVER).add(given as u64);
+                        self.stats.out_of_hand(given);
+                        continue;
+                    }
                     #[cfg(test)]
                     crate::simulated::work().await;
                     self.send_all(given, &mut emitter).await?;
                     self.stats.out_of_hand(given);
                 }
                 Arrival::Barrier(id) => {
-                    self.report(Some(id));
+                    self.report(Some(id)).await?;
                     self.outbox.barrier(id);
                 }
             }
         }
-        self.report(None);
+        self.report(None).await?;
         // The next run goes on from the state: what is half done then is not done yet.
         if self.reports.is_some() && self.stopping.is_cancelled() {
             return Ok(());
         }
         self.transform.finish(&mut emitter)?;
+        for share in self.shares.iter_mut().flat_map(|shares| shares.instances.values_mut()) {
+            share.transform.finish(&mut emitter)?;
+        }
         self.send_all(0, &mut emitter).await
     }
 
-    fn report(&self, barrier: Option<u64>) {
+    /// False where somebody else has the batch's partition now: the batch is given up.
+    async fn apply(&mut self, batch: Batch, emitter: &mut Emitter) -> Result<bool, StageError> {
+        let partition = batch.ack.partition().filter(|partition| partition.tenure().is_some()).cloned();
+        let (Some(shares), Some(partition)) = (&mut self.shares, partition) else {
+            self.transform.apply(batch, emitter)?;
+            return Ok(true);
+        };
+        if partition.is_revoked() {
+            return Ok(false);
+        }
+        let Some(transform) = shares.instance(&partition, &self.stats).await? else { return Ok(false) };
+        transform.apply(batch, emitter)?;
+        Ok(true)
+    }
+
+    async fn report(&mut self, barrier: Option<u64>) -> Result<(), StageError> {
+        let shares = match &mut self.shares {
+            Some(shares) if barrier.is_some() => shares.snapshots(&self.stats).await?,
+            _ => Vec::new(),
+        };
         if let Some(reports) = &self.reports {
             let state = self.transform.snapshot();
             // Without a reader the run is ending, and this checkpoint with it.
-            reports.send(StateReport { transform: self.stats.name.clone(), barrier, state }).ok();
+            reports.send(StateReport { transform: self.stats.name.clone(), barrier, state, shares }).ok();
         }
+        Ok(())
     }
 
     async fn send_all(&mut self, given: usize, emitter: &mut Emitter) -> Result<(), StageError> {

@@ -132,6 +132,13 @@ impl Families<'_, '_> {
             |stage, _| stage.behind().map(|behind| behind.as_secs_f64()),
         )?;
         self.stage_gauge(
+            "source_partitions",
+            "How many partitions of the source this worker has, where several share them: shards of a stream",
+            None,
+            of,
+            |stage, _| stage.partitions().map(|partitions| partitions as f64),
+        )?;
+        self.stage_gauge(
             "watermark_timestamp",
             "When the newest row happened that the source has sent, by the devices' clocks",
             Some(Unit::Seconds),

@@ -24,6 +24,9 @@ pub(crate) enum Service {
     /// Kinesis Data Streams.
     #[cfg(feature = "kinesis")]
     Kinesis,
+    /// DynamoDB.
+    #[cfg(feature = "kinesis")]
+    DynamoDb,
     /// Simple Queue Service.
     #[cfg(feature = "sqs")]
     Sqs,
@@ -35,6 +38,8 @@ impl Service {
         match self {
             #[cfg(feature = "kinesis")]
             Self::Kinesis => "Amazon Kinesis",
+            #[cfg(feature = "kinesis")]
+            Self::DynamoDb => "Amazon DynamoDB",
             #[cfg(feature = "sqs")]
             Self::Sqs => "Amazon SQS",
         }
@@ -45,6 +50,8 @@ impl Service {
         match self {
             #[cfg(feature = "kinesis")]
             Self::Kinesis => "AWS_ENDPOINT_URL_KINESIS",
+            #[cfg(feature = "kinesis")]
+            Self::DynamoDb => "AWS_ENDPOINT_URL_DYNAMODB",
             #[cfg(feature = "sqs")]
             Self::Sqs => "AWS_ENDPOINT_URL_SQS",
         }

@@ -68,6 +68,8 @@ pub(crate) struct Shard {
     pub(crate) parents: Vec<String>,
     /// Nothing more comes to it.
     pub(crate) is_closed: bool,
+    /// The first and the last of its hash keys, as decimal numbers.
+    pub(crate) hash_keys: Option<(String, String)>,
 }
 
 impl Stream {
@@ -184,6 +186,9 @@ impl Stream {
                     is_closed: shard
                         .sequence_number_range()
                         .is_some_and(|range| range.ending_sequence_number().is_some()),
+                    hash_keys: shard
+                        .hash_key_range()
+                        .map(|range| (range.starting_hash_key().to_owned(), range.ending_hash_key().to_owned())),
                 }
             }));
             next = page.next_token().filter(|token| !token.is_empty()).map(str::to_owned);

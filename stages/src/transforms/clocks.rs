@@ -39,6 +39,19 @@ impl Partitions {
         &mut self.0[number]
     }
 
+    /// Also knows the partitions of others, and says which of its numbers each of theirs has now. Without the leaders, as after
+    /// [`Partitions::read`].
+    pub(super) fn absorb(&mut self, others: &Self) -> Vec<usize> {
+        let mut numbers = Vec::with_capacity(others.0.len());
+        for other in &others.0 {
+            let number = self.find(&other.name);
+            self.0[number].swept_us = self.0[number].swept_us.max(other.swept_us);
+            numbers.push(number);
+        }
+        self.0.iter_mut().for_each(|partition| partition.leaders.clear());
+        numbers
+    }
+
     pub(super) fn count(&self) -> usize {
         self.0.len()
     }

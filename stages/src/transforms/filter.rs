@@ -22,7 +22,7 @@ use serde::Deserialize;
 use super::rule::Condition;
 
 /// `type = "filter"` in a pipeline file.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FilterConfig {
     /// Which rows go on, as behind WHERE in a rule: `temperature > 30`.

@@ -98,6 +98,21 @@ impl<S> Fleet<S> {
         }
     }
 
+    /// Also remembers the devices of another fleet. Of one that both know, `is_newer` says whether theirs is the one to keep;
+    /// what there is no room for is left out.
+    pub(super) fn absorb(&mut self, other: Self, is_newer: impl Fn(&S, &S) -> bool) {
+        let Self { mut devices, .. } = other;
+        devices.sort_by_key(|device| device.last_sighting);
+        for Device { key, state, .. } in devices {
+            match self.find(&key) {
+                Some(slot) if is_newer(&state, &self.devices[slot].state) => self.devices[slot].state = state,
+                Some(_) => {}
+                None if self.devices.len() < self.devices_max => drop(self.add(&key, state)),
+                None => {}
+            }
+        }
+    }
+
     fn by_sighting(&self) -> Vec<(u64, usize)> {
         let mut all: Vec<_> = (0..).zip(&self.devices).map(|(slot, device)| (device.last_sighting, slot)).collect();
         all.sort_unstable();

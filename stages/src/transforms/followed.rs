@@ -100,6 +100,21 @@ impl<S: Placed> Followed<S> {
         }
     }
 
+    /// Also follows the devices of another one, whose rows come to this one from now on. A device that both know is the one
+    /// that was seen last.
+    pub(super) fn absorb(&mut self, other: Self) {
+        let Self { mut fleet, partitions } = other;
+        let numbers = self.partitions.absorb(&partitions);
+        for (_, device) in fleet.devices() {
+            let partition = device.state.partition();
+            device.state.set_partition(numbers[partition]);
+        }
+        self.fleet.absorb(fleet, |theirs, ours| theirs.newest_us() > ours.newest_us());
+        for (slot, device) in self.fleet.devices() {
+            self.partitions.partition(device.state.partition()).saw(slot, device.state.newest_us());
+        }
+    }
+
     pub(super) fn write(&self, writer: &mut Writer, state: impl FnMut(&S, &mut Writer)) {
         self.partitions.write(writer);
         self.fleet.write(writer, state);

@@ -29,7 +29,7 @@ use serde::Deserialize;
 use super::rule::Condition;
 
 /// `type = "route"` in a pipeline file.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RouteConfig {
     /// The routes: a port's name and which rows leave by it, as behind WHERE in a rule.

@@ -6,3 +6,4 @@ mod reading;
 mod sink;
 pub mod stream;
 mod whole;
+mod workers;

@@ -42,7 +42,7 @@ fn positions(from: u64, to: u64) -> Group {
     };
     let (input, partition_name) = ("valid".to_owned(), "shard-1".to_owned());
     let from_position = (from > 0).then(|| Position::from(from));
-    let advance = Advance { input, partition: partition_name, from: from_position, to: to.into() };
+    let advance = Advance { input, partition: partition_name, from: from_position, to: to.into(), tenure: None };
     Group::advancing((from + 1..=to).map(batch).collect(), vec![advance])
 }
 

@@ -24,7 +24,7 @@ pub fn advance(from: u64, to: u64) -> Advance {
 
 fn advance_of(input: &str, partition: &str, from: u64, to: u64) -> Advance {
     let from = (from > 0).then(|| Position::from(from));
-    Advance { input: input.into(), partition: partition.into(), from, to: to.into() }
+    Advance { input: input.into(), partition: partition.into(), from, to: to.into(), tenure: None }
 }
 
 /// So many readings, the group of this number.

@@ -29,7 +29,7 @@ impl SinkTask {
     /// Commits a group of which some rows are refused: these become dead letters first, since with the
     /// group's positions on record they could not come again.
     pub(super) async fn store_without_refused(&mut self, group: Group, error: StageError) -> Result<(), StageError> {
-        let (mut rest, advances) = group.into_parts();
+        let (mut rest, mut advances) = group.into_parts();
         let mut error = error;
         let mut first_time = true;
         loop {
@@ -42,8 +42,8 @@ impl SinkTask {
                 self.take_out(rest, error.refused_rows(), &mut letters)?
             };
             self.send_letters(letters, first_time).await?;
-            let group = Group::advancing(rest, advances.clone());
-            error = match self.write(&group).await {
+            let (group, outcome) = self.write_ours(Group::advancing(rest, advances)).await;
+            error = match outcome {
                 Ok(()) => {
                     self.keep_promises(group);
                     return Ok(());
@@ -51,7 +51,7 @@ impl SinkTask {
                 Err(error) if error.fault() == Fault::Data => error,
                 Err(error) => return Err(error),
             };
-            (rest, _) = group.into_parts();
+            (rest, advances) = group.into_parts();
             first_time = false;
         }
     }
@@ -62,17 +62,17 @@ impl SinkTask {
     async fn sift(&mut self, batches: Vec<Batch>, error: StageError, letters: &mut Letters) -> Result<(), StageError> {
         let mut parts = vec![(batches, Some(error))];
         while let Some((part, known)) = parts.pop() {
-            let group = Group::new(part);
-            let error = match known {
-                Some(error) => error,
-                None => match self.write(&group).await {
-                    Ok(()) => {
-                        self.keep_promises(group);
-                        continue;
-                    }
-                    Err(error) if error.fault() == Fault::Data => error,
-                    Err(error) => return Err(error),
-                },
+            let (group, outcome) = match known {
+                Some(error) => (Group::new(part), Err(error)),
+                None => self.write_ours(Group::new(part)).await,
+            };
+            let error = match outcome {
+                Ok(()) => {
+                    self.keep_promises(group);
+                    continue;
+                }
+                Err(error) if error.fault() == Fault::Data => error,
+                Err(error) => return Err(error),
             };
             self.check_rejected_is_read(&error).await?;
             let (part, _): (_, Vec<Advance>) = group.into_parts();

@@ -21,6 +21,7 @@ use crate::stage::*;
 mod figures;
 mod refused;
 mod resumed;
+mod shared;
 mod simulation;
 mod stopped;
 
@@ -78,7 +79,7 @@ impl Source for Numbers {
 }
 
 /// Keeps even numbers; panics at a number if asked to.
-#[derive(Deserialize, JsonSchema)]
+#[derive(Clone, Deserialize, JsonSchema)]
 struct Even {
     panic_at: Option<i64>,
 }
@@ -103,10 +104,10 @@ impl Transform for Even {
 }
 
 /// Passes rows on, once its outside is there.
-#[derive(Deserialize, JsonSchema)]
+#[derive(Clone, Deserialize, JsonSchema)]
 struct Table {
     #[serde(skip)]
-    failures: VecDeque<StageError>,
+    failures: Arc<Mutex<VecDeque<StageError>>>,
 }
 
 impl TransformConfig for Table {
@@ -119,7 +120,7 @@ impl TransformConfig for Table {
 
 impl Transform for Table {
     fn open(&mut self) -> Result<(), StageError> {
-        self.failures.pop_front().map_or(Ok(()), Err)
+        self.failures.lock().unwrap().pop_front().map_or(Ok(()), Err)
     }
 
     fn probe(&mut self) -> Option<Result<String, StageError>> {
@@ -265,7 +266,7 @@ fn behind_a_table(failures: impl IntoIterator<Item = StageError>) -> (Plan, Stor
     let stored = sink.stored.clone();
     let plan = Plan::builder("p")
         .source("numbers", Numbers::new(3))
-        .transform("table", &["numbers"], Table { failures: failures.into_iter().collect() })
+        .transform("table", &["numbers"], Table { failures: Arc::new(Mutex::new(failures.into_iter().collect())) })
         .sink("db", &["table"], sink);
     (plan.build().unwrap(), stored)
 }

@@ -46,10 +46,10 @@ impl Source for Log {
 }
 
 /// Replaces each number by the sum of all numbers so far.
-#[derive(Default, Deserialize, JsonSchema)]
-struct RunningSum {
+#[derive(Clone, Default, Deserialize, JsonSchema)]
+pub(super) struct RunningSum {
     #[serde(skip)]
-    sum: i64,
+    pub(super) sum: i64,
 }
 
 impl TransformConfig for RunningSum {

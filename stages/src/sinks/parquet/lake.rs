@@ -56,7 +56,7 @@ impl Lake {
         let Origin::Group(group) = origin else { return Ok(Some(LakeObject { rows, advances: None })) };
         let advance = |text: super::account::AdvanceText| {
             let from: Option<Position> = text.from.as_deref().map(position).transpose()?;
-            Ok(Advance { input: text.input, partition: text.partition, from, to: position(&text.to)? })
+            Ok(Advance { input: text.input, partition: text.partition, from, to: position(&text.to)?, tenure: None })
         };
         let advances = group.advances.into_iter().map(advance).collect::<Result<Vec<_>, StageError>>()?;
         Ok(Some(LakeObject { rows, advances: Some(advances) }))

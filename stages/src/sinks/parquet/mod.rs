@@ -54,7 +54,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use pipeline_engine::Counter;
 use pipeline_engine::dlq::LetterStore;
 use pipeline_engine::far_end::FarEnd;
-use pipeline_engine::stage::{Account, Committed, Examination, Group, SchemaComparison, Sink, StageError};
+use pipeline_engine::stage::{Account, Committed, Examination, Group, SchemaComparison, Sharing, Sink, StageError};
 
 use self::account::Objects;
 pub use self::config::ParquetConfig;
@@ -97,6 +97,13 @@ impl Sink for Parquet {
         self.store.open().await?;
         self.journal.open().await?;
         self.finish_staged().await
+    }
+
+    fn sharing(&self) -> Sharing {
+        Sharing::Refused(
+            "Its journal is on one worker's disk, where the next one can't find it. Store by a sink of type timescaledb; or \
+             read the stream once more for the lake, in a pipeline of one worker, without \"workers\".",
+        )
     }
 
     async fn committed(&mut self) -> Result<Vec<Committed>, StageError> {

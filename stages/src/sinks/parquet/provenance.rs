@@ -120,6 +120,7 @@ mod tests {
             partition: "shard \"1\"".to_owned(),
             from,
             to: to.into(),
+            tenure: None,
         };
         let advances = vec![advance("valid", None, 9), advance("late.rejected", Some(Position([0, 0, 1, 2])), 12)];
         let provenance = Provenance::of(&Group::advancing(batches(), advances));

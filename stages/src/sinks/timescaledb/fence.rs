@@ -60,16 +60,20 @@ impl Fence {
         Self { pipeline: pipeline.to_owned(), sink: sink.to_owned(), ours: None, waiting: None }
     }
 
-    /// Takes the lock for this connection. `ledger` is the oid of the table that it protects.
+    /// Takes the lock for this connection. `ledger` is the oid of the table that it protects. `is_shared`: several workers
+    /// store by the sink, each what it has claimed, and nobody stores by it who claims nothing.
     ///
     /// # Errors
     /// Transient while it may be what is left of an earlier run, permanent once it can't.
-    pub async fn take(&mut self, client: &Client, ledger: u32) -> Result<(), StageError> {
+    pub async fn take(&mut self, client: &Client, ledger: u32, is_shared: bool) -> Result<(), StageError> {
         let failed = |error| while_opening(error, "can't lock the sink against a second run");
         let name = format!("{ledger} {} {}", self.pipeline, self.sink);
-        let sql = "SELECT pg_try_advisory_lock(hashtextextended($1, 0)), pg_backend_pid(), \
-                   (SELECT backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid())";
-        let row = client.query_one(sql, &[&name]).await.map_err(failed)?;
+        let lock = if is_shared { "pg_try_advisory_lock_shared" } else { "pg_try_advisory_lock" };
+        let sql = format!(
+            "SELECT {lock}(hashtextextended($1, 0)), pg_backend_pid(), \
+             (SELECT backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid())"
+        );
+        let row = client.query_one(&sql, &[&name]).await.map_err(failed)?;
         if row.get(0) {
             self.ours = row.get::<_, Option<String>>(2).map(|started| Backend { pid: row.get(1), started });
             self.waiting = None;
@@ -126,7 +130,7 @@ async fn holder_of(client: &Client, name: &str) -> Result<Option<(Holder, System
                clock_timestamp() FROM pg_locks JOIN pg_stat_activity USING (pid), hashtextextended($1, 0) AS name \
                WHERE locktype = 'advisory' AND granted AND objsubid = 1 \
                AND pg_locks.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
-               AND classid = ((name >> 32) & 4294967295)::oid AND objid = (name & 4294967295)::oid";
+               AND classid = ((name >> 32) & 4294967295)::oid AND objid = (name & 4294967295)::oid LIMIT 1";
     let row = client.query_opt(sql, &[&name]).await?;
     Ok(row.map(|row| {
         let holder = Holder {

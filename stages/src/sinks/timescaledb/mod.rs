@@ -8,6 +8,7 @@
 //! others the key: a row that is there already is a duplicate, counted and skipped. **Without a key such a
 //! group is stored twice.**
 
+mod claims;
 pub mod copy;
 mod declared;
 mod examine;
@@ -48,6 +49,7 @@ pub(crate) use self::server::{Server, Timescale};
 pub use self::sql_type::SqlType;
 pub(crate) use self::table::{Column, Table, is_identifier, quoted};
 
+use self::claims::Claims;
 use self::fence::Fence;
 use self::ledger::Ledger;
 use self::letters::LetterColumns;
@@ -238,8 +240,10 @@ impl SinkConfig for TimescaleDbConfig {
             },
             statements: Statements::new(&table, self.on_conflict),
             ledger: Ledger::beside(&table, &cx.pipeline, &cx.stage),
+            claims: Claims::beside(&table, &cx.pipeline, &cx.stage),
             fence: Fence::new(&cx.pipeline, &cx.stage),
             keeps_positions: false,
+            is_shared: false,
             table,
             upkeep,
             stored_names,

@@ -4,6 +4,7 @@ use pipeline_engine::stage::StageError;
 use tokio_postgres::{Client, Error, Statement};
 
 use super::OnConflict;
+use super::claims::{ClaimStatements, Claims};
 use super::ledger::Ledger;
 use super::server::Server;
 use super::staging::Staging;
@@ -34,18 +35,26 @@ pub(super) struct Session {
     pub copy: Statement,
     /// Moves positions on, once the connection is the one that may.
     pub move_on: Option<Statement>,
+    /// Looks tenures up, where several workers store.
+    pub claims: Option<ClaimStatements>,
 }
 
 impl Session {
     pub async fn prepare(link: Link, server: Server, statements: &Statements) -> Result<Self, StageError> {
         let copy = link.client.prepare(&statements.copy).await;
         let copy = copy.map_err(|error| while_opening(error, "can't prepare the COPY"))?;
-        Ok(Self { link, server, copy, move_on: None })
+        Ok(Self { link, server, copy, move_on: None, claims: None })
     }
 
     /// Gets ready to move positions on.
     pub async fn keep_positions(&mut self, ledger: &Ledger) -> Result<(), StageError> {
         self.move_on = Some(ledger.prepare(&self.link.client).await?);
+        Ok(())
+    }
+
+    /// Gets ready to look tenures up.
+    pub async fn keep_claims(&mut self, claims: &Claims) -> Result<(), StageError> {
+        self.claims = Some(claims.prepare(&self.link.client).await?);
         Ok(())
     }
 

@@ -15,8 +15,11 @@ use async_trait::async_trait;
 use pipeline_engine::Counter;
 use pipeline_engine::dlq::LetterStore;
 use pipeline_engine::far_end::FarEnd;
-use pipeline_engine::stage::{Account, Committed, Examination, Fault, Group, SchemaComparison, Sink, StageError};
+use pipeline_engine::stage::{
+    Account, Adopted, Committed, Examination, Fault, Group, SchemaComparison, Sharing, Sink, StageError,
+};
 
+use super::claims::Claims;
 use super::declared::{DeclaredTable, Upkeep};
 use super::examine;
 use super::far_end::TableEnd;
@@ -44,10 +47,13 @@ pub(super) struct TimescaleDb {
     pub layout: Layout,
     pub statements: Statements,
     pub ledger: Ledger,
+    pub claims: Claims,
     pub fence: Fence,
     /// The run goes on where an earlier one has ended: the sink keeps its positions, and nobody else may
     /// store by it meanwhile.
     pub keeps_positions: bool,
+    /// Several workers store by it at once, each the partitions that it has claimed.
+    pub is_shared: bool,
     /// For `pipeline db`.
     pub upkeep: Upkeep,
     /// The stored columns of the input, in the order of the table's.
@@ -103,8 +109,14 @@ impl Sink for TimescaleDb {
         let session = self.ready_session().await?;
         let limit = self.write_timeout;
         let table = self.table.sql_name();
-        let writer =
-            Writer { session: &session, statements: &self.statements, ledger: &self.ledger, table: &table, limit };
+        let writer = Writer {
+            session: &session,
+            statements: &self.statements,
+            ledger: &self.ledger,
+            claims: &self.claims,
+            table: &table,
+            limit,
+        };
         let mut outcome = writer.store_within(limit, &rows, group, Lanes::usual(&rows)).await;
         if let Err(error) = &outcome
             && let Some(lanes) = writer.lanes_after(error, &self.table, &rows).await?
@@ -116,6 +128,7 @@ impl Sink for TimescaleDb {
                 self.count(stored);
                 self.session = Some(session);
             }
+            Err(error) if !error.superseded_partitions().is_empty() => self.session = Some(session),
             // The engine sends the rest of the group next: not worth a new connection.
             Err(error) if error.fault() == Fault::Data => {
                 if let Ok(Ok(())) = tokio::time::timeout(limit, session.roll_back()).await {
@@ -125,6 +138,29 @@ impl Sink for TimescaleDb {
             Err(_) => {}
         }
         outcome.map(drop)
+    }
+
+    fn sharing(&self) -> Sharing {
+        Sharing::ExactlyOnce
+    }
+
+    async fn adopt(&mut self, partition: &str, tenure: u64, parents: &[String]) -> Result<Adopted, StageError> {
+        self.keeps_positions = true;
+        self.is_shared = true;
+        let session = self.ready_session().await?;
+        let adopted = self.claims.adopt(session.client(), &self.ledger, partition, tenure, parents).await;
+        // After an error nothing is known of its transaction.
+        if adopted.as_ref().is_ok() || adopted.as_ref().is_err_and(|error| !error.superseded_partitions().is_empty()) {
+            self.session = Some(session);
+        }
+        adopted
+    }
+
+    async fn keep_checkpoint(&mut self, partition: &str, tenure: u64, checkpoint: &[u8]) -> Result<(), StageError> {
+        let session = self.ready_session().await?;
+        let kept = self.claims.keep(session.client(), partition, tenure, checkpoint).await;
+        self.session = Some(session);
+        kept
     }
 
     async fn probe(&mut self) -> Result<String, StageError> {
@@ -226,7 +262,10 @@ impl TimescaleDb {
             let late = || StageError::transient(format!("{} did not answer within {limit:?}", self.database));
             let ready = tokio::time::timeout(limit, async {
                 let ledger = self.ledger.ensure(session.client()).await?;
-                self.fence.take(session.client(), ledger).await?;
+                self.fence.take(session.client(), ledger, self.is_shared).await?;
+                if self.is_shared {
+                    session.keep_claims(&self.claims).await?;
+                }
                 session.keep_positions(&self.ledger).await
             });
             ready.await.map_err(|_| late())??;

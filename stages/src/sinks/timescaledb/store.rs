@@ -17,6 +17,7 @@ use tokio::time::{Duration, Instant};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, CopyInSink, Error, ToStatement};
 
+use super::claims::Claims;
 use super::copy::Chunks;
 use super::late::{self, Lanes};
 use super::ledger::{Ledger, Standing};
@@ -56,6 +57,7 @@ pub(super) struct Writer<'a> {
     pub session: &'a Session,
     pub statements: &'a Statements,
     pub ledger: &'a Ledger,
+    pub claims: &'a Claims,
     /// As SQL.
     pub table: &'a str,
     /// How long a group may take.
@@ -70,6 +72,10 @@ impl Writer<'_> {
     async fn store(&self, rows: &StoredRows, group: &Group, lanes: Lanes) -> Result<Stored, StageError> {
         let client = self.session.client();
         let failed = |error| while_writing(error, self.table);
+        if let Some(lost) = self.lost(group).await.map_err(failed)? {
+            client.batch_execute("ROLLBACK").await.map_err(failed)?;
+            return Err(StageError::superseded(lost));
+        }
         if self.begin(group).await.map_err(failed)? == Standing::Elsewhere {
             client.batch_execute("ROLLBACK").await.map_err(failed)?;
             if self.ledger.is_stored(client, group.advances()).await? {
@@ -129,16 +135,32 @@ impl Writer<'_> {
         tokio::time::timeout(self.limit, lanes).await.map_err(lost)?
     }
 
+    /// Begins the transaction of a group of which another worker could have something, and tells what that has.
+    async fn lost(&self, group: &Group) -> Result<Option<Vec<String>>, Error> {
+        let claims: Vec<(&str, u64)> = group.claims().into_iter().collect();
+        let Some(statements) = self.session.claims.as_ref().filter(|_| !claims.is_empty()) else { return Ok(None) };
+        let client = self.session.client();
+        let (begun, lost) = futures::join!(
+            client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED"),
+            self.claims.lost(client, statements, &claims),
+        );
+        begun?;
+        let lost = lost?;
+        Ok((!lost.is_empty()).then_some(lost))
+    }
+
     /// Begins the transaction, moves the positions on, and sets the savepoint of the first part: sent
     /// together, so that the ledger costs no round trip.
     async fn begin(&self, group: &Group) -> Result<Standing, Error> {
         let client = self.session.client();
+        // That of a group with claims has begun.
+        let begin = if group.claims().is_empty() { "BEGIN" } else { "" };
         let Some(move_on) = self.session.move_on.as_ref().filter(|_| !group.advances().is_empty()) else {
-            client.batch_execute("BEGIN; SAVEPOINT part").await?;
+            client.batch_execute(&format!("{begin}; SAVEPOINT part")).await?;
             return Ok(Standing::Moved);
         };
         let (begun, standing, saved) = futures::join!(
-            client.batch_execute("BEGIN"),
+            client.batch_execute(begin),
             self.ledger.move_on(client, move_on, group),
             client.batch_execute("SAVEPOINT part"),
         );

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use pipeline_engine::{Position, Span};
 
 use super::journal::Recorded;
+use super::roster::Origin;
 use crate::kinesis::Sequence;
 use crate::kinesis::aggregation::{self, Contents};
 
@@ -84,6 +85,8 @@ impl Bound {
 pub(super) struct Assembly {
     /// Bounds that earlier runs have used, the oldest first.
     recorded: VecDeque<Span>,
+    /// Positions that no batch may straddle, since sinks have come to them, the first first.
+    cuts: VecDeque<Position>,
     bound: Option<Bound>,
     /// Bounds up to here were let go of.
     passed: Option<Position>,
@@ -106,7 +109,15 @@ impl Assembly {
         let first = || recorded.front().map(|span| Bound::From(span.first));
         let bound = after.map(Bound::After).or_else(first);
         let (held, ready) = (Vec::new(), Vec::new());
-        Self { recorded, bound, passed, alone_until_us, rows_max, held, held_bytes: 0, ready }
+        let cuts = VecDeque::new();
+        Self { recorded, cuts, bound, passed, alone_until_us, rows_max, held, held_bytes: 0, ready }
+    }
+
+    /// For a shard that workers share: what an earlier one has sent ends at positions that sinks tell, and needs no record
+    /// of its own. `cuts`: those that they have come to, in order.
+    pub(super) fn between(after: Option<Position>, cuts: Vec<Position>, rows_max: usize) -> Self {
+        let recorded = Recorded { origin: Origin::Horizon, passed: None, spans: Vec::new(), alone_until_us: i64::MIN };
+        Self { cuts: cuts.into(), ..Self::new(after, recorded, rows_max) }
     }
 
     /// Where to read on; `None` where the shard starts.
@@ -180,8 +191,12 @@ impl Assembly {
                 self.send_alone(message);
             }
             None => {
+                while self.cuts.pop_front_if(|cut| *cut < position).is_some() {
+                    self.close_new();
+                }
                 self.hold(message);
-                if self.held.len() >= self.rows_max || self.held_bytes >= BATCH_BYTES_MAX {
+                let is_cut = self.cuts.pop_front_if(|cut| *cut == position).is_some();
+                if is_cut || self.held.len() >= self.rows_max || self.held_bytes >= BATCH_BYTES_MAX {
                     self.close_new();
                 }
             }
@@ -221,7 +236,6 @@ mod tests {
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
 
-    use super::super::roster::Origin;
     use super::*;
     use crate::kinesis::aggregation::Packer;
 

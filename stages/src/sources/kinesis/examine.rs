@@ -5,6 +5,7 @@ use pipeline_engine::stage::{Examination, StageError};
 
 use super::Kinesis;
 use super::feed::Start;
+use super::workers::Found;
 use crate::aws::fault;
 
 /// Below it an outage of a night or a weekend loses records.
@@ -48,6 +49,19 @@ async fn look(source: &Kinesis, report: &Examination) -> Result<(), (&'static st
         report.begin("read");
         read(source, &shard.id).await.map_err(|error| ("read", error))?;
         report.pass("read", format!("records of \"{}\" can be read", shard.id));
+    }
+    if let Some(workers) = &source.workers {
+        report.begin("leases");
+        let mut table = workers.table.clone();
+        let found = table.look().await.map_err(|error| ("leases", error))?;
+        let name = table.name();
+        report.pass(
+            "leases",
+            match found {
+                Found::Leases(leases) => format!("table \"{name}\" has {leases} leases"),
+                Found::Nothing => format!("table \"{name}\" will be created with the first run"),
+            },
+        );
     }
     if let Some(consumer) = fan_out {
         report.begin("fan-out");

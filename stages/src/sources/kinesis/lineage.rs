@@ -83,7 +83,7 @@ mod tests {
 
     fn shard(id: &str, parents: &[&str]) -> Shard {
         let parents = parents.iter().map(|parent| (*parent).to_owned()).collect();
-        Shard { id: id.to_owned(), parents, is_closed: false }
+        Shard { id: id.to_owned(), parents, is_closed: false, hash_keys: None }
     }
 
     #[test]

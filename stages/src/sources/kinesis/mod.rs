@@ -23,9 +23,11 @@ mod lineage;
 mod polling;
 mod reading;
 mod resend;
+mod retention;
 mod roster;
 mod sending;
 mod shard;
+mod workers;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -53,6 +55,8 @@ use crate::kinesis::{Stream, StreamKeys};
 use polling::INTERVAL_MIN;
 use reading::Reading;
 use resend::Resend;
+pub use workers::WorkersConfig;
+use workers::{OfStream, SharedReading, Workers};
 
 /// `type = "kinesis"` in a `[sources.NAME]` table.
 #[derive(Debug, serde::Deserialize, JsonSchema)]
@@ -96,6 +100,9 @@ pub struct KinesisSourceConfig {
     /// The most rows that travel together.
     #[serde(default = "default_batch_rows")]
     batch_rows: u32,
+    /// Several workers share the stream, by leases in DynamoDB: `{ application = "iot" }`. Without it this pipeline reads the
+    /// stream alone, and needs no DynamoDB.
+    workers: Option<WorkersConfig>,
     #[serde(skip)]
     environment: Option<BTreeMap<String, String>>,
 }
@@ -193,6 +200,12 @@ impl SourceConfig for KinesisSourceConfig {
     };
 
     fn build(self, cx: &BuildContext) -> Result<BuiltSource, BuildError> {
+        let of_stream = OfStream {
+            region: self.region.as_ref(),
+            allow_http: self.allow_http,
+            environment: self.environment.as_ref(),
+        };
+        let workers = self.workers.map(|workers| workers.build(of_stream)).transpose()?;
         let stream = Stream::new(StreamKeys {
             stream: self.stream,
             region: self.region,
@@ -231,6 +244,7 @@ impl SourceConfig for KinesisSourceConfig {
             poll_records: self.poll_records,
             decoder,
             batch_rows_max: self.batch_rows as usize,
+            workers,
             dir: cx.state_dir(),
             journal: SpoolOptions::new(&cx.pipeline, &cx.stage),
         };
@@ -250,13 +264,21 @@ struct Kinesis {
     poll_records: i32,
     decoder: Decoder,
     batch_rows_max: usize,
+    /// `None` where this run reads the stream alone.
+    workers: Option<Workers>,
     dir: PathBuf,
     journal: SpoolOptions,
 }
 
 #[async_trait]
 impl Source for Kinesis {
-    async fn run(self: Box<Self>, cx: SourceContext) -> Result<(), StageError> {
+    async fn run(mut self: Box<Self>, cx: SourceContext) -> Result<(), StageError> {
+        if let Some(workers) = self.workers.take() {
+            return match SharedReading::begin(*self, workers, cx).await? {
+                Some(sharing) => sharing.run().await,
+                None => Ok(()),
+            };
+        }
         match Reading::begin(*self, cx).await? {
             Some(reading) => reading.run().await,
             // Asked to stop before anything was read.
@@ -266,6 +288,10 @@ impl Source for Kinesis {
 
     fn is_resumable(&self) -> bool {
         true
+    }
+
+    fn is_shared(&self) -> bool {
+        self.workers.is_some()
     }
 
     async fn probe(&mut self) -> Result<String, StageError> {
@@ -279,7 +305,7 @@ impl Source for Kinesis {
     }
 
     fn disk_bounds(&self) -> Option<DiskBounds> {
-        Some(journal::DISK_BOUNDS)
+        self.workers.is_none().then_some(journal::DISK_BOUNDS)
     }
 
     fn resender(&self) -> Option<Box<dyn Resender>> {

@@ -17,6 +17,7 @@ use super::journal::{Journal, Recorded};
 use super::lag::Lag;
 use super::lineage::Lineage;
 use super::polling::{Place, Polling};
+use super::retention::Retention;
 use super::roster::Origin;
 use super::sending::Sending;
 use super::shard::{Ended, ShardReader, Shared};
@@ -24,7 +25,7 @@ use super::{Kinesis, StartAt};
 use crate::kinesis::{Shard, Stream};
 
 /// How often the stream is asked for shards that nobody has told of.
-const LIST_INTERVAL: Duration = Duration::from_secs(60);
+pub(super) const LIST_INTERVAL: Duration = Duration::from_secs(60);
 /// How soon after a shard has ended whose children are not listed yet.
 const CHILDREN_INTERVAL: Duration = Duration::from_secs(2);
 /// Every closed shard has children, unless they have come to the end of their retention too.
@@ -32,9 +33,7 @@ const CHILDREN_PATIENCE: Duration = Duration::from_secs(300);
 /// How often what is stored everywhere is let go of.
 const SETTLE_INTERVAL: Duration = Duration::from_secs(2);
 /// Answers of up to 10 MiB each that may be in memory at once, of all shards.
-const ANSWERS_MAX: usize = 16;
-/// The lag at which a person is told, as a part of what the stream keeps.
-const RETENTION_WARN: f64 = 0.5;
+pub(super) const ANSWERS_MAX: usize = 16;
 
 /// A run of the source, with all that it has opened.
 pub(super) struct Reading {
@@ -44,7 +43,7 @@ pub(super) struct Reading {
     poll_interval: Duration,
     poll_records: i32,
     batch_rows_max: usize,
-    retention: Duration,
+    retention: Retention,
     answers: Arc<Semaphore>,
     lineage: Lineage,
     shards: JoinSet<Result<(String, Ended), StageError>>,
@@ -53,7 +52,6 @@ pub(super) struct Reading {
     childless: BTreeMap<String, Instant>,
     /// Nothing was ever read of this stream before.
     is_first: bool,
-    has_warned: bool,
 }
 
 /// A partition whose progress lets the journal forget.
@@ -101,11 +99,10 @@ impl Reading {
             retries: cx.counter("retries"),
             expired_shards: cx.counter("expired_shards"),
             decoder: tokio::sync::Mutex::new(decoder),
-            journal,
+            journal: Some(journal),
             cx,
         };
         let lag = Lag::new(sending.cx.behind_ms());
-        let hours = u64::try_from(summary.retention_hours).unwrap_or(0);
         Ok(Some(Self {
             shared: Arc::new(Shared { stage, stream, consumer_arn, sending, lag }),
             start,
@@ -113,14 +110,13 @@ impl Reading {
             poll_interval: source.poll_interval,
             poll_records: source.poll_records,
             batch_rows_max: source.batch_rows_max,
-            retention: Duration::from_secs(hours * 3600),
+            retention: Retention::of_hours(summary.retention_hours),
             answers: Arc::new(Semaphore::new(ANSWERS_MAX)),
             lineage: Lineage::default(),
             shards: JoinSet::new(),
             followed: BTreeMap::new(),
             childless: BTreeMap::new(),
             is_first,
-            has_warned: false,
         }))
     }
 
@@ -148,7 +144,10 @@ impl Reading {
         self.followed.clear();
         drop(self);
         match Arc::into_inner(shared) {
-            Some(shared) => shared.sending.journal.close().await,
+            Some(shared) => match shared.sending.journal {
+                Some(journal) => journal.close().await,
+                None => Ok(()),
+            },
             None => Err(StageError::bug("a shard is still being read after the end")),
         }
     }
@@ -182,7 +181,8 @@ impl Reading {
                 _ = settle.tick() => {
                     self.let_go().await;
                     shared.lag.show();
-                    self.warn_of_retention();
+                    let behind = Duration::from_millis(shared.sending.cx.behind_ms().get());
+                    self.retention.look(&shared.stage, behind);
                 }
             }
         }
@@ -208,7 +208,7 @@ impl Reading {
             StartAt::Latest if shard.is_closed => Origin::Skipped,
             StartAt::Latest => Origin::Latest(self.started_at_us),
         };
-        if let Err(error) = shared.sending.journal.enrol(&listed, origin).await {
+        if let Err(error) = shared.sending.journal()?.enrol(&listed, origin).await {
             tracing::warn!(stage = shared.stage, "{}; trying again", error.chain());
             new.iter().for_each(|shard| self.lineage.forget(&shard.id));
             return Ok(false);
@@ -216,7 +216,8 @@ impl Reading {
         let latest_was_asked = !self.is_first;
         self.is_first = false;
         for shard in &new {
-            if shared.sending.journal.recorded(&shard.id).is_some_and(|recorded| recorded.origin == Origin::Skipped) {
+            if shared.sending.journal()?.recorded(&shard.id).is_some_and(|recorded| recorded.origin == Origin::Skipped)
+            {
                 self.lineage.done(&shard.id);
             }
         }
@@ -235,8 +236,8 @@ impl Reading {
                 return Ok(());
             }
             for id in ids {
-                match self.shared.sending.journal.recorded(&id) {
-                    Some(recorded) => self.start_reader(&id, recorded, latest_was_asked).await,
+                match self.shared.sending.journal()?.recorded(&id) {
+                    Some(recorded) => self.start_reader(&id, recorded, latest_was_asked).await?,
                     None => self.give_up(&id),
                 }
             }
@@ -252,9 +253,9 @@ impl Reading {
         self.lineage.forget(id);
     }
 
-    async fn start_reader(&mut self, id: &str, recorded: Recorded, latest_was_asked: bool) {
+    async fn start_reader(&mut self, id: &str, recorded: Recorded, latest_was_asked: bool) -> Result<(), StageError> {
         let shared = &self.shared;
-        let name = format!("{}@{}/{id}", shared.stream.name(), shared.sending.journal.generation());
+        let name = format!("{}@{}/{id}", shared.stream.name(), shared.sending.journal()?.generation());
         let (partition, after) = shared.sending.cx.resumable_partition(&name).await;
         let origin = recorded.origin;
         let newest = after.or(recorded.passed);
@@ -279,35 +280,24 @@ impl Reading {
                 place: Place::At(Start::Horizon),
                 next_at: Instant::now(),
             },
+            stop: shared.sending.cx.stop_token(),
         };
         self.shards.spawn(reader.run());
+        Ok(())
     }
 
     /// Lets the journal forget what no restart asks for.
     async fn let_go(&mut self) {
         let sending = &self.shared.sending;
+        let Some(journal) = &sending.journal else { return };
         for (shard, followed) in &mut self.followed {
             if let Some(position) = followed.passed(sending.cx.takes_checkpoints()) {
-                sending.journal.passed(shard, position);
+                journal.passed(shard, position);
             }
         }
-        if let Err(error) = sending.journal.settle().await {
+        if let Err(error) = journal.settle().await {
             tracing::warn!(stage = self.shared.stage, "{}; trying again", error.chain());
         }
-    }
-
-    fn warn_of_retention(&mut self) {
-        let behind = Duration::from_millis(self.shared.sending.cx.behind_ms().get());
-        let is_late = !self.retention.is_zero() && behind > self.retention.mul_f64(RETENTION_WARN);
-        if is_late && !self.has_warned {
-            let (behind, kept) = (behind.as_secs() / 3600, self.retention.as_secs() / 3600);
-            tracing::error!(
-                stage = self.shared.stage,
-                "{behind} hours behind the tip of a stream that keeps {kept}: what is older is lost. Raise its retention \
-                 (`aws kinesis increase-stream-retention-period`), or see what holds the pipeline up"
-            );
-        }
-        self.has_warned = is_late;
     }
 }
 
@@ -327,7 +317,7 @@ impl Followed {
     }
 }
 
-async fn connect(
+pub(super) async fn connect(
     stream: &mut Stream,
     consumer: Option<&str>,
 ) -> Result<(crate::kinesis::Summary, Option<String>), StageError> {

@@ -1,7 +1,7 @@
 //! From assembled batches to rows in the pipeline.
 
 use pipeline_engine::stage::{Batch, Port, SourceContext, StageError};
-use pipeline_engine::{Counter, IntakeStats, Partition, Position};
+use pipeline_engine::{Counter, IntakeStats, Partition, Position, Span};
 use tokio::sync::Mutex;
 
 use super::batches::Assembled;
@@ -12,7 +12,8 @@ use crate::kinesis::Sequence;
 /// The way into the pipeline that all shards share.
 pub(super) struct Sending {
     pub(super) cx: SourceContext,
-    pub(super) journal: Journal,
+    /// `None` where workers share the stream: sinks tell then where batches have to end.
+    pub(super) journal: Option<Journal>,
     /// One batch at a time.
     pub(super) decoder: Mutex<Decoder>,
     pub(super) intake: IntakeStats,
@@ -66,9 +67,20 @@ impl Sending {
         self.cx.stop_requested().await;
     }
 
-    /// Whether the source should stop reading.
-    pub(super) fn is_stopping(&self) -> bool {
-        self.cx.is_stopping()
+    /// Keeps the bounds of batches before they are sent.
+    ///
+    /// # Errors
+    /// As for [`Journal::record`].
+    pub(super) async fn record(&self, shard: &str, spans: &[Span]) -> Result<(), StageError> {
+        match &self.journal {
+            Some(journal) => journal.record(shard, spans).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The journal of a source that has the stream to itself.
+    pub(super) fn journal(&self) -> Result<&Journal, StageError> {
+        self.journal.as_ref().ok_or_else(|| StageError::bug("a stream that workers share has no journal"))
     }
 }
 

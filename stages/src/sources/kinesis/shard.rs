@@ -7,6 +7,7 @@ use pipeline_engine::stage::{Fault, StageError};
 use pipeline_engine::{Backoff, Partition, Span};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::batches::{Assembled, Assembly};
 use super::fan_out::FanOut;
@@ -41,6 +42,8 @@ pub(super) struct ShardReader {
     /// What arrived before this is not to be read, until something is.
     pub(super) earliest_us: Option<i64>,
     pub(super) polling: Polling,
+    /// Cancelled when no more of it is to be read here.
+    pub(super) stop: CancellationToken,
 }
 
 /// How the reading of a shard has ended.
@@ -48,15 +51,15 @@ pub(super) struct ShardReader {
 pub(super) enum Ended {
     /// It is closed, and everything in it is sent.
     Shard,
-    /// The run stops.
-    Run,
+    /// It was stopped.
+    Stopped,
 }
 
 /// An answer, and the room that it takes until it is sent.
 type Answer = (Fetched, Option<OwnedSemaphorePermit>);
 
 impl ShardReader {
-    /// Runs until the shard ends or the run is asked to stop.
+    /// Runs until the shard ends or the reading of it is stopped.
     ///
     /// # Errors
     /// The stream needs a person, or a stage behind this one has ended.
@@ -76,7 +79,7 @@ impl ShardReader {
         loop {
             let fetched = tokio::select! {
                 biased;
-                () = shared.sending.stop_requested() => return Ok((self.id, Ended::Run)),
+                () = self.stop.cancelled() => return Ok((self.id, Ended::Stopped)),
                 fetched = next(&mut self.polling, &mut fan_out) => fetched,
             };
             let error = match fetched {
@@ -129,7 +132,7 @@ impl ShardReader {
                 }
             }
             tokio::select! {
-                () = shared.sending.stop_requested() => return Ok((self.id, Ended::Run)),
+                () = self.stop.cancelled() => return Ok((self.id, Ended::Stopped)),
                 () = tokio::time::sleep(backoff.next_wait()) => {}
             }
         }
@@ -161,12 +164,12 @@ impl ShardReader {
         }
         let assembled = self.assembly.take_in(records);
         if !self.send(assembled, is_end).await? {
-            return Ok(Some(Ended::Run));
+            return Ok(Some(Ended::Stopped));
         }
         Ok(is_end.then_some(Ended::Shard))
     }
 
-    /// Sends batches, and with `is_end` what was kept back. False if the run stops meanwhile: what was not sent then comes
+    /// Sends batches, and with `is_end` what was kept back. False if it is stopped meanwhile: what was not sent then comes
     /// again, in batches of the same bounds.
     async fn send(&mut self, mut assembled: Vec<Assembled>, is_end: bool) -> Result<bool, StageError> {
         if is_end {
@@ -177,12 +180,12 @@ impl ShardReader {
         if !new.is_empty() {
             tokio::select! {
                 biased;
-                () = shared.sending.stop_requested() => return Ok(false),
-                recorded = shared.sending.journal.record(&self.id, &new) => recorded?,
+                () = self.stop.cancelled() => return Ok(false),
+                recorded = shared.sending.record(&self.id, &new) => recorded?,
             }
         }
         for batch in assembled {
-            if shared.sending.is_stopping() {
+            if self.stop.is_cancelled() {
                 return Ok(false);
             }
             let _waiting = shared.lag.waits(&self.id);

@@ -120,6 +120,40 @@ impl<M: Method> Fleet<M> {
         if devices > self.devices_max { Ok(fleet.with_newest(method.places())) } else { Ok(fleet) }
     }
 
+    /// Also remembers the devices of another fleet. One that both know is taken as it was seen last, by its readings' own time;
+    /// what there is no room for is left out.
+    pub(super) fn absorb(&mut self, other: &Self, places: usize) {
+        let newest = |series: &[Series<M::State>]| series.iter().map(Series::newest_us).max();
+        let mut theirs: Vec<usize> = (0..other.devices.len()).collect();
+        theirs.sort_unstable_by_key(|slot| other.devices[*slot].last_sighting);
+        for from in theirs {
+            let key = &other.devices[from].key;
+            let from = from * self.metrics..(from + 1) * self.metrics;
+            self.sightings += 1;
+            let to = match self.slots.get(key) {
+                Some(slot) => {
+                    let to = slot * self.metrics..(slot + 1) * self.metrics;
+                    if newest(&self.series[to.clone()]) >= newest(&other.series[from.clone()]) {
+                        continue;
+                    }
+                    to
+                }
+                None if self.devices.len() >= self.devices_max => continue,
+                None => {
+                    let slot = self.devices.len();
+                    self.slots.insert(key.clone(), slot);
+                    self.devices.push(Device { key: key.clone(), last_sighting: self.sightings });
+                    self.series.extend_from_slice(&other.series[from.clone()]);
+                    self.places.resize(self.series.len() * places, 0.0);
+                    slot * self.metrics..(slot + 1) * self.metrics
+                }
+            };
+            self.series[to.clone()].clone_from_slice(&other.series[from.clone()]);
+            self.places[to.start * places..to.end * places]
+                .copy_from_slice(&other.places[from.start * places..from.end * places]);
+        }
+    }
+
     fn without_devices(&self) -> Self {
         Self {
             metrics: self.metrics,

@@ -110,7 +110,7 @@ pub enum MethodName {
 }
 
 /// `type = "anomaly"` in a pipeline file.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AnomalyConfig {
     /// The text column that tells devices apart. A row without it has no scores.

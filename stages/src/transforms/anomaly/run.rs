@@ -67,10 +67,13 @@ impl<M: Method> Transform for Anomaly<M> {
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), StageError> {
-        let mut state = Reader::open(snapshot, FORMAT, self.fingerprint())?;
-        let fleet = self.fleet.read(&self.method, &mut state)?;
-        state.end()?;
-        self.fleet = fleet;
+        self.fleet = self.read(snapshot)?;
+        Ok(())
+    }
+
+    fn absorb(&mut self, snapshot: &[u8]) -> Result<(), StageError> {
+        let fleet = self.read(snapshot)?;
+        self.fleet.absorb(&fleet, self.method.places());
         Ok(())
     }
 }
@@ -78,6 +81,13 @@ impl<M: Method> Transform for Anomaly<M> {
 const FORMAT: Format = Format { name: 3, version: 2 };
 
 impl<M: Method> Anomaly<M> {
+    fn read(&self, snapshot: &[u8]) -> Result<Fleet<M>, StageError> {
+        let mut state = Reader::open(snapshot, FORMAT, self.fingerprint())?;
+        let fleet = self.fleet.read(&self.method, &mut state)?;
+        state.end()?;
+        Ok(fleet)
+    }
+
     /// What is remembered. With other thresholds it means the same; with another of these it doesn't.
     fn fingerprint(&self) -> u128 {
         let mut fingerprint = Fingerprint::default();

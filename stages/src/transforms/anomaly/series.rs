@@ -111,6 +111,11 @@ impl<S> Series<S> {
         Self { track: Track::EMPTY, state }
     }
 
+    /// The time of the newest reading.
+    pub(super) fn newest_us(&self) -> i64 {
+        self.track.newest_us
+    }
+
     /// Where the value stands against what came before it, if there is enough to go by; then learns
     /// from it what the rules allow.
     #[inline]

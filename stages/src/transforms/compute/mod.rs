@@ -50,7 +50,7 @@ use self::units::{Conversion, NoUnit, Unit};
 use super::rule::Computation;
 
 /// `type = "compute"` in a pipeline file.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ComputeConfig {
     /// Columns to compute, by their names: each with an `expression`, as behind SELECT in a rule, and where wanted its
@@ -68,7 +68,7 @@ pub struct ComputeConfig {
 }
 
 /// A column to compute.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ColumnConfig {
     /// What it holds, as behind SELECT in a rule: `temperature * 9 / 5 + 32`.
@@ -82,7 +82,7 @@ pub struct ColumnConfig {
 }
 
 /// A column to convert.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ConvertConfig {
     /// The unit that its numbers are in.

@@ -76,6 +76,19 @@ impl Memory {
         self.queue.len() <= self.keys_max
     }
 
+    /// Also remembers what another one did, each key once and in the order of their times; of too many, the newest.
+    pub(super) fn absorb(&mut self, theirs: Vec<(u128, i64)>) {
+        let mut all: Vec<(u128, i64)> = self.places().chain(theirs).collect();
+        all.sort_by_key(|(hash, time_us)| (*hash, *time_us));
+        // The first of a key is what a repetition is measured by.
+        all.dedup_by_key(|(hash, _)| *hash);
+        all.sort_by_key(|(hash, time_us)| (*time_us, *hash));
+        let surplus = all.len().saturating_sub(self.keys_max);
+        let mut memory = self.emptied();
+        all.drain(surplus..).for_each(|(hash, time_us)| memory.remember(words(hash), time_us));
+        *self = memory;
+    }
+
     /// The same rules, and nothing remembered.
     pub(super) fn emptied(&self) -> Self {
         Self::new(self.within_us, self.keys_max as u32)

@@ -53,7 +53,7 @@ use super::keys::{KeyColumns, is_hashable};
 use super::snapshot::Fingerprint;
 
 /// `type = "dedupe"` in a pipeline file.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DedupeConfig {
     /// The columns that tell one row from another, of any type; rows with the same values in all of

@@ -76,15 +76,32 @@ impl Transform for Dedupe {
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), StageError> {
-        let mut reader = Reader::open(snapshot, FORMAT, self.fingerprint)?;
         let mut memory = self.memory.emptied();
-        for _ in 0..reader.u32()? {
-            if !memory.put(reader.u128()?, reader.i64()?) {
+        for (hash, time_us) in self.read(snapshot)? {
+            if !memory.put(hash, time_us) {
                 return Err(snapshot::damaged());
             }
         }
-        reader.end()?;
         self.memory = memory;
         Ok(())
+    }
+
+    fn absorb(&mut self, snapshot: &[u8]) -> Result<(), StageError> {
+        let theirs = self.read(snapshot)?;
+        self.memory.absorb(theirs);
+        Ok(())
+    }
+}
+
+impl Dedupe {
+    /// Hashes and times of a snapshot, oldest first.
+    fn read(&self, snapshot: &[u8]) -> Result<Vec<(u128, i64)>, StageError> {
+        let mut reader = Reader::open(snapshot, FORMAT, self.fingerprint)?;
+        let mut places = Vec::new();
+        for _ in 0..reader.u32()? {
+            places.push((reader.u128()?, reader.i64()?));
+        }
+        reader.end()?;
+        Ok(places)
     }
 }

@@ -82,7 +82,7 @@ pub const LATE: Port = Port::new("late");
 const OVERLAP_MAX: i64 = 1000;
 
 /// `type = "downsample"` in a pipeline file.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DownsampleConfig {
     /// The columns that tell devices apart, of text or whole numbers. They are the first columns of the output.

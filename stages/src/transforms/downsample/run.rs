@@ -98,11 +98,13 @@ impl Transform for Downsample {
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), StageError> {
-        let mut reader = Reader::open(snapshot, FORMAT, self.fingerprint)?;
-        let columns = self.columns.len();
-        let devices = self.devices.read(&mut reader, |reader| Windows::read(reader, columns))?;
-        reader.end()?;
-        self.devices = devices;
+        self.devices = self.read(snapshot)?;
+        Ok(())
+    }
+
+    fn absorb(&mut self, snapshot: &[u8]) -> Result<(), StageError> {
+        let devices = self.read(snapshot)?;
+        self.devices.absorb(devices);
         Ok(())
     }
 
@@ -122,6 +124,14 @@ impl Transform for Downsample {
 }
 
 impl Downsample {
+    fn read(&self, snapshot: &[u8]) -> Result<Followed<Windows>, StageError> {
+        let mut reader = Reader::open(snapshot, FORMAT, self.fingerprint)?;
+        let columns = self.columns.len();
+        let devices = self.devices.read(&mut reader, |reader| Windows::read(reader, columns))?;
+        reader.end()?;
+        Ok(devices)
+    }
+
     /// Takes in all rows. Windows that close thereby are put into `closed`, rows without one into `outside`.
     fn observe(&mut self, rows: &RecordBatch, partition: usize, latest_us: i64) -> Result<(), StageError> {
         let keys = self.key.of(rows)?;

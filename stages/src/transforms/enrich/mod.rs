@@ -55,7 +55,7 @@ pub use super::tables::join::Missing;
 use super::values::Scalar;
 
 /// `type = "enrich"` in a pipeline file.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EnrichConfig {
     /// A CSV file with a header, or a Parquet file: of this machine, relative to the folder that the pipeline runs in,
@@ -128,7 +128,7 @@ impl EnrichConfig {
 /// Of the rows of its key that have begun by then, that is the one that began last. Where that one has ended or is too
 /// old, none is: an older row does not come back. Two rows of a key that begin at once are a mistake in the table, whose
 /// rows may stand in any order.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AsOf {
     /// The column of the input with the reading's time: a timestamp.

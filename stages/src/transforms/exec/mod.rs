@@ -50,7 +50,7 @@ use self::program::Program;
 use self::run::Exec;
 
 /// `type = "exec"` in a pipeline file.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExecConfig {
     /// The program and its arguments; no shell reads them. A program without a slash is looked for in PATH, a relative

@@ -65,7 +65,7 @@ pub const GAPS: Port = Port::new("gaps");
 const WINDOW_MAX: u32 = 10_000;
 
 /// `type = "gaps"` in a pipeline file.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GapsConfig {
     /// The columns that tell devices apart, of text or whole numbers. They are the first columns of what

@@ -88,15 +88,26 @@ impl Transform for Gaps {
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), StageError> {
-        let mut reader = Reader::open(snapshot, FORMAT, self.fingerprint)?;
-        let fleet = self.fleet.read(&mut reader, memory::read)?;
-        reader.end()?;
-        self.fleet = fleet;
+        self.fleet = self.read(snapshot)?;
+        Ok(())
+    }
+
+    fn absorb(&mut self, snapshot: &[u8]) -> Result<(), StageError> {
+        let fleet = self.read(snapshot)?;
+        let age = |sequence: &Sequence| (sequence.newest_us, sequence.newest);
+        self.fleet.absorb(fleet, |theirs, ours| age(theirs) > age(ours));
         Ok(())
     }
 }
 
 impl Gaps {
+    fn read(&self, snapshot: &[u8]) -> Result<Fleet<Sequence>, StageError> {
+        let mut reader = Reader::open(snapshot, FORMAT, self.fingerprint)?;
+        let fleet = self.fleet.read(&mut reader, memory::read)?;
+        reader.end()?;
+        Ok(fleet)
+    }
+
     /// Takes in all rows; gaps that they settle are put into `found`, in the order of the rows.
     fn observe(&mut self, rows: &RecordBatch) -> Result<(), StageError> {
         let keys = self.key.of(rows)?;

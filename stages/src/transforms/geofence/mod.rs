@@ -54,7 +54,7 @@ use super::tables::place::{Place, TableKeys};
 use super::tables::read::Layout;
 
 /// `type = "geofence"` in a pipeline file.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GeofenceConfig {
     /// The zones: a GeoJSON file of features, or a CSV or Parquet file with a shape in each row; of this machine, relative

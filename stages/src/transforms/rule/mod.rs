@@ -82,7 +82,7 @@ use self::sql::{Refusal, line_and_column};
 const PAYLOAD: &str = "payload";
 
 /// `type = "rule"` in a pipeline file.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RuleConfig {
     /// The rule, as in AWS IoT Core: `SELECT … FROM 'topic/filter' WHERE …`, with `SET @name = …` before it

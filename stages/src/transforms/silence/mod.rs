@@ -55,7 +55,7 @@ use super::units::micros;
 pub const ALERTS: Port = Port::new("alerts");
 
 /// `type = "silence"` in a pipeline file.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SilenceConfig {
     /// The columns that tell devices apart, of text or whole numbers. They are the first columns of an alert.

@@ -140,6 +140,21 @@ impl Transform for Silence {
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), StageError> {
+        self.devices = self.read(snapshot)?;
+        self.count_silent();
+        Ok(())
+    }
+
+    fn absorb(&mut self, snapshot: &[u8]) -> Result<(), StageError> {
+        let devices = self.read(snapshot)?;
+        self.devices.absorb(devices);
+        self.count_silent();
+        Ok(())
+    }
+}
+
+impl Silence {
+    fn read(&self, snapshot: &[u8]) -> Result<Followed<Heard>, StageError> {
         let mut reader = Reader::open(snapshot, FORMAT, self.fingerprint)?;
         let devices = self.devices.read(&mut reader, |reader| {
             Ok(Heard {
@@ -150,14 +165,14 @@ impl Transform for Silence {
             })
         })?;
         reader.end()?;
-        self.devices = devices;
+        Ok(devices)
+    }
+
+    fn count_silent(&mut self) {
         self.silent_now = self.devices.devices().filter(|device| device.state.is_silent).count() as u64;
         self.show();
-        Ok(())
     }
-}
 
-impl Silence {
     fn observe(&mut self, rows: &RecordBatch, partition: usize, latest_us: i64) -> Result<(), StageError> {
         let keys = self.key.of(rows)?;
         let times = rows.column(self.time).as_primitive::<TimestampMicrosecondType>();

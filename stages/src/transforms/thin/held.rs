@@ -20,6 +20,7 @@ const SPARE_ROWS: usize = 1024;
 const NOWHERE: u32 = u32::MAX;
 
 /// All rows that wait, and those that were decided to stay and have not left yet.
+#[derive(Clone)]
 pub(super) struct HeldRows {
     schema: SchemaRef,
     /// The columns that are thinned.
@@ -46,6 +47,7 @@ struct Place {
     time_us: i64,
 }
 
+#[derive(Clone)]
 struct Stored {
     rows: RecordBatch,
     rows_held: usize,
@@ -226,7 +228,12 @@ impl HeldRows {
         rows.schema().fields() == self.schema.fields()
     }
 
-    /// Holds all rows of a batch, in the slots from 0 on; for one that holds nothing yet.
+    /// The slot of the next row that is held, where none was let go of yet.
+    pub(super) fn next_slot(&self) -> Slot {
+        self.places.len() as Slot
+    }
+
+    /// Holds all rows of a batch, in the slots from [`HeldRows::next_slot`] on; for one that has let go of nothing yet.
     pub(super) fn hold_all(&mut self, rows: &RecordBatch, time: usize) -> Result<(), StageError> {
         let numbers = self.begin(rows)?;
         let times = rows.column(time).as_primitive::<TimestampMicrosecondType>();

@@ -91,7 +91,7 @@ pub const LATE: Port = Port::new("late");
 const IDLE: DurationText = DurationText::secs(3600);
 
 /// `type = "thin"` in a pipeline file.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ThinConfig {
     /// `dead_band`, `swinging_door`, `lttb` or `min_max`.

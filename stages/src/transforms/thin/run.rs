@@ -101,25 +101,14 @@ impl Transform for Thin {
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), StageError> {
-        let (of_rows, of_rule) = self.fingerprints;
-        let mut reader = Reader::open(snapshot, FORMAT, of_rows)?;
-        let is_same_rule = reader.u128()? == of_rule;
-        let (columns, mut waiting) = (reader.u32()? as usize, 0);
-        let mut devices = self.devices.read(&mut reader, |reader| Series::read(reader, columns, &mut waiting))?;
-        let stream = StreamReader::try_new(Cursor::new(reader.bytes()?), None)?;
-        reader.end()?;
-        let schema = stream.schema();
-        let batches = stream.collect::<Result<Vec<_>, _>>()?;
-        let rows = concat_batches(&schema, &batches)?;
-        let mut held = self.held.emptied();
-        if rows.num_rows() != waiting as usize || !held.fits(&rows) {
-            return Err(snapshot::damaged());
-        }
-        held.hold_all(&rows, self.time)?;
-        if !is_same_rule {
-            devices.devices().for_each(|device| device.state.begin_anew(&held));
-        }
-        (self.devices, self.held) = (devices, held);
+        (self.devices, self.held) = self.read(snapshot, self.held.emptied())?;
+        Ok(())
+    }
+
+    fn absorb(&mut self, snapshot: &[u8]) -> Result<(), StageError> {
+        let (devices, held) = self.read(snapshot, self.held.clone())?;
+        self.devices.absorb(devices);
+        self.held = held;
         Ok(())
     }
 
@@ -136,6 +125,30 @@ impl Transform for Thin {
 }
 
 impl Thin {
+    /// The series of a snapshot, and their rows behind those that are held.
+    fn read(&self, snapshot: &[u8], mut held: HeldRows) -> Result<(Followed<Series>, HeldRows), StageError> {
+        let (of_rows, of_rule) = self.fingerprints;
+        let mut reader = Reader::open(snapshot, FORMAT, of_rows)?;
+        let is_same_rule = reader.u128()? == of_rule;
+        let columns = reader.u32()? as usize;
+        let first = held.next_slot();
+        let mut next = first;
+        let mut devices = self.devices.read(&mut reader, |reader| Series::read(reader, columns, &mut next))?;
+        let stream = StreamReader::try_new(Cursor::new(reader.bytes()?), None)?;
+        reader.end()?;
+        let schema = stream.schema();
+        let batches = stream.collect::<Result<Vec<_>, _>>()?;
+        let rows = concat_batches(&schema, &batches)?;
+        if rows.num_rows() != (next - first) as usize || !held.fits(&rows) {
+            return Err(snapshot::damaged());
+        }
+        held.hold_all(&rows, self.time)?;
+        if !is_same_rule {
+            devices.devices().for_each(|device| device.state.begin_anew(&held));
+        }
+        Ok((devices, held))
+    }
+
     /// Takes in all rows. Those without a series are put into `outside`.
     fn observe(&mut self, rows: &RecordBatch, partition: usize, latest_us: i64) -> Result<(), StageError> {
         let keys = self.key.of(rows)?;

@@ -43,7 +43,7 @@ use super::refusal::{self, Refused};
 use super::values::{Number, Scalar};
 
 /// `type = "validate"` in a pipeline file.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ValidateConfig {
     /// Columns that must not be null.

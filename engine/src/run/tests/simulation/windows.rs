@@ -25,7 +25,7 @@ fn rollups() -> SchemaRef {
 }
 
 /// The open window of each device: as a row of the output.
-#[derive(Default, Deserialize, JsonSchema)]
+#[derive(Clone, Default, Deserialize, JsonSchema)]
 pub(super) struct Windows {
     #[serde(skip)]
     open: BTreeMap<i64, Row>,

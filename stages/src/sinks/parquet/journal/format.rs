@@ -125,6 +125,7 @@ impl Staged {
             partition: advance.partition,
             from: advance.from.map(Position),
             to: Position(advance.to),
+            tenure: None,
         };
         Ok(Self { advances: line.advances.into_iter().map(advance).collect(), objects })
     }
@@ -169,6 +170,7 @@ mod tests {
             partition: "telemetry/3f2a\n\"x\"".to_owned(),
             from,
             to: Position([u64::MAX, 0, 1, u64::MAX - 1]),
+            tenure: None,
         };
         let object = |key: &str, content: &'static [u8]| Object { key: key.to_owned(), content: content.into() };
         Staged {

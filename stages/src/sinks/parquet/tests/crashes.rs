@@ -84,7 +84,7 @@ async fn run(sink: &mut Parquet, clock: &mut Pcg64Mcg) -> Result<(), StageError>
             }
             if first <= last {
                 let (input, partition) = ((*input).to_owned(), "telemetry/3f2a".to_owned());
-                advances.push(Advance { input, partition, from: done[index], to: last.into() });
+                advances.push(Advance { input, partition, from: done[index], to: last.into(), tenure: None });
                 done[index] = Some(last.into());
             }
         }

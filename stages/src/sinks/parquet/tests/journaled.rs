@@ -22,6 +22,7 @@ fn advancing(from: u64, to: u64, times: Vec<i64>) -> Group {
         partition: "p/1".to_owned(),
         from: (from > 0).then(|| from.into()),
         to: to.into(),
+        tenure: None,
     };
     Group::advancing(vec![batch], vec![advance])
 }

@@ -12,7 +12,7 @@ fn summary(created_at_us: i64) -> Summary {
 }
 
 fn shard(id: &str) -> Shard {
-    Shard { id: id.to_owned(), parents: Vec::new(), is_closed: false }
+    Shard { id: id.to_owned(), parents: Vec::new(), is_closed: false, hash_keys: None }
 }
 
 async fn open(dir: &Path, created_at_us: i64) -> Journal {

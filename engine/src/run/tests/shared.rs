@@ -1,0 +1,298 @@
+//! Several workers with one source: what moves with a partition from one to another, and what a worker can't store any more
+//! that has lost one.
+
+use std::collections::BTreeMap;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::resumed::RunningSum;
+use super::*;
+use crate::Partition;
+use crate::position::Position;
+
+/// What a test tells a worker's source.
+enum Order {
+    Claim {
+        partition: &'static str,
+        tenure: u64,
+        answer: oneshot::Sender<Result<Claimed, StageError>>,
+    },
+    /// Numbers of a partition, each at its own position, as one batch.
+    Send {
+        partition: Partition,
+        numbers: std::ops::RangeInclusive<u64>,
+    },
+    Retire(Partition),
+    WantCheckpoint,
+}
+
+use crate::tenure::Claimed;
+
+/// Does as it is told.
+#[derive(Deserialize, JsonSchema)]
+struct Told {
+    #[serde(skip)]
+    orders: Option<mpsc::UnboundedReceiver<Order>>,
+}
+
+impl SourceConfig for Told {
+    const DOC: StageDoc = DOC;
+
+    fn build(self, _: &BuildContext) -> Result<BuiltSource, BuildError> {
+        Ok(BuiltSource { source: Box::new(self), outputs: vec![(Port::MAIN, schema())] })
+    }
+}
+
+#[async_trait]
+impl Source for Told {
+    async fn run(self: Box<Self>, cx: SourceContext) -> Result<(), StageError> {
+        let mut orders = self.orders.expect("a run has orders");
+        while let Some(order) = orders.recv().await {
+            match order {
+                Order::Claim { partition, tenure, answer } => {
+                    let claimed = cx.claim(partition, tenure, &[], None).await;
+                    answer.send(claimed).ok();
+                }
+                Order::Send { partition, numbers } => {
+                    let ack = partition.open(Span::new(*numbers.start(), *numbers.end()), 0);
+                    let numbers = *numbers.start() as i64..*numbers.end() as i64 + 1;
+                    cx.send(Batch::new(rows(numbers), ack)).await?;
+                }
+                Order::Retire(partition) => cx.retire(&partition).await,
+                Order::WantCheckpoint => cx.want_checkpoint(),
+            }
+        }
+        cx.close().await;
+        Ok(())
+    }
+
+    fn is_resumable(&self) -> bool {
+        true
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+}
+
+/// A database that all workers store in.
+#[derive(Default)]
+struct Outside {
+    rows: Vec<i64>,
+    positions: BTreeMap<String, Position>,
+    tenures: BTreeMap<String, u64>,
+    checkpoints: BTreeMap<String, Vec<u8>>,
+}
+
+/// Stores in it.
+#[derive(Default, Deserialize, JsonSchema)]
+struct Fenced {
+    #[serde(skip)]
+    outside: Arc<Mutex<Outside>>,
+    #[serde(skip)]
+    refuses: bool,
+}
+
+impl SinkConfig for Fenced {
+    const DOC: StageDoc = DOC;
+
+    fn build(self, _: &SchemaRef, _: &BuildContext) -> Result<BuiltSink, BuildError> {
+        Ok(BuiltSink { sink: Box::new(self), grouping: Grouping::default(), outputs: Vec::new() })
+    }
+}
+
+#[async_trait]
+impl Sink for Fenced {
+    async fn open(&mut self) -> Result<(), StageError> {
+        Ok(())
+    }
+
+    fn sharing(&self) -> Sharing {
+        if self.refuses { Sharing::Refused("Not by this one.") } else { Sharing::ExactlyOnce }
+    }
+
+    async fn adopt(&mut self, partition: &str, tenure: u64, _: &[String]) -> Result<Adopted, StageError> {
+        let mut outside = self.outside.lock().unwrap();
+        if outside.tenures.get(partition).is_some_and(|known| *known > tenure) {
+            return Err(StageError::superseded(vec![partition.to_owned()]));
+        }
+        outside.tenures.insert(partition.to_owned(), tenure);
+        let committed = |position: &Position| Committed {
+            input: "sums".to_owned(),
+            partition: partition.to_owned(),
+            position: *position,
+        };
+        Ok(Adopted {
+            positions: outside.positions.get(partition).map(committed).into_iter().collect(),
+            checkpoint: outside.checkpoints.get(partition).cloned(),
+            inherited: Vec::new(),
+        })
+    }
+
+    async fn keep_checkpoint(&mut self, partition: &str, tenure: u64, checkpoint: &[u8]) -> Result<(), StageError> {
+        let mut outside = self.outside.lock().unwrap();
+        if outside.tenures.get(partition) != Some(&tenure) {
+            return Err(StageError::superseded(vec![partition.to_owned()]));
+        }
+        outside.checkpoints.insert(partition.to_owned(), checkpoint.to_vec());
+        Ok(())
+    }
+
+    async fn write(&mut self, group: &Group) -> Result<(), StageError> {
+        let mut outside = self.outside.lock().unwrap();
+        let is_lost = |(partition, tenure): &(&str, u64)| outside.tenures.get(*partition) != Some(tenure);
+        let lost: Vec<String> = group.claims().into_iter().filter(is_lost).map(|(lost, _)| lost.to_owned()).collect();
+        if !lost.is_empty() {
+            return Err(StageError::superseded(lost));
+        }
+        for advance in group.advances() {
+            let before = outside.positions.insert(advance.partition.clone(), advance.to);
+            assert_eq!(before, advance.from, "a group goes on where the one before has ended");
+        }
+        for batch in group.batches() {
+            outside.rows.extend(batch.rows.column(0).as_primitive::<Int64Type>().values());
+        }
+        Ok(())
+    }
+}
+
+/// A run, and how to tell it what to do.
+struct Worker {
+    orders: mpsc::UnboundedSender<Order>,
+    task: tokio::task::JoinHandle<Result<crate::Report, RunError>>,
+    stats: Arc<crate::RunStats>,
+    _home: tempfile::TempDir,
+}
+
+impl Worker {
+    fn start(outside: &Arc<Mutex<Outside>>) -> Self {
+        let home = tempfile::tempdir().expect("a folder");
+        let (orders, told) = mpsc::unbounded_channel();
+        let plan = Plan::builder("p")
+            .data_dir(home.path())
+            .source("told", Told { orders: Some(told) })
+            .transform("sums", &["told"], RunningSum::default())
+            .sink("table", &["sums"], Fenced { outside: outside.clone(), refuses: false })
+            .build()
+            .unwrap();
+        let run = Run::new(plan);
+        let stats = run.stats();
+        Self { orders, task: tokio::spawn(run.until(std::future::pending())), stats, _home: home }
+    }
+
+    fn tell(&self, order: Order) {
+        assert!(self.orders.send(order).is_ok(), "the source runs");
+    }
+
+    async fn claim(&self, partition: &'static str, tenure: u64) -> Result<Claimed, StageError> {
+        let (answer, answered) = oneshot::channel();
+        self.tell(Order::Claim { partition, tenure, answer });
+        answered.await.expect("the source runs")
+    }
+
+    /// Sends, and waits until it is stored or given up.
+    async fn store(&self, partition: &Partition, numbers: std::ops::RangeInclusive<u64>) {
+        let opened = partition.progress().borrow().opened;
+        self.tell(Order::Send { partition: partition.clone(), numbers });
+        partition.wait_for(|progress| progress.opened > opened && (progress.failed || progress.is_complete())).await;
+    }
+
+    async fn checkpoint(&self, partition: &Partition, position: u64) {
+        self.tell(Order::WantCheckpoint);
+        let mut checkpointed = partition.checkpointed();
+        checkpointed.wait_for(|kept| *kept == Some(position.into())).await.expect("the run goes on");
+    }
+
+    async fn end(self) {
+        drop(self.orders);
+        self.task.await.expect("no panic").expect("it ends well");
+        for (stage, balance) in self.stats.balances() {
+            assert_eq!(balance.imbalance(), 0, "{}: {balance}", stage.name);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_remembered_of_a_partition_moves_with_it_and_no_row_is_stored_twice() {
+    let outside = Arc::new(Mutex::new(Outside::default()));
+    let first = Worker::start(&outside);
+    let claimed = first.claim("shard", 1).await.unwrap();
+    assert_eq!((claimed.after, &*claimed.cuts), (None, &[][..]));
+    first.store(&claimed.partition, 1..=2).await;
+    first.store(&claimed.partition, 3..=3).await;
+    first.checkpoint(&claimed.partition, 3).await;
+    first.store(&claimed.partition, 4..=5).await;
+    first.task.abort();
+
+    let second = Worker::start(&outside);
+    let claimed = second.claim("shard", 2).await.unwrap();
+    assert_eq!(claimed.after, Some(3.into()), "where the checkpoint is");
+    assert_eq!(claimed.cuts, [Position::from(5)], "where the sink is");
+    second.store(&claimed.partition, 4..=5).await;
+    second.store(&claimed.partition, 6..=6).await;
+    assert_eq!(outside.lock().unwrap().rows, [1, 3, 6, 10, 15, 21], "each sum once");
+    second.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_has_lost_a_partition_stores_nothing_more_of_it_and_goes_on_with_the_others() {
+    let outside = Arc::new(Mutex::new(Outside::default()));
+    let (slow, quick) = (Worker::start(&outside), Worker::start(&outside));
+    let lost = slow.claim("lost", 1).await.unwrap().partition;
+    let kept = slow.claim("kept", 1).await.unwrap().partition;
+    slow.store(&lost, 1..=1).await;
+    let taken = quick.claim("lost", 2).await.unwrap();
+    assert_eq!(taken.cuts, [Position::from(1)]);
+    slow.store(&lost, 2..=2).await;
+    assert!(lost.is_revoked(), "the sink has told");
+    slow.store(&lost, 3..=3).await;
+    slow.store(&kept, 100..=100).await;
+    quick.store(&taken.partition, 1..=1).await;
+    quick.store(&taken.partition, 2..=3).await;
+    assert_eq!(outside.lock().unwrap().rows, [1, 100, 3, 6]);
+    let superseded = slow.claim("lost", 1).await.map(drop).unwrap_err();
+    assert_eq!(superseded.superseded_partitions(), ["told/lost"]);
+    slow.tell(Order::Retire(lost));
+    slow.end().await;
+    quick.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_partition_that_comes_back_begins_where_others_have_come_to() {
+    let outside = Arc::new(Mutex::new(Outside::default()));
+    let (here, there) = (Worker::start(&outside), Worker::start(&outside));
+    let mut numbers = 0..;
+    for tenure in 1..=6 {
+        let worker = if tenure % 2 == 1 { &here } else { &there };
+        let partition = worker.claim("shard", tenure).await.unwrap().partition;
+        for number in numbers.by_ref().take(3) {
+            worker.store(&partition, number + 1..=number + 1).await;
+        }
+        worker.checkpoint(&partition, tenure * 3).await;
+        worker.tell(Order::Retire(partition));
+    }
+    let sums: Vec<i64> = (1..=18).map(|number| number * (number + 1) / 2).collect();
+    assert_eq!(outside.lock().unwrap().rows, sums);
+    here.end().await;
+    there.end().await;
+}
+
+#[test]
+fn what_several_workers_can_not_share_is_refused() {
+    let build = |refuses: bool, fenced: bool, alone: bool| {
+        let mut plan = Plan::builder("p").source("told", Told { orders: None });
+        plan = plan.transform("sums", &["told"], RunningSum::default());
+        plan = match fenced {
+            true => plan.sink("table", &["sums"], Fenced { refuses, ..Fenced::default() }),
+            false => plan.sink("table", &["sums"], Memory::default()),
+        };
+        if !alone {
+            plan = plan.source("other", resumed::Log).sink("others", &["other"], Memory::default());
+        }
+        plan.build().map(drop).map_err(|mistakes| mistakes.to_string())
+    };
+    assert_eq!(build(false, true, true), Ok(()));
+    assert!(build(true, true, true).unwrap_err().contains("several workers can't store by \"table\""));
+    assert!(build(false, false, true).unwrap_err().contains("remembers what came before, and no sink keeps that"));
+    assert!(build(false, true, false).unwrap_err().contains("has the pipeline to itself"));
+}

@@ -1,0 +1,133 @@
+//! Partitions that several workers share: each is one worker's for a while, its *tenure*.
+//!
+//! A source that shares its partitions ([`Source::is_shared`](crate::stage::Source::is_shared)) claims one at a time, with
+//! the number of its lease. The sinks then put that number on record beside their rows, and from there on refuse whatever
+//! comes under a lower one ([`Sink::adopt`](crate::stage::Sink::adopt)): so a worker that was paused past its lease and
+//! wakes stores nothing more, whatever it still has in its hands. What transforms remember is kept apart by partition, and
+//! moves with it.
+//!
+//! ```text
+//! claim ──▶ sinks adopt: number on record, positions and state read ──▶ rows ──▶ checkpoint ──▶ … ──▶ retire
+//!                                                                        └── revoked: somebody else has it now
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::ack::Partition;
+use crate::error::StageError;
+use crate::position::Position;
+use crate::stage::Adopted;
+
+/// One worker's time with a partition.
+#[derive(Debug)]
+pub(crate) struct Tenure {
+    /// Of the lease: greater than that of every tenure before it.
+    pub number: u64,
+    /// Somebody else has the partition now, or may have.
+    pub revoked: CancellationToken,
+    /// Where it begins: everything up to here is stored.
+    pub after: Position,
+    /// What each transform remembered where it was last kept; of the partitions that this one has come from, one each.
+    pub states: BTreeMap<String, Vec<Vec<u8>>>,
+}
+
+/// A partition that this run has claimed.
+pub struct Claimed {
+    /// Batches of the tenure are opened on it.
+    pub partition: Partition,
+    /// Read on behind this: everything up to it is stored. `None`: from the beginning.
+    pub after: Option<Position>,
+    /// Positions behind that which sinks have come to, in order. No batch may straddle one.
+    pub cuts: Vec<Position>,
+}
+
+/// What is asked of a sink beside its rows.
+pub(crate) enum SinkOrder {
+    /// To put a tenure on record, and say how far it has come.
+    Adopt { claim: Claim, answer: oneshot::Sender<Result<Adopted, StageError>> },
+    /// To keep a checkpoint of a partition.
+    Keep { partition: Partition, checkpoint: Vec<u8>, answer: oneshot::Sender<Result<(), StageError>> },
+}
+
+/// What a sink is told of a tenure that begins.
+#[derive(Debug, Clone)]
+pub(crate) struct Claim {
+    /// The partition's full name.
+    pub partition: String,
+    pub number: u64,
+    /// Full names of the partitions that it has come from.
+    pub parents: Vec<String>,
+    pub revoked: CancellationToken,
+}
+
+/// The partitions that this run has now, for all of its stages. Clones are the same.
+#[derive(Clone, Default)]
+pub(crate) struct Tenures(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    active: Mutex<BTreeMap<String, Partition>>,
+    sinks: Mutex<Vec<mpsc::UnboundedSender<SinkOrder>>>,
+    /// A checkpoint is wanted now.
+    wanted: Notify,
+}
+
+impl Tenures {
+    /// The way to ask another sink.
+    pub(crate) fn add_sink(&self) -> (mpsc::UnboundedSender<SinkOrder>, mpsc::UnboundedReceiver<SinkOrder>) {
+        let (orders, ordered) = mpsc::unbounded_channel();
+        lock(&self.0.sinks).push(orders.clone());
+        (orders, ordered)
+    }
+
+    /// Puts a tenure on record in every sink, and gathers what they say.
+    ///
+    /// # Errors
+    /// Somebody has a later one, or it was revoked meanwhile ([`StageError::superseded_partitions`]); or a sink can't.
+    pub(crate) async fn adopt(&self, claim: &Claim) -> Result<Vec<Adopted>, StageError> {
+        let sinks = lock(&self.0.sinks).clone();
+        let mut answers = Vec::new();
+        for sink in sinks {
+            let (answer, answered) = oneshot::channel();
+            sink.send(SinkOrder::Adopt { claim: claim.clone(), answer }).map_err(|_| StageError::reader_gone())?;
+            answers.push(answered);
+        }
+        let mut all = Vec::new();
+        for answered in answers {
+            all.push(answered.await.map_err(|_| StageError::reader_gone())??);
+        }
+        Ok(all)
+    }
+
+    pub(crate) fn begin(&self, partition: &Partition) {
+        lock(&self.0.active).insert(partition.name().to_owned(), partition.clone());
+    }
+
+    pub(crate) fn end(&self, partition: &Partition) {
+        let mut active = lock(&self.0.active);
+        if active.get(partition.name()).is_some_and(|found| found.tenure() == partition.tenure()) {
+            active.remove(partition.name());
+        }
+    }
+
+    pub(crate) fn active(&self) -> Vec<Partition> {
+        lock(&self.0.active).values().cloned().collect()
+    }
+
+    pub(crate) fn want_checkpoint(&self) {
+        self.0.wanted.notify_one();
+    }
+
+    /// Resolves once a checkpoint is wanted at once. Cancel safe.
+    pub(crate) async fn checkpoint_wanted(&self) {
+        self.0.wanted.notified().await;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

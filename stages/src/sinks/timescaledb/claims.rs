@@ -1,0 +1,218 @@
+//! Who has which partition of a source that several workers share, in a table beside the sink's rows.
+//!
+//! `_pipeline_claims` has one row for each sink and each partition: the number of the tenure that may store, and the
+//! checkpoint that the next one goes on from. Every group looks its tenures up in its own transaction, behind a lock that
+//! a new tenure takes for itself while it puts its number there. So what a worker still has in its hands that was paused
+//! past its lease is either committed before the next one reads how far the sink has come, or refused.
+//!
+//! **Danger.** A worker that is stopped in the midst of a transaction holds that lock. Its session is ended after
+//! [`LOCK_TIMEOUT`], and its group is rolled back with it.
+
+use pipeline_engine::stage::{Adopted, StageError};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Error, Statement};
+
+use super::ledger::Ledger;
+use super::table::{Table, make_once};
+use crate::postgres::fault::while_opening;
+
+/// The table's name, in the schema of the sink's table.
+const NAME: &str = "_pipeline_claims";
+/// A group is committed in less, or whoever writes it has stopped.
+const LOCK_TIMEOUT: &str = "2s";
+/// So often a session is ended that holds the lock, before the claim is tried again from the start.
+const LOCK_ATTEMPTS: u32 = 3;
+
+/// The claims, as one sink of one pipeline uses them.
+#[derive(Debug, Clone)]
+pub(super) struct Claims {
+    table: String,
+    pipeline: String,
+    sink: String,
+}
+
+/// What a session asks for each group.
+pub(super) struct ClaimStatements {
+    lock: Statement,
+    lost: Statement,
+}
+
+impl Claims {
+    pub fn beside(table: &Table, pipeline: &str, sink: &str) -> Self {
+        let table = Table { name: NAME.to_owned(), ..table.clone() }.sql_name();
+        Self { table, pipeline: pipeline.to_owned(), sink: sink.to_owned() }
+    }
+
+    /// The statement that makes the table.
+    fn ddl(&self) -> String {
+        format!(
+            "CREATE TABLE {} (pipeline text, sink text, partition text, tenure bigint NOT NULL, checkpoint bytea, \
+             updated_at timestamp with time zone NOT NULL DEFAULT now(), PRIMARY KEY (pipeline, sink, partition))",
+            self.table
+        )
+    }
+
+    /// Makes the table where it is missing, and gets ready to look tenures up.
+    pub async fn prepare(&self, client: &Client) -> Result<ClaimStatements, StageError> {
+        let failed = |error| while_opening(error, &format!("can't use {}", self.table));
+        let there = client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&self.table]).await.map_err(failed)?;
+        if !there.get::<_, bool>(0) {
+            let made = make_once(client, &self.table, &self.ddl()).await;
+            made.map_err(|error| {
+                let error =
+                    while_opening(error, &format!("can't create {}, where workers claim partitions", self.table));
+                if error.outside_code() == Some("42501") { error.hint(format!("Run: {};", self.ddl())) } else { error }
+            })?;
+        }
+        let lock = client
+            .prepare("SELECT pg_advisory_xact_lock_shared(hashtextextended(name, 0)) FROM unnest($1::text[]) AS name")
+            .await
+            .map_err(failed)?;
+        let lost = format!(
+            "SELECT held.partition FROM unnest($3::text[], $4::int8[]) AS held (partition, tenure) WHERE NOT EXISTS \
+             (SELECT FROM {} AS claims WHERE pipeline = $1 AND sink = $2 AND claims.partition = held.partition \
+             AND claims.tenure = held.tenure)",
+            self.table
+        );
+        Ok(ClaimStatements { lock, lost: client.prepare(&lost).await.map_err(failed)? })
+    }
+
+    /// Begins a tenure: from the commit of this on, nothing of an earlier one is stored.
+    ///
+    /// # Errors
+    /// [`StageError::superseded`] where a later one is on record.
+    pub async fn adopt(
+        &self,
+        client: &Client,
+        ledger: &Ledger,
+        partition: &str,
+        tenure: u64,
+        parents: &[String],
+    ) -> Result<Adopted, StageError> {
+        let failed = |error| while_opening(error, &format!("can't claim \"{partition}\" in {}", self.table));
+        for _ in 0..LOCK_ATTEMPTS {
+            // Each statement must see what was committed before the lock was given.
+            let begin = format!("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'");
+            client.batch_execute(&begin).await.map_err(failed)?;
+            let name = self.lock_name(partition);
+            let locked = client.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", &[&name]).await;
+            match locked {
+                Ok(_) => {
+                    let adopted = self.adopt_locked(client, ledger, partition, tenure, parents).await;
+                    let ended = if matches!(adopted, Ok(Some(_))) { "COMMIT" } else { "ROLLBACK" };
+                    client.batch_execute(ended).await.map_err(failed)?;
+                    let superseded = || StageError::superseded(vec![partition.to_owned()]);
+                    return adopted?.ok_or_else(superseded);
+                }
+                Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+                    client.batch_execute("ROLLBACK").await.map_err(failed)?;
+                    let ended = end_holders(client, &name).await.map_err(failed)?;
+                    tracing::warn!(
+                        partition,
+                        sessions = ended,
+                        "a worker that has lost this partition was in the midst of storing it, and did not go on: its \
+                         session was ended"
+                    );
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Err(StageError::transient(format!("\"{partition}\" of {} was held by another session", self.table)))
+    }
+
+    /// `None` where a later tenure is on record.
+    async fn adopt_locked(
+        &self,
+        client: &Client,
+        ledger: &Ledger,
+        partition: &str,
+        tenure: u64,
+        parents: &[String],
+    ) -> Result<Option<Adopted>, StageError> {
+        let failed = |error| while_opening(error, &format!("can't claim \"{partition}\" in {}", self.table));
+        let sql = format!(
+            "INSERT INTO {0} AS claims (pipeline, sink, partition, tenure) VALUES ($1, $2, $3, $4) \
+             ON CONFLICT (pipeline, sink, partition) DO UPDATE SET tenure = excluded.tenure, updated_at = now() \
+             WHERE claims.tenure <= excluded.tenure RETURNING checkpoint",
+            self.table
+        );
+        let row = client.query_opt(&sql, &[&self.pipeline, &self.sink, &partition, &number(tenure)]).await;
+        let Some(row) = row.map_err(failed)? else { return Ok(None) };
+        let checkpoint: Option<Vec<u8>> = row.get(0);
+        let mut inherited = Vec::new();
+        if checkpoint.is_none() && !parents.is_empty() {
+            let sql = format!(
+                "SELECT checkpoint FROM {} WHERE pipeline = $1 AND sink = $2 AND partition = ANY($3) \
+                 AND checkpoint IS NOT NULL ORDER BY partition",
+                self.table
+            );
+            let rows = client.query(&sql, &[&self.pipeline, &self.sink, &parents]).await.map_err(failed)?;
+            inherited = rows.iter().map(|row| row.get(0)).collect();
+        }
+        let mut positions = ledger.committed(client).await?;
+        positions.retain(|entry| entry.partition == partition);
+        Ok(Some(Adopted { positions, checkpoint, inherited }))
+    }
+
+    /// Keeps what the next tenure goes on from.
+    ///
+    /// # Errors
+    /// [`StageError::superseded`] where this one is over.
+    pub async fn keep(
+        &self,
+        client: &Client,
+        partition: &str,
+        tenure: u64,
+        checkpoint: &[u8],
+    ) -> Result<(), StageError> {
+        let sql = format!(
+            "UPDATE {} SET checkpoint = $5, updated_at = now() WHERE pipeline = $1 AND sink = $2 AND partition = $3 \
+             AND tenure = $4",
+            self.table
+        );
+        let kept = client.execute(&sql, &[&self.pipeline, &self.sink, &partition, &number(tenure), &checkpoint]).await;
+        match kept.map_err(|error| while_opening(error, &format!("can't keep a checkpoint in {}", self.table)))? {
+            0 => Err(StageError::superseded(vec![partition.to_owned()])),
+            _ => Ok(()),
+        }
+    }
+
+    /// Within the transaction of a group: the partitions of these that another worker has by now. Where there is none, none
+    /// can be taken over before its end.
+    pub async fn lost(
+        &self,
+        client: &Client,
+        statements: &ClaimStatements,
+        claims: &[(&str, u64)],
+    ) -> Result<Vec<String>, Error> {
+        let names: Vec<String> = claims.iter().map(|(partition, _)| self.lock_name(partition)).collect();
+        let partitions: Vec<&str> = claims.iter().map(|(partition, _)| *partition).collect();
+        let tenures: Vec<i64> = claims.iter().map(|(_, tenure)| number(*tenure)).collect();
+        // Sent together; the second sees what was committed before the first has its locks.
+        let values: [&(dyn ToSql + Sync); 4] = [&self.pipeline, &self.sink, &partitions, &tenures];
+        let names: [&(dyn ToSql + Sync); 1] = [&names];
+        let (locked, lost) =
+            futures::join!(client.query(&statements.lock, &names), client.query(&statements.lost, &values));
+        locked?;
+        Ok(lost?.iter().map(|row| row.get(0)).collect())
+    }
+
+    fn lock_name(&self, partition: &str) -> String {
+        format!("{} {} {} {partition}", self.table, self.pipeline, self.sink)
+    }
+}
+
+/// Ends the sessions that hold the lock of this name, and tells how many these are.
+async fn end_holders(client: &Client, name: &str) -> Result<u64, Error> {
+    let sql = "SELECT pg_terminate_backend(pid) FROM pg_locks, hashtextextended($1, 0) AS name \
+               WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND pid <> pg_backend_pid() \
+               AND pg_locks.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+               AND classid = ((name >> 32) & 4294967295)::oid AND objid = (name & 4294967295)::oid";
+    client.execute(sql, &[&name]).await
+}
+
+/// As SQL takes it: counters of leases are far below the largest.
+fn number(tenure: u64) -> i64 {
+    i64::try_from(tenure).unwrap_or(i64::MAX)
+}

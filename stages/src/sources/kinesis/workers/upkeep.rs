@@ -1,0 +1,182 @@
+//! The leases themselves: renewed, handed over, and taken.
+
+use std::time::Duration;
+
+use pipeline_engine::stage::StageError;
+use tokio::time::Instant;
+
+use super::super::StartAt;
+use super::super::reading::LIST_INTERVAL;
+use super::super::roster::Origin;
+use super::balance::{Wanted, wanted};
+use super::held::{Held, Standing, Why};
+use super::lease::Lease;
+use super::sharing::SharedReading;
+
+impl SharedReading {
+    /// Renews what is ours, hands over what others ask for, and takes what we should have.
+    pub(super) async fn tick(&mut self) -> Result<(), StageError> {
+        let shared = self.shared.clone();
+        let mut leases = self.table.leases(self.origin()).await?;
+        self.sightings.note(&leases, Instant::now());
+        if self.list_at <= Instant::now() || self.has_childless_end(&leases) {
+            self.enrol(&mut leases).await?;
+            self.list_at = Instant::now() + LIST_INTERVAL;
+        }
+        let ours: Vec<String> = self.held.keys().cloned().collect();
+        for shard in ours {
+            self.renew(&shard, leases.iter().find(|lease| lease.shard == shard)).await?;
+        }
+        if !self.is_stopping {
+            self.take(&leases).await?;
+        }
+        shared.lag.show();
+        self.retention.look(&shared.stage, Duration::from_millis(shared.sending.cx.behind_ms().get()));
+        Ok(())
+    }
+
+    fn origin(&self) -> Origin {
+        match self.start {
+            StartAt::Horizon => Origin::Horizon,
+            StartAt::Latest => Origin::Latest(self.started_at_us),
+            StartAt::Time(at_us) => Origin::Time(at_us),
+        }
+    }
+
+    /// Whether a shard has ended whose children have no lease yet.
+    fn has_childless_end(&self, leases: &[Lease]) -> bool {
+        let has_child = |shard: &String| leases.iter().any(|lease| lease.parents.contains(shard));
+        let is_listed = |shard: &String| self.listed.iter().any(|listed| listed.id == *shard);
+        leases.iter().any(|lease| lease.is_ended() && is_listed(&lease.shard) && !has_child(&lease.shard))
+    }
+
+    /// Gives every shard of the stream a lease, and forgets those of shards that the stream has forgotten.
+    async fn enrol(&mut self, leases: &mut Vec<Lease>) -> Result<(), StageError> {
+        self.listed = self.shared.stream.shards().await?;
+        let is_known = |id: &String| leases.iter().any(|lease| lease.shard == *id);
+        let mut new: Vec<Lease> = Vec::new();
+        for shard in self.listed.iter().filter(|shard| !is_known(&shard.id)) {
+            let origin = match self.start {
+                // It has come from what is being read: all of it is new.
+                _ if shard.parents.iter().any(is_known) => Origin::Horizon,
+                StartAt::Latest if shard.is_closed => Origin::Skipped,
+                _ => self.origin(),
+            };
+            new.push(Lease::of(shard, origin));
+        }
+        // Those that are closed come last: a worker that starts at the same time must not take a child of theirs for one
+        // that has come later.
+        new.sort_by_key(|lease| self.listed.iter().any(|shard| shard.id == lease.shard && shard.is_closed));
+        for lease in &new {
+            self.table.add(lease).await?;
+        }
+        let is_listed = |lease: &Lease| self.listed.iter().any(|shard| shard.id == lease.shard);
+        for lease in leases.iter().filter(|lease| lease.is_ended() && lease.owner.is_none() && !is_listed(lease)) {
+            self.table.forget(lease).await?;
+        }
+        leases.extend(new);
+        Ok(())
+    }
+
+    /// Looks after one lease of ours, as the table has it.
+    async fn renew(&mut self, shard: &str, lease: Option<&Lease>) -> Result<(), StageError> {
+        let Some(held) = self.held.get_mut(shard) else { return Ok(()) };
+        let Some(lease) = lease.filter(|lease| lease.is_of(&self.worker)) else {
+            let is_asked_for = lease.is_some_and(|lease| lease.checkpoint_owner.as_deref() == Some(&self.worker));
+            return self.give_way(shard, is_asked_for).await;
+        };
+        // Ours, so whatever moved it was a renewal whose answer was lost.
+        held.counter = lease.counter;
+        if let Standing::Awaited { since } = held.standing {
+            let is_over = since.elapsed() > self.hand_over;
+            if lease.checkpoint_owner.is_none() {
+                held.checkpoint = lease.checkpoint;
+                held.tenure = held.counter;
+                self.claim(shard);
+            } else if is_over {
+                tracing::warn!(stage = self.shared.stage, shard, "its last owner has not handed it over in time");
+                if let Some(counter) = self.table.take(lease, &self.worker, None).await? {
+                    self.hold(lease, counter);
+                    self.claim(shard);
+                }
+                return Ok(());
+            }
+        }
+        if matches!(self.held.get(shard), Some(Held { standing: Standing::Over(_), .. })) {
+            return self.end(shard).await;
+        }
+        let Some(held) = self.held.get_mut(shard) else { return Ok(()) };
+        let moved = held.moved();
+        let renewed = self.table.renew(shard, &self.worker, held.counter, moved).await?;
+        match renewed {
+            Some(counter) => {
+                (held.counter, held.renewed_at) = (counter, Instant::now());
+                held.checkpoint = moved.unwrap_or(held.checkpoint);
+            }
+            None => self.lose(shard),
+        }
+        Ok(())
+    }
+
+    /// The lease is another worker's by now: one that waits for us, or one that does not.
+    async fn give_way(&mut self, shard: &str, is_asked_for: bool) -> Result<(), StageError> {
+        let Some(mut held) = self.held.remove(shard) else { return Ok(()) };
+        if !is_asked_for {
+            self.held.insert(shard.to_owned(), held);
+            self.lose(shard);
+            return Ok(());
+        }
+        // It is not ours to renew any more, and lasts as long as the other one is patient.
+        held.renewed_at = Instant::now();
+        held.standing = match held.standing {
+            Standing::Reading(tenant) => {
+                tracing::info!(stage = self.shared.stage, shard, "another worker asks for the shard: handing it over");
+                tenant.stop.cancel();
+                Standing::Leaving(tenant, Why::AskedFor)
+            }
+            Standing::Leaving(tenant, Why::Stop) => Standing::Leaving(tenant, Why::AskedFor),
+            Standing::Claiming(task) => {
+                task.abort();
+                self.table.hand_over(shard, &self.worker, None).await?;
+                return Ok(());
+            }
+            // Nothing was read here.
+            Standing::Awaited { .. } => {
+                self.table.hand_over(shard, &self.worker, None).await?;
+                return Ok(());
+            }
+            same => same,
+        };
+        self.held.insert(shard.to_owned(), held);
+        Ok(())
+    }
+
+    /// Takes what is free, or asks another worker for one.
+    async fn take(&mut self, leases: &[Lease]) -> Result<(), StageError> {
+        let now = Instant::now();
+        let is_free = |lease: &Lease| match &lease.owner {
+            None => true,
+            // Of an earlier run of the same name.
+            Some(owner) if *owner == self.worker => !self.held.contains_key(&lease.shard),
+            Some(_) => self.sightings.has_expired(lease, self.lasts, now),
+        };
+        let Wanted { take, ask_for } = wanted(&self.worker, leases, is_free);
+        let named = |shard: &String| leases.iter().find(|lease| lease.shard == *shard);
+        for lease in
+            take.iter().filter_map(named).filter(|lease| !self.held.contains_key(&lease.shard)).collect::<Vec<_>>()
+        {
+            if let Some(counter) = self.table.take(lease, &self.worker, None).await? {
+                self.hold(lease, counter);
+                self.claim(&lease.shard);
+            }
+        }
+        let asked = ask_for.as_ref().and_then(named).filter(|lease| !self.held.contains_key(&lease.shard));
+        if let Some(lease) = asked
+            && let Some(counter) = self.table.take(lease, &self.worker, lease.owner.as_deref()).await?
+        {
+            tracing::info!(stage = self.shared.stage, shard = lease.shard, owner = lease.owner, "asking for the shard");
+            self.hold(lease, counter);
+        }
+        Ok(())
+    }
+}
