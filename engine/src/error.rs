@@ -40,10 +40,19 @@ pub struct StageError {
     message: String,
     hint: Option<String>,
     source: Option<Box<dyn Error + Send + Sync>>,
-    refused: Vec<Refused>,
-    superseded: Vec<String>,
+    /// What of a group it is about; apart, since few errors have it.
+    concerned: Option<Box<Concerned>>,
     /// Only follows from another stage's end: never reported where there is a real cause.
     consequence: bool,
+}
+
+/// The part of a group that an error is about.
+#[derive(Debug)]
+enum Concerned {
+    /// Rows that are refused.
+    Rows(Vec<Refused>),
+    /// Partitions that are another worker's.
+    Partitions(Vec<String>),
 }
 
 impl StageError {
@@ -66,14 +75,14 @@ impl StageError {
     /// These rows of a group are refused, and none of the group is stored yet. In order, each row once.
     pub fn refused(rows: Vec<Refused>) -> Self {
         let mut error = Self::data(format!("{} rows are refused", rows.len()));
-        error.refused = rows;
+        error.concerned = Some(Box::new(Concerned::Rows(rows)));
         error
     }
 
     /// These partitions are another worker's by now, by their full names, and nothing of the group is stored.
     pub fn superseded(partitions: Vec<String>) -> Self {
         let mut error = Self::transient(format!("another worker has taken over {}", partitions.join(", ")));
-        error.superseded = partitions;
+        error.concerned = Some(Box::new(Concerned::Partitions(partitions)));
         error
     }
 
@@ -99,8 +108,7 @@ impl StageError {
             message: message.into(),
             hint: None,
             source: None,
-            refused: Vec::new(),
-            superseded: Vec::new(),
+            concerned: None,
             consequence: false,
         }
     }
@@ -138,12 +146,18 @@ impl StageError {
 
     /// The rows that a sink has named; empty for any other error.
     pub fn refused_rows(&self) -> &[Refused] {
-        &self.refused
+        match self.concerned.as_deref() {
+            Some(Concerned::Rows(rows)) => rows,
+            _ => &[],
+        }
     }
 
     /// The partitions that are another worker's by now; empty for any other error.
     pub fn superseded_partitions(&self) -> &[String] {
-        &self.superseded
+        match self.concerned.as_deref() {
+            Some(Concerned::Partitions(partitions)) => partitions,
+            _ => &[],
+        }
     }
 
     /// What the reader can do about it, if anything is known.

@@ -71,30 +71,36 @@ pub(crate) struct Tenures(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     active: Mutex<BTreeMap<String, Partition>>,
-    sinks: Mutex<Vec<mpsc::UnboundedSender<SinkOrder>>>,
+    /// Those that are waited for, and those that are optional.
+    sinks: Mutex<Vec<(mpsc::UnboundedSender<SinkOrder>, bool)>>,
     /// A checkpoint is wanted now.
     wanted: Notify,
 }
 
 impl Tenures {
     /// The way to ask another sink.
-    pub(crate) fn add_sink(&self) -> (mpsc::UnboundedSender<SinkOrder>, mpsc::UnboundedReceiver<SinkOrder>) {
+    pub(crate) fn add_sink(
+        &self,
+        required: bool,
+    ) -> (mpsc::UnboundedSender<SinkOrder>, mpsc::UnboundedReceiver<SinkOrder>) {
         let (orders, ordered) = mpsc::unbounded_channel();
-        lock(&self.0.sinks).push(orders.clone());
+        lock(&self.0.sinks).push((orders.clone(), required));
         (orders, ordered)
     }
 
-    /// Puts a tenure on record in every sink, and gathers what they say.
+    /// Puts a tenure on record in every sink, and gathers what they say. An optional one is told, and not waited for.
     ///
     /// # Errors
     /// Somebody has a later one, or it was revoked meanwhile ([`StageError::superseded_partitions`]); or a sink can't.
     pub(crate) async fn adopt(&self, claim: &Claim) -> Result<Vec<Adopted>, StageError> {
         let sinks = lock(&self.0.sinks).clone();
         let mut answers = Vec::new();
-        for sink in sinks {
+        for (sink, required) in sinks {
             let (answer, answered) = oneshot::channel();
             sink.send(SinkOrder::Adopt { claim: claim.clone(), answer }).map_err(|_| StageError::reader_gone())?;
-            answers.push(answered);
+            if required {
+                answers.push(answered);
+            }
         }
         let mut all = Vec::new();
         for answered in answers {

@@ -2,6 +2,7 @@
 //! what an outage leaves behind. This file has what the tests of all its parts share.
 
 mod access;
+mod claims;
 mod configuration;
 mod cuts;
 mod duplicates;

@@ -98,10 +98,7 @@ impl SharedCheckpointer {
         let mut missing = self.transforms.len();
         while missing > 0 {
             let StateReport { transform, barrier, shares, .. } = self.reports.recv().await?;
-            if barrier.is_none() {
-                return None;
-            }
-            if barrier == Some(id) {
+            if barrier? == id {
                 missing -= 1;
                 for (partition, state) in shares {
                     states.entry(partition).or_default().insert(transform.clone(), state);

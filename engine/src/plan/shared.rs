@@ -20,7 +20,13 @@ pub(super) fn check(nodes: &[Node], places: &[Option<Range<usize>>], mistakes: &
                 mistakes.push(Mistake::new(place.clone(), message).hint(hint));
             }
             Built::Sink(built) => match built.sink.sharing() {
-                Sharing::ExactlyOnce => keeps |= node.required,
+                Sharing::ExactlyOnce if node.required => keeps = true,
+                Sharing::ExactlyOnce => {
+                    let message = format!("\"{}\" is optional, and \"{}\" has \"workers\"", node.name, source.name);
+                    let hint = "A worker that takes a shard over has to know how far the sink has come, and so waits for it: take \
+                                \"optional\" out.";
+                    mistakes.push(Mistake::new(place.clone(), message).hint(hint));
+                }
                 Sharing::AtLeastOnce => {}
                 Sharing::Refused(hint) => {
                     let message = format!(
@@ -43,7 +49,7 @@ pub(super) fn check(nodes: &[Node], places: &[Option<Range<usize>>], mistakes: &
                 "\"{}\" ({}) remembers what came before, and no sink keeps that for the next worker",
                 node.name, node.type_name
             );
-            let hint = "Add a sink of type timescaledb that is not optional: it keeps it beside its rows. Or take \
+            let hint = "Add a sink of type timescaledb: it keeps it beside its rows. Or take \
                         \"workers\" out of the source: one worker keeps it on its disk.";
             mistakes.push(Mistake::new(place.clone(), message).hint(hint));
         }

@@ -475,7 +475,7 @@ impl Tasks {
                 Built::Sink(built) => {
                     let on_permanent = if node.required { common.on_permanent } else { OnPermanent::Pause };
                     let orders = tenures.as_ref().map(|tenures| {
-                        let (orders, ordered) = tenures.add_sink();
+                        let (orders, ordered) = tenures.add_sink(node.required);
                         if keeper == Some(index) {
                             keeper_orders = Some(orders);
                         }

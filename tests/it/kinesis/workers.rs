@@ -192,7 +192,7 @@ fn readings(seq: usize) -> impl Iterator<Item = Put> {
     (0..DEVICES).map(move |device| {
         let at = 1_767_225_600 + 10 * seq;
         // A shape that never repeats, with a jump now and then: every score is its own.
-        let value = ((seq * (device + 3)) as f64).sin() + if (seq + device) % 97 == 0 { 9.0 } else { 0.0 };
+        let value = ((seq * (device + 3)) as f64).sin() + if (seq + device).is_multiple_of(97) { 9.0 } else { 0.0 };
         let data = format!("{{\"device\":\"d{device}\",\"seq\":{seq},\"at\":{at},\"value\":{value}}}");
         (format!("d{device}"), data.into_bytes())
     })

@@ -82,6 +82,10 @@ impl SinkTask {
 
     /// A batch is not stored by this worker: its promise is broken, and whoever has the partition now reads it.
     pub(super) fn give_up(&self, batch: Batch) {
+        // Before the promise is broken, so that whoever hears of that knows why.
+        if let Some(partition) = batch.ack.partition() {
+            partition.revoke();
+        }
         self.stats.counter(TAKEN_OVER).add(batch.rows.num_rows() as u64);
         drop(batch);
     }
@@ -103,14 +107,13 @@ impl SinkTask {
         }
     }
 
-    fn without(&self, group: Group, superseded: &[String]) -> Group {
+    pub(super) fn without(&self, group: Group, superseded: &[String]) -> Group {
         let (batches, mut advances) = group.into_parts();
         let is_ours = |partition: &str| !superseded.iter().any(|other| other == partition);
         let mut ours = Vec::new();
         for batch in batches {
             match batch.ack.partition() {
                 Some(partition) if !is_ours(partition.name()) => {
-                    partition.revoke();
                     self.stats.out_of_hand(batch.rows.num_rows());
                     self.give_up(batch);
                 }

@@ -10,7 +10,7 @@ use arrow::record_batch::RecordBatch;
 use futures::future::join_all;
 
 use super::SinkTask;
-use crate::ack::Ack;
+use crate::ack::{Ack, Partition};
 use crate::batch::Batch;
 use crate::dead_letter;
 use crate::error::{Fault, Refused, StageError};
@@ -41,8 +41,10 @@ impl SinkTask {
                 self.check_rejected_is_read(&error).await?;
                 self.take_out(rest, error.refused_rows(), &mut letters)?
             };
-            self.send_letters(letters, first_time).await?;
-            let (group, outcome) = self.write_ours(Group::advancing(rest, advances)).await;
+            let taken_over = self.send_letters(letters, first_time).await?;
+            // With its letters somewhere else, the rest of such a batch must not count as stored here.
+            let group = self.without(Group::advancing(rest, advances), &taken_over);
+            let (group, outcome) = self.write_ours(group).await;
             error = match outcome {
                 Ok(()) => {
                     self.keep_promises(group);
@@ -138,11 +140,14 @@ impl SinkTask {
     /// With the positions of their rows the first time, so that a restart doesn't store them twice. If a
     /// sink then refuses more of the same group, which a sink that names all refused rows doesn't, without:
     /// rather twice than never.
-    async fn send_letters(&mut self, letters: Letters, with_positions: bool) -> Result<(), StageError> {
-        let mut verdicts = Vec::new();
+    ///
+    /// Gives the partitions whose letters were given up, since another worker has these by now.
+    async fn send_letters(&mut self, letters: Letters, with_positions: bool) -> Result<Vec<String>, StageError> {
+        let (mut verdicts, mut partitions) = (Vec::new(), Vec::new());
         let _waits_for_others = self.stats.blocked.start();
         for (rows, ack) in letters.by_promise {
             let count = rows.num_rows();
+            let partition = ack.partition().cloned();
             let (followed, verdict) = ack.followed(with_positions);
             let batch = Batch::new(rows, followed);
             self.stats.shows(Port::REJECTED, &batch);
@@ -151,12 +156,17 @@ impl SinkTask {
             self.stats.left(Port::REJECTED, count);
             self.stats.out_of_hand(count);
             verdicts.push(verdict);
+            partitions.push(partition);
         }
-        if join_all(verdicts).await.into_iter().all(|verdict| verdict == Ok(true)) {
-            Ok(())
-        } else {
-            Err(StageError::reader_gone())
+        let mut taken_over = Vec::new();
+        for (verdict, partition) in join_all(verdicts).await.into_iter().zip(partitions) {
+            match partition.filter(Partition::is_revoked) {
+                _ if verdict == Ok(true) => {}
+                Some(partition) => taken_over.push(partition.name().to_owned()),
+                None => return Err(StageError::reader_gone()),
+            }
         }
+        Ok(taken_over)
     }
 }
 

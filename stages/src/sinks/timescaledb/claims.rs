@@ -24,6 +24,9 @@ const LOCK_TIMEOUT: &str = "2s";
 /// So often a session is ended that holds the lock, before the claim is tried again from the start.
 const LOCK_ATTEMPTS: u32 = 3;
 
+/// What the server says where the lock was not given in time: by `lock_timeout`, or by a shorter `statement_timeout`.
+const HELD: [SqlState; 2] = [SqlState::LOCK_NOT_AVAILABLE, SqlState::QUERY_CANCELED];
+
 /// The claims, as one sink of one pipeline uses them.
 #[derive(Debug, Clone)]
 pub(super) struct Claims {
@@ -105,9 +108,13 @@ impl Claims {
                     let superseded = || StageError::superseded(vec![partition.to_owned()]);
                     return adopted?.ok_or_else(superseded);
                 }
-                Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+                Err(error) if error.code().is_some_and(|code| HELD.contains(code)) => {
                     client.batch_execute("ROLLBACK").await.map_err(failed)?;
-                    let ended = end_holders(client, &name).await.map_err(failed)?;
+                    let ended = end_holders(client, &name).await.map_err(|error| {
+                        // Another role's session ends by its own timeouts.
+                        StageError::transient(format!("\"{partition}\" is held by a session that can't be ended"))
+                            .because(error)
+                    })?;
                     tracing::warn!(
                         partition,
                         sessions = ended,

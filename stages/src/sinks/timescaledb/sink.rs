@@ -37,6 +37,9 @@ use super::table::Table;
 use crate::postgres::Database;
 use crate::postgres::fault::while_opening;
 
+/// A claim waits for a group of the last owner, and ends a session that does not come to an end.
+const ADOPT_PATIENCE: u32 = 4;
+
 /// See [`super::TimescaleDbConfig`].
 pub(super) struct TimescaleDb {
     pub database: Database,
@@ -148,18 +151,24 @@ impl Sink for TimescaleDb {
         self.keeps_positions = true;
         self.is_shared = true;
         let session = self.ready_session().await?;
-        let adopted = self.claims.adopt(session.client(), &self.ledger, partition, tenure, parents).await;
-        // After an error nothing is known of its transaction.
-        if adopted.as_ref().is_ok() || adopted.as_ref().is_err_and(|error| !error.superseded_partitions().is_empty()) {
-            self.session = Some(session);
-        }
+        let limit = self.write_timeout.saturating_mul(ADOPT_PATIENCE);
+        let late = |_| Err(StageError::transient(format!("{} did not answer within {limit:?}", self.database)));
+        let adopting = self.claims.adopt(session.client(), &self.ledger, partition, tenure, parents);
+        let adopted = tokio::time::timeout(limit, adopting).await.unwrap_or_else(late);
+        // After another error nothing is known of its transaction.
+        let is_clean = adopted.as_ref().map_or_else(|error| !error.superseded_partitions().is_empty(), |_| true);
+        self.session = Some(session).filter(|_| is_clean);
         adopted
     }
 
     async fn keep_checkpoint(&mut self, partition: &str, tenure: u64, checkpoint: &[u8]) -> Result<(), StageError> {
         let session = self.ready_session().await?;
-        let kept = self.claims.keep(session.client(), partition, tenure, checkpoint).await;
-        self.session = Some(session);
+        let limit = self.write_timeout;
+        let late = |_| Err(StageError::transient(format!("{} did not answer within {limit:?}", self.database)));
+        let keeping = self.claims.keep(session.client(), partition, tenure, checkpoint);
+        let kept = tokio::time::timeout(limit, keeping).await.unwrap_or_else(late);
+        let is_clean = kept.as_ref().map_or_else(|error| !error.superseded_partitions().is_empty(), |()| true);
+        self.session = Some(session).filter(|_| is_clean);
         kept
     }
 

@@ -387,4 +387,15 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_batch_of_a_shard_that_is_taken_over_ends_where_a_sink_has_come_to() {
+        let place = |number: u64| raw(number, "x").sequence.position(0);
+        let cuts = [4, 5, 9].map(place).to_vec();
+        let mut assembly = Assembly::between(Some(place(2)), cuts, 100);
+        // The stream has forgotten the ninth.
+        let records = (1..=12).filter(|number| *number != 9).map(|number| raw(number, "x")).collect();
+        let ends: Vec<Position> = assembly.take_in(records).iter().map(|batch| batch.span.last).collect();
+        assert_eq!(ends, [4, 5, 8, 12].map(place));
+    }
 }
