@@ -102,7 +102,7 @@ impl Shares {
             let built = (self.anew)();
             let mut transform =
                 built.map_err(|error| StageError::bug("a transform can't be built twice").because(error))?.transform;
-            open(transform.as_mut(), stats).await?;
+            open(&mut transform, stats).await?;
             for (number, state) in partition.states_of(&stats.name).iter().enumerate() {
                 let taken = if number == 0 { transform.restore(state) } else { transform.absorb(state) };
                 if let Err(error) = taken {

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use super::*;
 
 /// Its outside takes the connection and says nothing.
-#[derive(Deserialize, JsonSchema)]
+#[derive(Clone, Deserialize, JsonSchema)]
 struct Unanswered {
     #[serde(skip)]
     began: Arc<Notify>,
@@ -16,7 +16,7 @@ struct Unanswered {
     has_ended: Arc<AtomicBool>,
     /// Gone once the test gives up waiting.
     #[serde(skip)]
-    answer: Option<mpsc::Receiver<()>>,
+    answer: Option<Arc<Mutex<mpsc::Receiver<()>>>>,
 }
 
 impl TransformConfig for Unanswered {
@@ -31,7 +31,7 @@ impl Transform for Unanswered {
     fn open(&mut self) -> Result<(), StageError> {
         self.began.notify_one();
         // An answer that never comes, but for a test that would otherwise hang as well.
-        self.answer.as_ref().unwrap().recv_timeout(Duration::from_secs(30)).ok();
+        self.answer.as_ref().unwrap().lock().unwrap().recv_timeout(Duration::from_secs(30)).ok();
         self.has_ended.store(true, Ordering::SeqCst);
         Ok(())
     }
@@ -46,7 +46,8 @@ impl Transform for Unanswered {
 async fn a_transform_whose_outside_does_not_answer_keeps_no_stop_from_being_heard() {
     let (began, has_ended) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
     let (answer, waiting) = mpsc::channel();
-    let table = Unanswered { began: began.clone(), has_ended: has_ended.clone(), answer: Some(waiting) };
+    let answer_of = Some(Arc::new(Mutex::new(waiting)));
+    let table = Unanswered { began: began.clone(), has_ended: has_ended.clone(), answer: answer_of };
     let plan = Plan::builder("p")
         .source("numbers", Numbers::new(0))
         .transform("table", &["numbers"], table)

@@ -25,6 +25,7 @@ fn group(from: u64, to: u64, rows: RecordBatch) -> Group {
         partition: "p/1".to_owned(),
         from: (from > 0).then(|| from.into()),
         to: to.into(),
+        tenure: None,
     };
     Group::advancing(vec![batch], vec![advance])
 }
