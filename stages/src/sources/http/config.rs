@@ -40,8 +40,8 @@ pub struct HttpSourceConfig {
     /// records up: the default is the largest that it sends.
     #[serde(default = "default_body_max")]
     body_max: SizeText,
-    /// The most memory that bodies take together. A post that finds no room waits for it, and is told to come again (429)
-    /// where that takes too long.
+    /// The most memory that posts take together: bodies, unpacked too, and places of messages. A post that finds no room
+    /// waits for it, and is told to come again (429) where that takes too long.
     #[serde(default = "default_memory_max")]
     memory_max: SizeText,
     /// A larger message is not decoded: its beginning leaves by `rejected`, with the reason `oversize`.
