@@ -33,6 +33,9 @@ pub(super) struct Claims {
     table: String,
     pipeline: String,
     sink: String,
+    /// This sink of this process, and no other: the number of a tenure is one worker's as long as the table of leases
+    /// keeps its word, and here nobody has to believe it.
+    holder: String,
 }
 
 /// What a session asks for each group.
@@ -44,14 +47,15 @@ pub(super) struct ClaimStatements {
 impl Claims {
     pub fn beside(table: &Table, pipeline: &str, sink: &str) -> Self {
         let table = Table { name: NAME.to_owned(), ..table.clone() }.sql_name();
-        Self { table, pipeline: pipeline.to_owned(), sink: sink.to_owned() }
+        let holder = format!("{:016x}", rand::random::<u64>());
+        Self { table, pipeline: pipeline.to_owned(), sink: sink.to_owned(), holder }
     }
 
     /// The statement that makes the table.
     fn ddl(&self) -> String {
         format!(
-            "CREATE TABLE {} (pipeline text, sink text, partition text, tenure bigint NOT NULL, checkpoint bytea, \
-             updated_at timestamp with time zone NOT NULL DEFAULT now(), PRIMARY KEY (pipeline, sink, partition))",
+            "CREATE TABLE {} (pipeline text, sink text, partition text, tenure bigint NOT NULL, \
+             holder text NOT NULL, checkpoint bytea, updated_at timestamp with time zone NOT NULL DEFAULT now(), PRIMARY KEY (pipeline, sink, partition))",
             self.table
         )
     }
@@ -75,7 +79,7 @@ impl Claims {
         let lost = format!(
             "SELECT held.partition FROM unnest($3::text[], $4::int8[]) AS held (partition, tenure) WHERE NOT EXISTS \
              (SELECT FROM {} AS claims WHERE pipeline = $1 AND sink = $2 AND claims.partition = held.partition \
-             AND claims.tenure = held.tenure)",
+             AND claims.tenure = held.tenure AND claims.holder = $5)",
             self.table
         );
         Ok(ClaimStatements { lock, lost: client.prepare(&lost).await.map_err(failed)? })
@@ -84,7 +88,7 @@ impl Claims {
     /// Begins a tenure: from the commit of this on, nothing of an earlier one is stored.
     ///
     /// # Errors
-    /// [`StageError::superseded`] where a later one is on record.
+    /// [`StageError::superseded`] where a later one is on record, or somebody else's of this number.
     pub async fn adopt(
         &self,
         client: &Client,
@@ -139,12 +143,15 @@ impl Claims {
     ) -> Result<Option<Adopted>, StageError> {
         let failed = |error| while_opening(error, &format!("can't claim \"{partition}\" in {}", self.table));
         let sql = format!(
-            "INSERT INTO {0} AS claims (pipeline, sink, partition, tenure) VALUES ($1, $2, $3, $4) \
-             ON CONFLICT (pipeline, sink, partition) DO UPDATE SET tenure = excluded.tenure, updated_at = now() \
-             WHERE claims.tenure <= excluded.tenure RETURNING checkpoint",
+            "INSERT INTO {0} AS claims (pipeline, sink, partition, tenure, holder) VALUES ($1, $2, $3, $4, $5) \
+             ON CONFLICT (pipeline, sink, partition) DO UPDATE \
+             SET tenure = excluded.tenure, holder = excluded.holder, updated_at = now() \
+             WHERE claims.tenure < excluded.tenure \
+             OR (claims.tenure = excluded.tenure AND claims.holder = excluded.holder) RETURNING checkpoint",
             self.table
         );
-        let row = client.query_opt(&sql, &[&self.pipeline, &self.sink, &partition, &number(tenure)]).await;
+        let row =
+            client.query_opt(&sql, &[&self.pipeline, &self.sink, &partition, &number(tenure), &self.holder]).await;
         let Some(row) = row.map_err(failed)? else { return Ok(None) };
         let checkpoint: Option<Vec<u8>> = row.get(0);
         let mut inherited = Vec::new();
@@ -174,11 +181,13 @@ impl Claims {
         checkpoint: &[u8],
     ) -> Result<(), StageError> {
         let sql = format!(
-            "UPDATE {} SET checkpoint = $5, updated_at = now() WHERE pipeline = $1 AND sink = $2 AND partition = $3 \
-             AND tenure = $4",
+            "UPDATE {} SET checkpoint = $6, updated_at = now() WHERE pipeline = $1 AND sink = $2 AND partition = $3 \
+             AND tenure = $4 AND holder = $5",
             self.table
         );
-        let kept = client.execute(&sql, &[&self.pipeline, &self.sink, &partition, &number(tenure), &checkpoint]).await;
+        let values: [&(dyn ToSql + Sync); 6] =
+            [&self.pipeline, &self.sink, &partition, &number(tenure), &self.holder, &checkpoint];
+        let kept = client.execute(&sql, &values).await;
         match kept.map_err(|error| while_opening(error, &format!("can't keep a checkpoint in {}", self.table)))? {
             0 => Err(StageError::superseded(vec![partition.to_owned()])),
             _ => Ok(()),
@@ -197,7 +206,7 @@ impl Claims {
         let partitions: Vec<&str> = claims.iter().map(|(partition, _)| *partition).collect();
         let tenures: Vec<i64> = claims.iter().map(|(_, tenure)| number(*tenure)).collect();
         // Sent together; the second sees what was committed before the first has its locks.
-        let values: [&(dyn ToSql + Sync); 4] = [&self.pipeline, &self.sink, &partitions, &tenures];
+        let values: [&(dyn ToSql + Sync); 5] = [&self.pipeline, &self.sink, &partitions, &tenures, &self.holder];
         let names: [&(dyn ToSql + Sync); 1] = [&names];
         let (locked, lost) =
             futures::join!(client.query(&statements.lock, &names), client.query(&statements.lost, &values));

@@ -51,7 +51,7 @@ impl SharedReading {
                 self.shared.sending.cx.retire(&claimed.partition).await;
             }
             Outcome::Claimed(Err(error)) if !error.superseded_partitions().is_empty() => {
-                tracing::error!(
+                tracing::warn!(
                     stage = self.shared.stage,
                     shard,
                     "a sink has a later owner of the shard on record than the table of leases. Where that table was made \
