@@ -5,6 +5,8 @@ use serde_json::Value;
 use super::{Remarks, is_plain, region_of, text_at};
 
 const PLACE: &str = "firehose";
+/// The folders of a Firehose without a prefix.
+const BY_HOUR: &str = "!{timestamp:yyyy/MM/dd/HH/}";
 
 /// What a delivery stream says.
 #[derive(Debug, Clone)]
@@ -27,16 +29,29 @@ pub struct Stream {
 #[derive(Debug, Clone)]
 pub struct Bucket {
     pub name: String,
-    /// The prefix up to its first expression, without slashes at its ends.
+    /// The folders of objects, with expressions; ends with a slash.
     pub prefix: String,
-    /// That of what could not be delivered.
+    /// Those of what could not be delivered; empty if the Firehose has none.
     pub error_prefix: String,
+    /// Where folders' days begin, if that is not UTC.
+    pub time_zone: Option<String>,
+    pub objects: Objects,
     pub size_mbs: Option<u64>,
     pub interval_seconds: Option<u64>,
 }
 
+/// How rows are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Objects {
+    Parquet,
+    /// A JSON object a line, packed by `gzip` or `none`.
+    Lines {
+        compression: &'static str,
+    },
+}
+
 /// Settings of a destination in S3, why they don't map, and what to do.
-const OF_DESTINATION: [(&str, &str, &str); 6] = [
+const OF_DESTINATION: [(&str, &str, &str); 5] = [
     (
         "ProcessingConfiguration",
         "It has records changed on their way, by a function or otherwise.",
@@ -44,15 +59,14 @@ const OF_DESTINATION: [(&str, &str, &str); 6] = [
     ),
     (
         "DynamicPartitioningConfiguration",
-        "Objects lie in year=/month=/day= folders here, and by no other key.",
-        "Use `route` and a sink for each part, or filter when reading: Parquet skips what does not match.",
+        "Its keys are made by jq or a function, and here they are columns.",
+        "Put `!{partitionKeyFromQuery:COLUMN}` into `prefix` of the sink; `compute` or `rule` make a column.",
     ),
     (
         "S3BackupDescription",
         "There is no second copy of the source records.",
         "Add a sink `parquet` that reads \"telemetry\".",
     ),
-    ("CustomTimeZone", "Folders are of UTC.", "Nothing, unless readers take them for local days."),
     ("FileExtension", "Objects are named by what is in them.", "Nothing, unless readers look for the ending."),
     ("SecretsManagerConfiguration", "No secret is read from AWS here.", "Use `${file:/run/secrets/NAME}`."),
 ];
@@ -143,13 +157,25 @@ fn of_settings(settings: &Value, remarks: &mut Remarks) -> Option<Bucket> {
         }
     }
     tell_common(settings, remarks);
+    let zone = text_at(settings, &["CustomTimeZone"]).filter(|zone| *zone != "UTC" && !zone.is_empty());
+    let time_zone = zone.filter(|zone| is_plain(zone, "/_+-")).map(str::to_owned);
+    if zone.is_some() && time_zone.is_none() {
+        remarks.add(PLACE, "CustomTimeZone", "It is no name of a time zone.", "Set `custom_time_zone` of the sink.");
+    }
     let hint = |key: &str| settings.get("BufferingHints").and_then(|hints| hints.get(key)).and_then(Value::as_u64);
     Some(Bucket {
         name: name.to_owned(),
-        prefix: static_part(text_at(settings, &["Prefix"]), "Prefix", remarks),
-        error_prefix: static_part(text_at(settings, &["ErrorOutputPrefix"]), "ErrorOutputPrefix", remarks),
-        size_mbs: hint("SizeInMBs").filter(|size| (1..=1024).contains(size)),
-        interval_seconds: hint("IntervalInSeconds").filter(|seconds| *seconds <= 3600),
+        prefix: folders(text_at(settings, &["Prefix"]).unwrap_or(BY_HOUR), "Prefix", BY_HOUR, remarks),
+        error_prefix: folders(
+            text_at(settings, &["ErrorOutputPrefix"]).unwrap_or(""),
+            "ErrorOutputPrefix",
+            "",
+            remarks,
+        ),
+        time_zone,
+        objects: objects(settings, remarks),
+        size_mbs: hint("SizeInMBs").filter(|size| (1..=128).contains(size)),
+        interval_seconds: hint("IntervalInSeconds").filter(|seconds| *seconds <= 900),
     })
 }
 
@@ -170,6 +196,9 @@ fn tell_common(settings: &Value, remarks: &mut Remarks) {
             "Make it the bucket's default encryption, and allow the role kms:GenerateDataKey.",
         );
     }
+}
+
+fn objects(settings: &Value, remarks: &mut Remarks) -> Objects {
     let conversion = settings.get("DataFormatConversionConfiguration");
     let is_converted = conversion.is_some_and(|it| it.get("Enabled").and_then(Value::as_bool) != Some(false));
     if is_converted {
@@ -182,38 +211,74 @@ fn tell_common(settings: &Value, remarks: &mut Remarks) {
         if conversion.is_some_and(|it| it.pointer("/OutputFormatConfiguration/Serializer/OrcSerDe").is_some()) {
             remarks.add(PLACE, "OrcSerDe", "Objects are Parquet here.", "Let readers read Parquet.");
         }
-    } else {
-        let compression = text_at(settings, &["CompressionFormat"]).unwrap_or("UNCOMPRESSED");
-        remarks.add(
-            PLACE,
-            &format!("CompressionFormat {compression:?} of JSON lines"),
-            "Objects are Parquet with zstd here: smaller, and with columns.",
-            "Turn those that read the objects to Parquet. Old objects are read by the source `s3`: pipelines/backfill.toml.",
-        );
+        return Objects::Parquet;
+    }
+    match text_at(settings, &["CompressionFormat"]).unwrap_or("UNCOMPRESSED") {
+        "GZIP" => Objects::Lines { compression: "gzip" },
+        "UNCOMPRESSED" => Objects::Lines { compression: "none" },
+        other => {
+            remarks.add(
+                PLACE,
+                &format!("CompressionFormat {other:?}"),
+                "JSON lines are packed by gzip, zstd or not at all.",
+                "Let readers read gzip, or have Parquet: remove `format` and `compression` of the sink.",
+            );
+            Objects::Lines { compression: "gzip" }
+        }
     }
 }
 
-/// A prefix up to its first expression. Folders by day follow, as the sink makes them.
-fn static_part(prefix: Option<&str>, what: &str, remarks: &mut Remarks) -> String {
-    let prefix = prefix.unwrap_or_default();
-    let dates = ["year=!{timestamp:yyyy}", "month=!{timestamp:MM}", "day=!{timestamp:dd}"];
-    let cut = dates.iter().filter_map(|date| prefix.find(date)).chain(prefix.find("!{")).min().unwrap_or(prefix.len());
-    let (fixed, rest) = prefix.split_at(cut);
-    let rest = dates.iter().fold(rest.to_owned(), |rest, date| rest.replace(date, ""));
-    let is_other =
-        rest.chars().any(|letter| letter != '/') && rest.trim_matches('/') != "!{firehose:error-output-type}";
-    if is_other || (cut == prefix.len() && what == "Prefix") {
+/// Folders in the Firehose's own language, which the sink speaks too; `otherwise` where it has more than that.
+fn folders(prefix: &str, what: &str, otherwise: &str, remarks: &mut Remarks) -> String {
+    if prefix.is_empty() {
+        return otherwise.to_owned();
+    }
+    if !is_understood(prefix, what) {
         remarks.add(
             PLACE,
             what,
-            "Objects lie in folders year=YYYY/month=MM/day=DD below the fixed part of it, by the day of the reading.",
-            "Turn those that read the objects to these folders.",
+            "It has expressions or letters that are not taken over.",
+            "Set `prefix` or `error_output_prefix` of the sink.",
+        );
+        return otherwise.to_owned();
+    }
+    let prefix = prefix.trim_start_matches('/');
+    if prefix.ends_with('/') {
+        return prefix.to_owned();
+    }
+    // With an expression at its end, or none at all, what ends it is as good as a slash.
+    if !prefix.ends_with('}') {
+        remarks.add(
+            PLACE,
+            what,
+            "It ends within the name of an object, and here with a folder.",
+            "Let readers list by folder.",
         );
     }
-    let fixed = fixed.trim_matches('/');
-    if fixed.is_empty() || (is_plain(fixed, "/_-=.") && !fixed.contains("//") && !fixed.contains("..")) {
-        return fixed.to_owned();
+    if prefix.ends_with("/}") { prefix.to_owned() } else { format!("{prefix}/") }
+}
+
+/// Whether a prefix is made of plain folders, dates, random strings and types of error.
+fn is_understood(prefix: &str, what: &str) -> bool {
+    let mut rest = prefix;
+    while let Some((fixed, after)) = rest.split_once("!{") {
+        let Some((expression, behind)) = after.split_once('}') else { return false };
+        let is_known = match expression.split_once(':') {
+            Some(("timestamp", pattern)) => {
+                !pattern.is_empty() && pattern.chars().all(|letter| "yMdH/=_-".contains(letter))
+            }
+            Some(("firehose", "random-string")) => true,
+            Some(("firehose", "error-output-type")) => what == "ErrorOutputPrefix",
+            _ => false,
+        };
+        if !is_known || !is_fixed(fixed) {
+            return false;
+        }
+        rest = behind;
     }
-    remarks.add(PLACE, what, "It has letters that are not taken over.", "Set `url` of the sink.");
-    String::new()
+    is_fixed(rest)
+}
+
+fn is_fixed(part: &str) -> bool {
+    part.is_empty() || (is_plain(part, "/_-=.") && !part.contains("//") && !part.contains(".."))
 }

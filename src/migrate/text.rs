@@ -35,23 +35,24 @@ pub(super) fn whole(existing: &Existing, stored: &StoredColumns, unmapped: &[Unm
     }
     if let Some(bucket) = existing.delivery.as_ref().and_then(|delivery| delivery.bucket.as_ref()) {
         text += &format!(
-            "# What the Firehose has delivered, as Parquet, beside its objects: what its prefix triggers does not see these.\n\
-             [sinks.lake]\ntype = \"parquet\"\ninputs = [\"{}\"]\nurl = \"{}\"\n",
-            existing.last_stage(),
-            lake_keys::url(bucket)
+            "# What the Firehose has delivered, beside its objects: what its prefix triggers does not see these.\n\
+             [sinks.lake]\ntype = \"parquet\"\ninputs = [\"{}\"]\n",
+            existing.last_stage()
         );
         if let Some(time) = &stored.time {
             text += &format!("time_column = {}\n", quoted(time));
         }
-        for line in lake_keys::buffering(bucket) {
+        for line in lake_keys::of_stored(bucket) {
             text += &format!("{line}\n");
         }
         text += &format!(
             "\n# ErrorOutputPrefix and errorAction: what does not fit the schema or is refused by the table, with its reason.\n\
-             [sinks.refused]\ntype = \"parquet\"\ninputs = [{}]\nurl = \"{}\"\ntime_column = \"received_at\"\n",
-            listed(&refused),
-            lake_keys::error_url(bucket)
+             [sinks.refused]\ntype = \"parquet\"\ninputs = [{}]\ntime_column = \"received_at\"\n",
+            listed(&refused)
         );
+        for line in lake_keys::of_refused(bucket) {
+            text += &format!("{line}\n");
+        }
     } else if existing.function.is_some() {
         text += &format!(
             "# What does not fit the schema or is refused by the table, with its reason.\n\

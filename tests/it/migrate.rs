@@ -89,10 +89,13 @@ fn the_existing_platform_becomes_a_file_that_holds_and_a_list_of_the_rest() {
         ("sinks.table.key", json!(["device_id", "timestamp"])),
         ("sinks.table.batch_rows", json!(500)),
         ("sinks.table.write_timeout", json!("60s")),
-        ("sinks.lake.url", json!("${S3_URL:-s3://iot-telemetry-bucket}/pipeline/telemetry")),
-        ("sinks.lake.roll_size", json!("5MiB")),
-        ("sinks.lake.roll_age", json!("300s")),
-        ("sinks.refused.url", json!("${S3_URL:-s3://iot-telemetry-bucket}/pipeline/errors")),
+        ("sinks.lake.url", json!("${S3_URL:-s3://iot-telemetry-bucket}/pipeline")),
+        ("sinks.lake.format", json!("json")),
+        ("sinks.lake.compression", json!("gzip")),
+        ("sinks.lake.prefix", json!("telemetry/year=!{timestamp:yyyy}/month=!{timestamp:MM}/day=!{timestamp:dd}/")),
+        ("sinks.lake.buffering_hints", json!({ "size_in_mbs": 5, "interval_in_seconds": 300 })),
+        ("sinks.refused.url", json!("${S3_URL:-s3://iot-telemetry-bucket}/pipeline")),
+        ("sinks.refused.error_output_prefix", json!("errors/!{firehose:error-output-type}/")),
         ("sinks.refused.inputs", json!(["telemetry.rejected", "ruled.rejected", "table.rejected"])),
     ] {
         let found = value_at(&table, path).unwrap_or_else(|| panic!("no {path} in\n{text}"));
@@ -103,7 +106,6 @@ fn the_existing_platform_becomes_a_file_that_holds_and_a_list_of_the_rest() {
         "action sns",
         "errorAction cloudwatchLogs",
         "CloudWatchLoggingOptions",
-        "CompressionFormat \"GZIP\"",
         "the columns of messages",
         "the function's code",
         "VpcConfig",
@@ -115,12 +117,59 @@ fn the_existing_platform_becomes_a_file_that_holds_and_a_list_of_the_rest() {
         assert!(head.replace("\n#  ", "").contains(what), "{what} in\n{head}");
     }
     // What is off is not told, and what maps is not either.
-    for what in ["ProcessingConfiguration", "SchemaConfiguration", "action firehose", "variable DB_"] {
+    for what in [
+        "ProcessingConfiguration",
+        "SchemaConfiguration",
+        "CompressionFormat",
+        "Prefix",
+        "action firehose",
+        "variable DB_",
+    ] {
         assert!(!said.contains(what), "{what} in\n{said}");
     }
     for secret in ["an-example-of-a-password", "an-example-of-a-token"] {
         assert!(!said.contains(secret) && !text.contains(secret), "{secret}");
     }
+}
+
+#[test]
+fn a_firehose_keeps_its_folders_as_far_as_a_sink_can_have_them() {
+    let migrated = |changes: Value| {
+        let [rule, mut firehose, lambda] = documents();
+        let settings =
+            &mut firehose["DeliveryStreamDescription"]["Destinations"][0]["ExtendedS3DestinationDescription"];
+        for (name, value) in changes.as_object().expect("changes") {
+            settings[name] = value.clone();
+        }
+        let migrated = Migrated::of(&[rule, firehose, lambda]);
+        let table: toml::Table = migrated.text().parse().expect("TOML");
+        let lake = value_at(&table, "sinks.lake").expect("a lake");
+        (serde_json::to_value(lake).expect("plain"), migrated.said())
+    };
+    let (lake, said) = migrated(json!({
+        "Prefix": "raw/!{timestamp:yyyy/MM/dd/HH}/!{firehose:random-string}/",
+        "CustomTimeZone": "Asia/Tokyo",
+        "CompressionFormat": "UNCOMPRESSED",
+    }));
+    assert_eq!(lake["prefix"], "raw/!{timestamp:yyyy/MM/dd/HH}/!{firehose:random-string}/");
+    assert_eq!((&lake["custom_time_zone"], &lake["compression"]), (&json!("Asia/Tokyo"), &json!("none")));
+    assert!(!said.contains("CustomTimeZone") && !said.contains("Prefix"), "{said}");
+
+    let (lake, said) = migrated(json!({
+        "Prefix": "raw/!{partitionKeyFromQuery:customer}/",
+        "DynamicPartitioningConfiguration": { "Enabled": true },
+        "CompressionFormat": "Snappy",
+    }));
+    assert_eq!((&lake["prefix"], &lake["compression"]), (&json!("!{timestamp:yyyy/MM/dd/HH/}"), &json!("gzip")));
+    for what in ["firehose: Prefix", "DynamicPartitioningConfiguration", "CompressionFormat \"Snappy\""] {
+        assert!(said.contains(what), "{what} in\n{said}");
+    }
+
+    let (lake, _) = migrated(json!({ "Prefix": "", "DataFormatConversionConfiguration": { "Enabled": true } }));
+    assert_eq!((lake.get("format"), &lake["prefix"]), (None, &json!("!{timestamp:yyyy/MM/dd/HH/}")));
+    let (lake, said) = migrated(json!({ "Prefix": "raw/x-" }));
+    assert_eq!(lake["prefix"], "raw/x-/");
+    assert!(said.contains("firehose: Prefix"), "{said}");
 }
 
 #[test]
