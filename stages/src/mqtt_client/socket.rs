@@ -1,7 +1,8 @@
 //! A socket that is read to its end, whatever happens to what is written to it, and that reads and writes in bursts.
 //!
 //! The library flushes after each acknowledgement: a system call, a packet and a wake-up of the broker for four bytes. So
-//! what is written is held until the library has nothing more to write, which is when it reads again.
+//! what a receiver writes is held until the library has nothing more to write, which is when it reads again. What a
+//! publisher flushes goes at once: a message of QoS 0 counts as sent then.
 //!
 //! A broker sends each message by itself, and each wakes us: at 40,000 a second that costs several times what is then done
 //! with the message, and takes from the broker the core that it needs. So a socket that much comes by rests a millisecond
@@ -28,6 +29,8 @@ use tokio::net::TcpStream;
 use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep};
 use tokio_util::task::TaskTracker;
+
+use super::settings::Direction;
 
 /// How long the broker may take to hang up after we have.
 const LINGER: Duration = Duration::from_secs(2);
@@ -75,8 +78,10 @@ pub(super) struct Socket {
     resting: Option<Resting>,
     pace: Pace,
     lingering: TaskTracker,
-    /// What the next read writes first.
+    /// What the next read writes first, or the next flush.
     held: BytesMut,
+    /// A flush may wait for the next read.
+    holds: bool,
     /// How the stream ended, where the next read is to tell it.
     end: Option<io::Result<()>>,
     /// The other side takes nothing any more.
@@ -85,7 +90,7 @@ pub(super) struct Socket {
 
 impl Socket {
     /// `lingering` keeps the task that reads the rest.
-    pub(super) fn new(stream: TcpStream, lingering: TaskTracker) -> Self {
+    pub(super) fn new(stream: TcpStream, lingering: TaskTracker, direction: Direction) -> Self {
         let pace = Pace { bytes: 0, since: Instant::now(), is_busy: false };
         Self {
             stream: Some(stream),
@@ -93,6 +98,7 @@ impl Socket {
             pace,
             lingering,
             held: BytesMut::new(),
+            holds: matches!(direction, Direction::Receive { .. }),
             end: None,
             is_unheard: false,
         }
@@ -241,9 +247,8 @@ impl AsyncWrite for Socket {
         Poll::Ready(Ok(bytes.len()))
     }
 
-    /// Done at once: see above for when it is written.
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.holds { Poll::Ready(Ok(())) } else { self.poll_release(cx) }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -260,11 +265,17 @@ mod tests {
 
     use super::*;
 
+    const RECEIVE: Direction = Direction::Receive { window: 100 };
+
     async fn pair() -> (Socket, TcpStream, TaskTracker) {
+        pair_for(RECEIVE).await
+    }
+
+    async fn pair_for(direction: Direction) -> (Socket, TcpStream, TaskTracker) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let lingering = TaskTracker::new();
-        (Socket::new(stream, lingering.clone()), listener.accept().await.unwrap().0, lingering)
+        (Socket::new(stream, lingering.clone(), direction), listener.accept().await.unwrap().0, lingering)
     }
 
     /// One poll of a read, as the library does when it has nothing more to write.
@@ -286,6 +297,17 @@ mod tests {
         let mut seen = [0; 400];
         broker.read_exact(&mut seen).await.unwrap();
         assert!(seen.chunks(4).zip(0..).all(|(packet, id)| packet == [0x40, 2, 0, id]), "in their order");
+    }
+
+    #[tokio::test]
+    async fn what_a_publisher_flushes_has_left_the_process() {
+        let (mut socket, mut broker, _) = pair_for(Direction::Send { in_flight_max: 20 }).await;
+        socket.write_all(b"a message").await.unwrap();
+        socket.flush().await.unwrap();
+        assert!(socket.held.is_empty());
+        let mut seen = [0; 9];
+        broker.read_exact(&mut seen).await.unwrap();
+        assert_eq!(&seen, b"a message");
     }
 
     #[test]

@@ -33,10 +33,10 @@ pub(super) fn open(settings: &Settings, lingering: &TaskTracker) -> Result<(Asyn
     }
     // The library resolves the name that TLS checks; ours may be another one.
     let place = settings.address.socket();
-    let lingering = lingering.clone();
+    let (lingering, direction) = (lingering.clone(), settings.direction);
     options.set_socket_connector(move |_, network| {
         let (place, lingering) = (place.clone(), lingering.clone());
-        async move { Ok(Socket::new(rumqttc_v4::default_socket_connect(place, network).await?, lingering)) }
+        async move { Ok(Socket::new(rumqttc_v4::default_socket_connect(place, network).await?, lingering, direction)) }
     });
     options.set_keep_alive(u16::try_from(settings.keep_alive.as_secs()).unwrap_or(u16::MAX));
     if let Some(login) = &settings.login {

@@ -176,7 +176,7 @@ impl Intake {
                 course.leaving = Leaving::Goodbye;
                 course.leave_by = Some(Instant::now() + GOODBYE_TIMEOUT);
             }
-            // Under load the next event is there already, and a look at it costs a tenth of asking everybody.
+            // Under load the next event is there already, and a look at it costs less than asking everybody.
             if course.leaving == Leaving::No && !self.stop.is_cancelled() && !course.subscriptions.are_awaited() {
                 if course.durable.has_changed().unwrap_or(false) {
                     course.acknowledge(commands);
