@@ -15,10 +15,9 @@ use pipeline_engine::stage::StageError;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
-use crate::decode::{Format, RowMessage};
+use crate::decode::Format;
+use crate::sources::spooled::message_of;
 
-/// The reason of a letter whose payload is not whole.
-const OVERSIZE: &str = "oversize";
 /// Above what the source may take for its answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(180);
 
@@ -35,20 +34,8 @@ pub(super) struct Resend {
 #[async_trait]
 impl Resender for Resend {
     fn message(&self, letter: &Letter, form: LetterForm, topic: Option<&str>) -> Result<Resent, String> {
-        let known = letter.topic.as_deref();
-        let (topic, payload) = match form {
-            LetterForm::Message if letter.reason == OVERSIZE => {
-                return Err("holds only the beginning of a message that was too large".to_owned());
-            }
-            LetterForm::Message => {
-                let topic = known.or(topic).ok_or("does not know its path: name one with --to")?;
-                (topic.to_owned(), letter.payload.clone())
-            }
-            LetterForm::Row => {
-                let message = RowMessage::of(self.schema.as_deref(), self.format, &letter.payload)?;
-                (message.topic(known.or(topic))?, message.payload.into())
-            }
-        };
+        let schema = self.schema.as_deref();
+        let Resent { topic, payload } = message_of(letter, form, topic, "path", schema, self.format)?;
         if path(&topic).is_none() {
             return Err(format!("would go to \"{topic}\", which is no path of a URL"));
         }

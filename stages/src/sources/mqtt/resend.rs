@@ -13,14 +13,12 @@ use pipeline_engine::schema::DeclaredSchema;
 use pipeline_engine::stage::StageError;
 use rumqttc_v5::QoS;
 
-use crate::decode::{Format, RowMessage};
+use crate::decode::Format;
 use crate::mqtt_client::{Direction, Publisher, Refusal, Session, Settings, check_topic};
+use crate::sources::spooled::message_of;
 
 /// What AWS IoT and others take without complaint.
 const IN_FLIGHT_MAX: u16 = 20;
-
-/// The reason of a letter whose payload is not whole.
-const OVERSIZE: &str = "oversize";
 
 /// The way back to the topics of a source.
 pub(super) struct Resend {
@@ -60,20 +58,8 @@ fn unshared(filter: &str) -> &str {
 #[async_trait]
 impl Resender for Resend {
     fn message(&self, letter: &Letter, form: LetterForm, topic: Option<&str>) -> Result<Resent, String> {
-        let known = letter.topic.as_deref();
-        let (topic, payload) = match form {
-            LetterForm::Message if letter.reason == OVERSIZE => {
-                return Err("holds only the beginning of a message that was too large".to_owned());
-            }
-            LetterForm::Message => {
-                let topic = known.or(topic).ok_or("does not know its topic: name one with --to")?;
-                (topic.to_owned(), letter.payload.clone())
-            }
-            LetterForm::Row => {
-                let message = RowMessage::of(self.schema.as_deref(), self.format, &letter.payload)?;
-                (message.topic(known.or(topic))?, message.payload.into())
-            }
-        };
+        let schema = self.schema.as_deref();
+        let Resent { topic, payload } = message_of(letter, form, topic, "topic", schema, self.format)?;
         check_topic(&topic).map_err(|mistake| format!("can't be published: {mistake}"))?;
         if !self.is_read(&topic) {
             return Err(format!("would go to \"{topic}\", which its source does not subscribe to"));

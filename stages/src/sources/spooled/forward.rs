@@ -14,7 +14,7 @@ use pipeline_engine::spool::{Frame, Record, Replay, Spool, SpoolError, SpoolRead
 use pipeline_engine::stage::{Batch, Port, SourceContext, StageError};
 use pipeline_engine::{Backoff, IntakeStats, Partition, Position, Span, now_us};
 
-use super::record::{oversize, topic};
+use super::record::{OVERSIZE_REASON, oversize, topic};
 use crate::decode::{self, Decoder};
 
 /// The partition of a spooled source: its name is part of what sinks record, so it stays.
@@ -216,7 +216,7 @@ impl Sending<'_> {
         self.letters.push(DeadLetter {
             received_at_us: record.received_at_us,
             stage: &self.forward.stage,
-            reason: "oversize",
+            reason: OVERSIZE_REASON,
             detail: Some(&format!("a payload of {bytes} bytes; only its beginning is kept")),
             topic: topic(record).as_deref(),
             position: Some(&position.to_string()),

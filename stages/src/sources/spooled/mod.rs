@@ -13,6 +13,7 @@
 mod config;
 mod forward;
 mod record;
+mod resend;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ use tokio::task::{JoinError, JoinSet};
 pub use config::SpoolConfig;
 pub(crate) use forward::Forward;
 pub(crate) use record::{KEYED, OVERSIZE, OWED, key, keyed_topic, oversize_payload};
+pub(crate) use resend::message_of;
 
 /// A spool that is open: the two ends, and what was found.
 pub(crate) struct Opened {

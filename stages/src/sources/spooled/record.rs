@@ -18,6 +18,9 @@ const KEY_MARK: u8 = b'#';
 /// A key as hexadecimal digits.
 const KEY_DIGITS: usize = 32;
 
+/// Why such a message is a dead letter.
+pub(super) const OVERSIZE_REASON: &str = "oversize";
+
 /// How much of an oversize payload is kept for its dead letter.
 const OVERSIZE_KEPT: usize = 1024;
 /// The length of the whole comes first.
