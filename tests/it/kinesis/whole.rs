@@ -157,7 +157,9 @@ fn a_pipeline_killed_again_and_again_stores_each_record_of_a_resharded_stream_on
         pipeline.kill();
         println!("kill {kill}: {} rows", site.number("select count(*) from readings"));
     }
-    let pipeline = site.start("tests/it/kinesis/pipeline.toml", &[]);
+    let mut pipeline = site.start("tests/it/kinesis/pipeline.toml", &[]);
+    // All may be stored already, and what has not begun can't be asked to stop.
+    pipeline.wait_for_log("starts");
     site.runtime.block_on(putting).unwrap();
     site.wait_for_rows("readings", (seqs * DEVICES) as i64);
     let (status, log) = pipeline.stop();

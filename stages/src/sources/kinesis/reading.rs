@@ -93,15 +93,7 @@ impl Reading {
         };
         let Some(journal) = Journal::open(&cx, dir, journal, stream.name(), &summary).await? else { return Ok(None) };
         let is_first = journal.is_first();
-        let sending = Sending {
-            intake: cx.intake(),
-            throttled: cx.counter("throttled"),
-            retries: cx.counter("retries"),
-            expired_shards: cx.counter("expired_shards"),
-            decoder: tokio::sync::Mutex::new(decoder),
-            journal: Some(journal),
-            cx,
-        };
+        let sending = Sending::new(cx, decoder, Some(journal));
         let lag = Lag::new(sending.cx.behind_ms());
         Ok(Some(Self {
             shared: Arc::new(Shared { stage, stream, consumer_arn, sending, lag }),

@@ -23,6 +23,18 @@ pub(super) struct Sending {
 }
 
 impl Sending {
+    pub(super) fn new(cx: SourceContext, decoder: Decoder, journal: Option<Journal>) -> Self {
+        Self {
+            journal,
+            decoder: Mutex::new(decoder),
+            intake: cx.intake(),
+            throttled: cx.counter("throttled"),
+            retries: cx.counter("retries"),
+            expired_shards: cx.counter("expired_shards"),
+            cx,
+        }
+    }
+
     /// Decodes a batch and sends its rows and dead letters under one promise, and waits while the pipeline is full.
     ///
     /// # Errors

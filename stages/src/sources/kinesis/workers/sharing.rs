@@ -104,15 +104,7 @@ impl SharedReading {
             handed_over: cx.counter("leases_handed_over"),
             shards: cx.partitions_held(),
         };
-        let sending = Sending {
-            intake: cx.intake(),
-            throttled: cx.counter("throttled"),
-            retries: cx.counter("retries"),
-            expired_shards: cx.counter("expired_shards"),
-            decoder: tokio::sync::Mutex::new(decoder),
-            journal: None,
-            cx,
-        };
+        let sending = Sending::new(cx, decoder, None);
         let lag = Lag::new(sending.cx.behind_ms());
         Ok(Some(Self {
             shared: Arc::new(Shared { stage, stream, consumer_arn, sending, lag }),
