@@ -102,13 +102,20 @@ impl FrameHead {
 pub(crate) fn encode(records: &[Record], first_lsn: u64, identity: u64) -> EncodedFrame {
     let mut topics: Vec<&Bytes> = Vec::new();
     let mut index_of: HashMap<&Bytes, u64> = HashMap::new();
+    let mut before: Option<(&Bytes, u64)> = None;
     let indices: Vec<u64> = records
         .iter()
         .map(|record| {
-            *index_of.entry(&record.topic).or_insert_with(|| {
-                topics.push(&record.topic);
-                topics.len() as u64 - 1
-            })
+            // Many have all messages from one topic, which then needs no hash.
+            let (_, index) = before.filter(|(topic, _)| **topic == record.topic).unwrap_or_else(|| {
+                let index = *index_of.entry(&record.topic).or_insert_with(|| {
+                    topics.push(&record.topic);
+                    topics.len() as u64 - 1
+                });
+                (&record.topic, index)
+            });
+            before = Some((&record.topic, index));
+            index
         })
         .collect();
 

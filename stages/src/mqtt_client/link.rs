@@ -11,8 +11,10 @@ use pipeline_engine::stage::StageError;
 use rumqttc_v5::QoS;
 use tokio_util::task::TaskTracker;
 
+use super::acks::DirectAcks;
 use super::fault::Lost;
 use super::settings::{Session, Settings};
+use super::socket::Sockets;
 use super::{v3, v5};
 
 /// What happens on a connection.
@@ -93,15 +95,16 @@ pub(crate) enum Refusal {
 
 /// Opens a connection, which is made by the first [`Events::poll`].
 pub(crate) fn open(settings: &Settings) -> Result<(Commands, Events), StageError> {
-    let lingering = TaskTracker::new();
-    let (commands, link) = if settings.protocol == super::Protocol::V5 {
-        let (client, events) = v5::open(settings, &lingering)?;
-        (Commands::V5(client), Link::V5(Box::new(events)))
+    let acks = (!settings.address.tls).then(DirectAcks::default);
+    let sockets = Sockets { lingering: TaskTracker::new(), direction: settings.direction, acks: acks.clone() };
+    let (client, link) = if settings.protocol == super::Protocol::V5 {
+        let (client, events) = v5::open(settings, &sockets)?;
+        (Client::V5(client), Link::V5(Box::new(events)))
     } else {
-        let (client, events) = v3::open(settings, &lingering)?;
-        (Commands::V3(client), Link::V3(Box::new(events)))
+        let (client, events) = v3::open(settings, &sockets)?;
+        (Client::V3(client), Link::V3(Box::new(events)))
     };
-    Ok((commands, Events { settings: settings.clone(), link, lingering }))
+    Ok((Commands { client, acks }, Events { settings: settings.clone(), link, lingering: sockets.lingering }))
 }
 
 /// Connects, says goodbye, and touches no session: what is wrong with an address or a login shows.
@@ -124,7 +127,13 @@ pub(crate) async fn probe(settings: &Settings) -> Result<(), StageError> {
 
 /// Asks something of a connection. Nothing here waits for the network; clones ask the same one.
 #[derive(Clone)]
-pub(crate) enum Commands {
+pub(crate) struct Commands {
+    client: Client,
+    acks: Option<DirectAcks>,
+}
+
+#[derive(Clone)]
+enum Client {
     V5(rumqttc_v5::AsyncClient),
     V3(rumqttc_v4::AsyncClient),
 }
@@ -133,35 +142,36 @@ impl Commands {
     /// Acknowledges a message. Must be called in the order in which messages arrived, and by whoever
     /// polls, before the next poll: only so does no acknowledgement slip onto the next connection.
     pub(crate) fn acknowledge(&self, receipt: Receipt) {
-        match self {
-            Self::V5(client) => v5::acknowledge(client, receipt),
-            Self::V3(client) => v3::acknowledge(client, receipt),
+        match (&self.acks, &self.client) {
+            (Some(acks), _) if !receipt.exactly_once => acks.push(receipt.packet_id),
+            (_, Client::V5(client)) => v5::acknowledge(client, receipt),
+            (_, Client::V3(client)) => v3::acknowledge(client, receipt),
         }
     }
 
     /// Subscribes to one filter. `only_new`: retained messages are wanted only if the broker did not
     /// have this subscription before (MQTT 5; with 3.1.1 they always come).
     pub(crate) fn subscribe(&self, filter: &str, qos: QoS) -> Subscribed {
-        match self {
-            Self::V5(client) => v5::subscribe(client, filter, qos),
-            Self::V3(client) => v3::subscribe(client, filter, qos),
+        match &self.client {
+            Client::V5(client) => v5::subscribe(client, filter, qos),
+            Client::V3(client) => v3::subscribe(client, filter, qos),
         }
     }
 
     /// Hands over a message, waiting only while the queue to the connection is full. The answer comes
     /// by the returned notice; `None` if there is no connection any more.
     pub(crate) async fn publish(&self, topic: &str, payload: Bytes, qos: QoS) -> Option<Notice> {
-        match self {
-            Self::V5(client) => v5::publish(client, topic, payload, qos).await.map(Notice::V5),
-            Self::V3(client) => v3::publish(client, topic, payload, qos).await.map(Notice::V3),
+        match &self.client {
+            Client::V5(client) => v5::publish(client, topic, payload, qos).await.map(Notice::V5),
+            Client::V3(client) => v3::publish(client, topic, payload, qos).await.map(Notice::V3),
         }
     }
 
     /// Says goodbye once everything asked for before is done; the session stays.
     pub(crate) fn disconnect(&self) {
-        match self {
-            Self::V5(client) => v5::disconnect(client),
-            Self::V3(client) => v3::disconnect(client),
+        match &self.client {
+            Client::V5(client) => v5::disconnect(client),
+            Client::V3(client) => v3::disconnect(client),
         }
     }
 }

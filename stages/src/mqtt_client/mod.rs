@@ -5,6 +5,7 @@
 //! every option that has cost somebody messages, and gives [`Commands`] and [`Events`] that look the
 //! same for both versions. Nothing here reconnects by itself: each user has its own reasons to wait.
 
+mod acks;
 mod address;
 #[cfg(feature = "embedded-broker")]
 mod embedded;

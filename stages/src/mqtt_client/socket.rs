@@ -30,6 +30,7 @@ use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep};
 use tokio_util::task::TaskTracker;
 
+use super::acks::DirectAcks;
 use super::settings::Direction;
 
 /// How long the broker may take to hang up after we have.
@@ -71,6 +72,35 @@ struct Resting {
     until: Pin<Box<Sleep>>,
 }
 
+/// Makes the sockets of one client, a connection after the other.
+#[derive(Clone)]
+pub(super) struct Sockets {
+    /// Keeps the tasks that read the rest.
+    pub(super) lingering: TaskTracker,
+    pub(super) direction: Direction,
+    /// Where the library's bytes are the broker's.
+    pub(super) acks: Option<DirectAcks>,
+}
+
+impl Sockets {
+    pub(super) fn next(&self, stream: TcpStream) -> Socket {
+        if let Some(acks) = &self.acks {
+            acks.forget();
+        }
+        Socket {
+            stream: Some(stream),
+            resting: None,
+            pace: Pace { bytes: 0, since: Instant::now(), is_busy: false },
+            lingering: self.lingering.clone(),
+            acks: self.acks.clone(),
+            held: BytesMut::new(),
+            holds: matches!(self.direction, Direction::Receive { .. }),
+            end: None,
+            is_unheard: false,
+        }
+    }
+}
+
 /// A socket whose drop hands it to a task that waits for the broker's end.
 pub(super) struct Socket {
     /// Away while it rests; taken for good by drop.
@@ -78,7 +108,8 @@ pub(super) struct Socket {
     resting: Option<Resting>,
     pace: Pace,
     lingering: TaskTracker,
-    /// What the next read writes first, or the next flush.
+    acks: Option<DirectAcks>,
+    /// What the next read writes first, or the next flush: whole packets, where nothing is between the library and us.
     held: BytesMut,
     /// A flush may wait for the next read.
     holds: bool,
@@ -89,21 +120,6 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    /// `lingering` keeps the task that reads the rest.
-    pub(super) fn new(stream: TcpStream, lingering: TaskTracker, direction: Direction) -> Self {
-        let pace = Pace { bytes: 0, since: Instant::now(), is_busy: false };
-        Self {
-            stream: Some(stream),
-            resting: None,
-            pace,
-            lingering,
-            held: BytesMut::new(),
-            holds: matches!(direction, Direction::Receive { .. }),
-            end: None,
-            is_unheard: false,
-        }
-    }
-
     /// Takes the socket out of the runtime's sight for a while.
     fn rest(&mut self) -> io::Result<()> {
         if let Some(stream) = self.stream.take() {
@@ -126,8 +142,18 @@ impl Socket {
         self.stream.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
+    fn hold_acks(&mut self) {
+        if let Some(acks) = &self.acks {
+            acks.append_to(&mut self.held);
+        }
+        if self.is_unheard {
+            self.held.clear();
+        }
+    }
+
     /// Writes what is held, as far as the other side takes it now.
     fn poll_release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.hold_acks();
         while !self.held.is_empty() {
             let outcome = match (&self.resting, &mut self.stream) {
                 (Some(resting), _) => Poll::Ready((&resting.stream).write(&self.held)),
@@ -241,6 +267,8 @@ impl AsyncWrite for Socket {
         if self.held.len() >= HELD_BYTES_MAX {
             ready!(self.poll_release(cx))?;
         }
+        // A goodbye comes after what was acknowledged before it.
+        self.hold_acks();
         if !self.is_unheard {
             self.held.extend_from_slice(bytes);
         }
@@ -274,8 +302,8 @@ mod tests {
     async fn pair_for(direction: Direction) -> (Socket, TcpStream, TaskTracker) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let lingering = TaskTracker::new();
-        (Socket::new(stream, lingering.clone(), direction), listener.accept().await.unwrap().0, lingering)
+        let sockets = Sockets { lingering: TaskTracker::new(), direction, acks: Some(DirectAcks::default()) };
+        (sockets.next(stream), listener.accept().await.unwrap().0, sockets.lingering)
     }
 
     /// One poll of a read, as the library does when it has nothing more to write.
@@ -297,6 +325,32 @@ mod tests {
         let mut seen = [0; 400];
         broker.read_exact(&mut seen).await.unwrap();
         assert!(seen.chunks(4).zip(0..).all(|(packet, id)| packet == [0x40, 2, 0, id]), "in their order");
+    }
+
+    #[tokio::test]
+    async fn acknowledgements_leave_in_their_order_before_a_goodbye_and_none_on_the_next_connection() {
+        let (mut socket, mut broker, _) = pair().await;
+        let acks = socket.acks.clone().unwrap();
+        socket.write_all(&[0xc0, 0]).await.unwrap();
+        for id in 1..=3 {
+            acks.push(id);
+        }
+        socket.write_all(&[0xe0, 0]).await.unwrap();
+        acks.push(0x1234);
+        assert!(look(&mut socket).await, "there is nothing to read");
+        let mut seen = [0; 20];
+        broker.read_exact(&mut seen).await.unwrap();
+        assert_eq!(seen, *b"\xc0\0\x40\x02\0\x01\x40\x02\0\x02\x40\x02\0\x03\xe0\0\x40\x02\x12\x34");
+
+        acks.push(9);
+        let (mut next, mut broker, _) = pair().await;
+        let sockets = Sockets { lingering: TaskTracker::new(), direction: RECEIVE, acks: Some(acks.clone()) };
+        next = sockets.next(next.stream.take().unwrap());
+        acks.push(10);
+        assert!(look(&mut next).await, "there is nothing to read");
+        let mut seen = [0; 4];
+        broker.read_exact(&mut seen).await.unwrap();
+        assert_eq!(seen, [0x40, 2, 0, 10]);
     }
 
     #[tokio::test]

@@ -13,19 +13,18 @@ use rumqttc_v4::{
     SubscribeReasonCode, TlsConfiguration, Transport,
 };
 use secrecy::ExposeSecret;
-use tokio_util::task::TaskTracker;
 
 use super::fault::{self, Lost, LostBy};
 use super::link::{Delivered, Event, Receipt, Refusal, Subscribed, Terms};
 use super::settings::{CONNECT_TIMEOUT, PACKET_BYTES_MAX, Session, Settings};
-use super::socket::Socket;
+use super::socket::Sockets;
 
 /// How many packets are written before the socket is flushed.
 const WRITE_BATCH: usize = 128;
 /// How long a goodbye waits for answers that are still owed to us.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 
-pub(super) fn open(settings: &Settings, lingering: &TaskTracker) -> Result<(AsyncClient, EventLoop), StageError> {
+pub(super) fn open(settings: &Settings, sockets: &Sockets) -> Result<(AsyncClient, EventLoop), StageError> {
     let name = settings.tls.server_name(&settings.address);
     let mut options = MqttOptions::new(&settings.client_id, Broker::tcp(name, settings.address.port));
     if settings.address.tls {
@@ -33,10 +32,10 @@ pub(super) fn open(settings: &Settings, lingering: &TaskTracker) -> Result<(Asyn
     }
     // The library resolves the name that TLS checks; ours may be another one.
     let place = settings.address.socket();
-    let (lingering, direction) = (lingering.clone(), settings.direction);
+    let sockets = sockets.clone();
     options.set_socket_connector(move |_, network| {
-        let (place, lingering) = (place.clone(), lingering.clone());
-        async move { Ok(Socket::new(rumqttc_v4::default_socket_connect(place, network).await?, lingering, direction)) }
+        let (place, sockets) = (place.clone(), sockets.clone());
+        async move { Ok(sockets.next(rumqttc_v4::default_socket_connect(place, network).await?)) }
     });
     options.set_keep_alive(u16::try_from(settings.keep_alive.as_secs()).unwrap_or(u16::MAX));
     if let Some(login) = &settings.login {

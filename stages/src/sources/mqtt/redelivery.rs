@@ -5,7 +5,7 @@
 //! same packet id. Whether the message was lost on its way to us or the acknowledgement on its way back
 //! only we can know, and only from the spool: this process may be a new one.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use ahash::RandomState;
 use pipeline_engine::spool::Record;
@@ -14,9 +14,9 @@ use crate::sources::spooled::OWED;
 
 /// The newest messages that came with a packet id.
 pub(super) struct Redeliveries {
-    /// By packet id, the newest of that number: before it uses a number again, a broker has the
-    /// acknowledgement of the one before.
-    newest: HashMap<u16, Seen, RandomState>,
+    /// By packet id, up to the highest that came, the newest of that number: before it uses a number again, a broker has
+    /// the acknowledgement of the one before.
+    newest: Vec<Seen>,
     /// In order of arrival.
     order: VecDeque<(u16, u64)>,
     /// How many may be unacknowledged at once; older ones can't come again.
@@ -24,8 +24,9 @@ pub(super) struct Redeliveries {
     hasher: RandomState,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Seen {
+    /// No record has number 0: there is none.
     lsn: u64,
     digest: u64,
 }
@@ -33,9 +34,7 @@ struct Seen {
 impl Redeliveries {
     /// With what earlier runs have left in the spool.
     pub(super) fn new(max: usize, recent: &[(u64, Record)]) -> Self {
-        let hasher = RandomState::with_seed(0);
-        let newest = HashMap::with_hasher(hasher.clone());
-        let mut known = Self { newest, order: VecDeque::new(), max, hasher };
+        let mut known = Self { newest: Vec::new(), order: VecDeque::new(), max, hasher: RandomState::with_seed(0) };
         for (lsn, record) in recent.iter().filter(|(_, record)| record.flags & OWED != 0) {
             known.note(record, *lsn);
         }
@@ -45,21 +44,25 @@ impl Redeliveries {
     /// Notes a message that is now in the spool.
     pub(super) fn note(&mut self, record: &Record, lsn: u64) {
         let digest = self.digest(record);
-        self.newest.insert(record.mark, Seen { lsn, digest });
+        let place = usize::from(record.mark);
+        if place >= self.newest.len() {
+            self.newest.resize(place + 1, Seen::default());
+        }
+        self.newest[place] = Seen { lsn, digest };
         self.order.push_back((record.mark, lsn));
         while self.order.len() > self.max
             && let Some((mark, lsn)) = self.order.pop_front()
         {
             // Unless the number has gone to a newer one.
-            if self.newest.get(&mark).is_some_and(|seen| seen.lsn == lsn) {
-                self.newest.remove(&mark);
+            if let Some(seen) = self.newest.get_mut(usize::from(mark)).filter(|seen| seen.lsn == lsn) {
+                *seen = Seen::default();
             }
         }
     }
 
     /// Where in the spool a message is that the broker says it repeats; `None` if it never reached us.
     pub(super) fn find(&self, record: &Record) -> Option<u64> {
-        let seen = self.newest.get(&record.mark)?;
+        let seen = self.newest.get(usize::from(record.mark)).filter(|seen| seen.lsn != 0)?;
         (seen.digest == self.digest(record)).then_some(seen.lsn)
     }
 
@@ -110,7 +113,8 @@ mod tests {
         for (lsn, mark) in [(1, 1), (2, 2), (3, 1), (4, 3), (5, 4)] {
             known.note(&record(mark, "same"), lsn);
         }
-        assert_eq!((known.newest.len(), known.order.len()), (3, 3));
+        let kept = known.newest.iter().filter(|seen| seen.lsn != 0).count();
+        assert_eq!((kept, known.order.len()), (3, 3));
         assert_eq!(known.find(&record(1, "same")), Some(3), "the newer of its number stays");
         assert_eq!(known.find(&record(2, "same")), None);
     }
