@@ -21,16 +21,21 @@ CHUNK_ROWS = 10_000
 
 
 def rows():
-    """Device, second, temperature in hundredths, humidity in tenths, number: each device walks at random."""
+    """Device, second, millisecond, temperature in hundredths, humidity in tenths, number.
+
+    Each device walks at random, and sends at its own time of a second, more or less.
+    """
     chance = random.Random(1)
     temperature = [2_000 + chance.randrange(1_000) for _ in range(DEVICES)]
     humidity = [500] * DEVICES
+    phase = [chance.randrange(900) for _ in range(DEVICES)]
     number = 0
     while True:
         for device in range(DEVICES):
             temperature[device] += chance.randrange(-9, 10)
             humidity[device] = min(990, max(10, humidity[device] + chance.randrange(-3, 4)))
-            yield device, START_S + number, temperature[device], humidity[device], number
+            millisecond = phase[device] + chance.randrange(100)
+            yield device, START_S + number, millisecond, temperature[device], humidity[device], number
         number += 1
 
 
@@ -41,7 +46,7 @@ def times():
         nonlocal last, text
         if second != last:
             moment = datetime.datetime.fromtimestamp(second, datetime.timezone.utc)
-            last, text = second, moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+            last, text = second, moment.strftime("%Y-%m-%dT%H:%M:%S")
         return text
 
     return of
@@ -60,8 +65,8 @@ def main():
                 while raw.tell() < limit:
                     lines = []
                     for _ in range(CHUNK_ROWS):
-                        device, second, temperature, humidity, seq = next(source)
-                        at, t, h = time(second), temperature / 100, humidity / 10
+                        device, second, millisecond, temperature, humidity, seq = next(source)
+                        at, t, h = f"{time(second)}.{millisecond:03}Z", temperature / 100, humidity / 10
                         lines.append(
                             f'{{"device_id":"device-{device}","timestamp":"{at}","temperature":{t},"humidity":{h},"seq":{seq}}}\n'
                         )

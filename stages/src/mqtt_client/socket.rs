@@ -6,8 +6,8 @@
 //!
 //! A broker sends each message by itself, and each wakes us: at 40,000 a second that costs several times what is then done
 //! with the message, and takes from the broker the core that it needs. So a socket that much comes by rests a millisecond
-//! each time it is empty, where the runtime does not watch it, and finds the next burst whole. One that little comes by never
-//! rests: latency at low rates is a round trip.
+//! each time it is empty (after a read, too, that has got less than it had room for), where the runtime does not watch it, and
+//! finds the next burst whole. One that little comes by never rests: latency at low rates is a round trip.
 //!
 //! What a broker has sent before it died lies in this socket, and it may have told the devices that it has it. The
 //! library drops a connection, with all messages that it has read and not handed out yet, at the first error of either
@@ -91,6 +91,7 @@ impl Sockets {
             stream: Some(stream),
             resting: None,
             pace: Pace { bytes: 0, since: Instant::now(), is_busy: false },
+            is_emptied: false,
             lingering: self.lingering.clone(),
             acks: self.acks.clone(),
             held: BytesMut::new(),
@@ -107,6 +108,8 @@ pub(super) struct Socket {
     stream: Option<TcpStream>,
     resting: Option<Resting>,
     pace: Pace,
+    /// The last read has got all that there was.
+    is_emptied: bool,
     lingering: TaskTracker,
     acks: Option<DirectAcks>,
     /// What the next read writes first, or the next flush: whole packets, where nothing is between the library and us.
@@ -178,6 +181,12 @@ impl Socket {
     /// Reads what came while the socket rested; `None` when it is empty and not busy any more.
     fn poll_rested(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Option<Poll<io::Result<()>>> {
         let resting = self.resting.as_mut()?;
+        if std::mem::take(&mut self.is_emptied) {
+            if !self.pace.drained(Instant::now()) {
+                return None;
+            }
+            resting.until.as_mut().reset(Instant::now() + REST);
+        }
         loop {
             if resting.until.as_mut().poll(cx).is_pending() {
                 return Some(Poll::Pending);
@@ -236,7 +245,14 @@ impl AsyncRead for Socket {
         if let Poll::Ready(Err(error)) = self.poll_release(cx) {
             return Poll::Ready(Err(error));
         }
-        let before = buffer.filled().len();
+        if self.is_emptied && self.resting.is_none() {
+            self.is_emptied = false;
+            // What could not be written waits for somebody who watches.
+            if self.held.is_empty() && self.pace.drained(Instant::now()) {
+                self.rest()?;
+            }
+        }
+        let (before, room) = (buffer.filled().len(), buffer.remaining());
         let outcome = match self.poll_rested(cx, buffer) {
             Some(outcome) => outcome,
             None => self.stream()?.poll_read(cx, buffer),
@@ -254,6 +270,7 @@ impl AsyncRead for Socket {
         let read = buffer.filled().len() - before;
         if outcome.is_ok() && (read > 0 || buffer.remaining() == 0) {
             self.pace.bytes += read;
+            self.is_emptied = read < room;
             return Poll::Ready(outcome);
         }
         self.end = Some(outcome);
@@ -383,6 +400,11 @@ mod tests {
         // For the whole test: no look before that.
         let watched_from = Instant::now() + Duration::from_secs(3600);
         socket.pace = Pace { bytes: 0, since: watched_from, is_busy: true };
+        broker.write_all(&[7; 100]).await.unwrap();
+        let mut more_than_there_is = [0; 200];
+        assert_eq!(socket.read(&mut more_than_there_is).await.unwrap(), 100);
+        assert!(look(&mut socket).await, "it is empty, and is not asked");
+        assert!(socket.resting.is_some());
         for burst in 0..20_u8 {
             assert!(look(&mut socket).await, "nothing has come yet");
             assert!(socket.resting.is_some());
