@@ -588,12 +588,22 @@ pub struct BuildError {
     pub hint: Option<String>,
     /// The part of the text at `key` that is wrong, in bytes; `None`: all of it.
     pub within: Option<Range<usize>>,
+    /// Another key whose value makes this one wrong; `None`: it is wrong by itself.
+    pub because_of: Option<&'static str>,
 }
 
 impl BuildError {
     /// The value at `key` will never work.
     pub fn invalid(key: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { key: key.into(), message: message.into(), hint: None, within: None }
+        Self { key: key.into(), message: message.into(), hint: None, within: None, because_of: None }
+    }
+
+    /// The value would be right with another one at this key. Where that one is not known yet, for its variable is not set,
+    /// the mistake is not told.
+    #[must_use]
+    pub fn because_of(mut self, key: &'static str) -> Self {
+        self.because_of = Some(key);
+        self
     }
 
     /// Points at a part of the text at the key, in bytes: a text with a language of its own.

@@ -19,11 +19,20 @@ pub struct Mistake {
     pub hint: Option<String>,
     /// The part of the text at `place` that is wrong, in bytes of that text.
     pub(crate) within: Option<Range<usize>>,
+    /// Another value of the file, without which this would be no mistake.
+    pub(crate) because_of: Option<Range<usize>>,
 }
 
 impl Mistake {
     pub(crate) fn new(place: Option<Range<usize>>, message: impl Into<String>) -> Self {
-        Self { message: message.into(), place, hint: None, within: None }
+        Self { message: message.into(), place, hint: None, within: None, because_of: None }
+    }
+
+    /// Whether this is said of, or only because of, one of these values.
+    pub(super) fn follows_from(&self, values: &[Range<usize>]) -> bool {
+        let is_one =
+            |place: &Range<usize>| values.iter().any(|value| value.start <= place.start && place.end <= value.end);
+        self.place.as_ref().is_some_and(is_one) || self.because_of.as_ref().is_some_and(is_one)
     }
 
     /// The part of the file that `within` means, if the text stands there as it is read: not where `${VAR}`

@@ -109,6 +109,7 @@ pub(crate) fn read<T>(
     let document = document.into_inner();
     let mut mistakes = Vec::new();
     let expansions = expand::expansions(&document, variables, &mut mistakes);
+    let unresolved = mistakes.clone();
     let mut document = expand::apply(document, &expansions);
     if let Some(replacement) = replacement {
         replacement.apply(&mut document);
@@ -139,7 +140,16 @@ pub(crate) fn read<T>(
     }
     report_no_sinks(&mut reader, &objectives, &places, &stages);
     settings.objectives = objectives;
-    check(Draft { settings, schemas: Arc::new(schemas), stages }, reader.mistakes)
+    let checked = check(Draft { settings, schemas: Arc::new(schemas), stages }, reader.mistakes);
+    checked.map_err(|mistakes| without_what_follows(mistakes, &unresolved))
+}
+
+/// A value whose reference could not be resolved is not known: nothing else that is said of it, or because of it, is a mistake
+/// of its own.
+fn without_what_follows(mut mistakes: Vec<Mistake>, unresolved: &[Mistake]) -> Vec<Mistake> {
+    let places: Vec<Range<usize>> = unresolved.iter().filter_map(|mistake| mistake.place.clone()).collect();
+    mistakes.retain(|mistake| unresolved.contains(mistake) || !mistake.follows_from(&places));
+    mistakes
 }
 
 fn read_settings<'i>(reader: &mut Reader<'i>, value: Option<Spanned<DeValue<'i>>>, file: &str) -> Settings {

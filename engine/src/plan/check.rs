@@ -235,6 +235,7 @@ fn all_mistakes(
         let mut mistake = Mistake::new(stage.places.of(&error.key), in_code(stage, &error.key, error.message));
         mistake.hint = error.hint;
         mistake.within = error.within.filter(|_| stage.places.has(&error.key));
+        mistake.because_of = error.because_of.filter(|key| stage.places.has(key)).and_then(|key| stage.places.of(key));
         mistakes.push(mistake);
         let rest = stage.source.as_mut().and_then(|source| source.without(&error.key));
         let again = rest.and_then(|config| config.build(input, cx).err());

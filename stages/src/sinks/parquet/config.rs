@@ -284,6 +284,7 @@ impl ParquetConfig {
                 ];
                 if let Some((key, _)) = given.into_iter().find(|(_, given)| *given) {
                     return Err(BuildError::invalid(key, "a folder of this machine has no such setting")
+                        .because_of("url")
                         .hint("Remove the key, or write url = \"s3://bucket/prefix\"."));
                 }
                 Ok(Box::new(Folder::new(root, owner.to_owned())))

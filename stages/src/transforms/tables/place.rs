@@ -139,6 +139,7 @@ impl TableKeys<'_> {
     fn file(&self, path: &str) -> Result<PlaceKind, BuildError> {
         self.refuse(&["endpoint", "region", "allow_http"], |key| {
             BuildError::invalid(key, "a file of this machine has no such setting")
+                .because_of("table")
                 .hint("Remove the key, or write table = \"s3://bucket/key\".")
         })?;
         Ok(PlaceKind::File(path.into()))
