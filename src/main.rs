@@ -13,6 +13,7 @@ mod logging;
 mod migrate;
 mod reference;
 mod reload;
+mod service_manager;
 mod simulate;
 mod slo;
 mod soak;

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::{Failure, load, run_to_the_end};
 use crate::http::Server;
 use crate::reload::{Next, Prepared, Reloader, Reloads};
-use crate::status;
+use crate::{service_manager, status};
 
 /// Run a pipeline. The first SIGINT or SIGTERM stores what is on its way and ends; the second leaves
 /// at once. SIGHUP puts the file as it is then in its place, as `pipeline reload` does.
@@ -45,6 +45,7 @@ async fn run_versions(plan: Plan, mut reloader: Reloader) -> Result<(), Failure>
     reload_at_sighup(reloader.reloads.clone())?;
     let mut version = Prepared::of(plan);
     let mut server = Server::bind(&version.http, reloader.reloads.clone()).await?;
+    service_manager::tell_ready();
     let mut granted = None;
     loop {
         server.show(&version);

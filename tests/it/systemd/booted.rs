@@ -38,6 +38,17 @@ mv /root/database-url /etc/pipeline/credentials/
 systemctl start pipeline.service
 timeout 60 bash -c 'until pipeline status --url "$0" >/dev/null 2>&1; do sleep 0.1; done' "$URL"
 systemctl stop pipeline.service
+
+echo "--- a typo in the file"
+cp /etc/pipeline/pipeline.toml /root/
+sed -i 's/^type = "mqtt"/type = "mqqt"/' /etc/pipeline/pipeline.toml
+systemctl start pipeline.service && echo "it started with a typo in its file" >&2 && exit 1
+# One that waits to be started again is "activating".
+systemctl show --property ActiveState,NRestarts,ExecMainStatus pipeline.service
+mv /root/pipeline.toml /etc/pipeline/
+systemctl start pipeline.service
+systemctl is-active pipeline.service
+systemctl stop pipeline.service
 "#;
 
 /// The first block of commands below a heading.
@@ -141,6 +152,12 @@ fn the_units_run_as_the_documentation_installs_them_with_a_secret_that_only_they
     assert!(without.contains("Job for pipeline.service failed"), "{said}");
     let run = log("pipeline");
     assert!(run.contains("can't read the credential \"database-url\""), "{run}");
+    let (_, typo) = said.split_once("--- a typo in the file").expect("the script says so");
+    for state in ["ActiveState=failed", "NRestarts=0", "ExecMainStatus=2", "\nactive\n"] {
+        assert!(typo.contains(state), "no {state}: {said}\n{run}");
+    }
+    assert_eq!(run.matches("no type of source is named \"mqqt\"").count(), 1, "told once, and not tried again: {run}");
+    assert!(run.contains("Did you mean \"mqtt\"?") && run.contains("/etc/pipeline/pipeline.toml:"), "{run}");
     let backups = fs::read_dir(folder.path().join("backups")).expect("they were copied").flatten();
     let names: Vec<String> = backups.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     assert!(names.iter().any(|name| name.ends_with(".latest.json")), "{names:?}\n{units}");
