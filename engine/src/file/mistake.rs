@@ -52,6 +52,14 @@ impl Mistake {
     }
 }
 
+/// A value whose reference could not be resolved is not known: nothing else that is said of it, or because of it, is a mistake
+/// of its own.
+pub(super) fn without_what_follows(mut mistakes: Vec<Mistake>, unresolved: &[Mistake]) -> Vec<Mistake> {
+    let places: Vec<Range<usize>> = unresolved.iter().filter_map(|mistake| mistake.place.clone()).collect();
+    mistakes.retain(|mistake| unresolved.contains(mistake) || !mistake.follows_from(&places));
+    mistakes
+}
+
 /// All mistakes of one file, in the order of the file.
 #[derive(Debug, Clone)]
 pub struct Mistakes {

@@ -10,6 +10,7 @@ mod read;
 mod replace;
 mod secrets;
 mod slo;
+mod syntax;
 mod tables;
 
 use std::collections::BTreeMap;
@@ -61,7 +62,7 @@ pub(crate) struct PipelineText {
     /// How often the state of transforms is kept, so that a restart need only read again what came since.
     #[serde(default = "checkpoint_interval")]
     checkpoint_interval: DurationText,
-    /// How much may lie on disk for a sink that is slower than its input, in `data_dir`; beyond it the
+    /// How much may lie on disk for a sink that is slower than its input, in `data_dir`, for each of its inputs; beyond it the
     /// whole pipeline waits for that sink, or an optional sink goes without.
     #[serde(default = "overflow_max")]
     overflow_max: SizeText,
@@ -101,10 +102,7 @@ pub(crate) fn read<T>(
     let (document, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         // What follows from broken syntax would only be noise.
-        return Err(errors
-            .iter()
-            .map(|error| Mistake::new(error.span(), error.message().replace('`', "\"")))
-            .collect());
+        return Err(syntax::mistakes(text, &errors));
     }
     let document = document.into_inner();
     let mut mistakes = Vec::new();
@@ -117,7 +115,12 @@ pub(crate) fn read<T>(
     let mut reader = Reader { expansions: &expansions, mistakes };
 
     for key in document.keys().filter(|key| !TABLES.contains(&key.get_ref().as_ref())) {
-        let hint = suggest(key.get_ref(), TABLES, "Its tables", "");
+        let hint = match key.get_ref().as_ref() {
+            "case" => {
+                "Cases stand in a file of their own: `pipeline test NAME.toml` runs those of NAME.test.toml.".to_owned()
+            }
+            other => suggest(other, TABLES, "Its tables", ""),
+        };
         reader.report(
             Mistake::new(Some(key.span()), format!("a pipeline file has no table \"{}\"", key.get_ref())).hint(hint),
         );
@@ -141,15 +144,7 @@ pub(crate) fn read<T>(
     report_no_sinks(&mut reader, &objectives, &places, &stages);
     settings.objectives = objectives;
     let checked = check(Draft { settings, schemas: Arc::new(schemas), stages }, reader.mistakes);
-    checked.map_err(|mistakes| without_what_follows(mistakes, &unresolved))
-}
-
-/// A value whose reference could not be resolved is not known: nothing else that is said of it, or because of it, is a mistake
-/// of its own.
-fn without_what_follows(mut mistakes: Vec<Mistake>, unresolved: &[Mistake]) -> Vec<Mistake> {
-    let places: Vec<Range<usize>> = unresolved.iter().filter_map(|mistake| mistake.place.clone()).collect();
-    mistakes.retain(|mistake| unresolved.contains(mistake) || !mistake.follows_from(&places));
-    mistakes
+    checked.map_err(|mistakes| mistake::without_what_follows(mistakes, &unresolved))
 }
 
 fn read_settings<'i>(reader: &mut Reader<'i>, value: Option<Spanned<DeValue<'i>>>, file: &str) -> Settings {

@@ -47,7 +47,9 @@ pub(super) fn check(draft: Draft<'_>, mut mistakes: Vec<Mistake>) -> Result<Plan
 fn index_names(stages: &[DraftStage<'_>], mistakes: &mut Vec<Mistake>) -> BTreeMap<String, usize> {
     let mut by_name = BTreeMap::new();
     for (index, stage) in stages.iter().enumerate() {
-        if let Some(first) = by_name.insert(stage.name.clone(), index) {
+        // Those who read that name mean the first: that the other one is something else is no mistake of theirs.
+        let first = *by_name.entry(stage.name.clone()).or_insert(index);
+        if first != index {
             let message = format!("two stages are named \"{}\"", stage.name);
             let hint = format!("The other one is a {}. A name is used once in a file.", stages[first].kind.word());
             mistakes.push(Mistake::new(stage.places.of(""), message).hint(hint));
