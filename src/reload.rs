@@ -135,11 +135,15 @@ pub struct Prepared {
     pub slo: Arc<Meter>,
 }
 
+/// Says what in a file is allowed but probably not meant.
+pub fn warn_of(plan: &Plan) {
+    for warning in plan.warnings() {
+        tracing::warn!("{warning}");
+    }
+}
+
 impl Prepared {
     pub fn of(plan: Plan) -> Self {
-        for warning in plan.warnings() {
-            tracing::warn!("{warning}");
-        }
         let (name, http, outlook) = (plan.name().to_owned(), plan.http().clone(), Outlook::of(&plan));
         let data_dir = plan.data_dir().to_owned();
         let run = Run::new(plan);
@@ -198,6 +202,7 @@ impl Reloader {
                 "source \"{source}\" begins anew in each run, so rows would be repeated: restart the pipeline"
             ));
         }
+        warn_of(&plan);
         let mut version = Prepared::of(plan);
         version.run.prepare().await.map_err(|error| error.to_string())?;
         let moves = version.http.listen != self.listen;

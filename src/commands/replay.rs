@@ -9,6 +9,7 @@ use pipeline_engine::{Kind, Plan, Replacement, Variables};
 
 use super::run::run_plan;
 use super::{Failure, load, run_to_the_end};
+use crate::reload::warn_of;
 
 /// Send objects of a bucket through a pipeline once more: a day that was lost, or that a mended rule reads otherwise.
 ///
@@ -65,6 +66,7 @@ pub fn run(arguments: ReplayArguments) -> Result<(), Failure> {
     let replacement = replacement(&arguments, &plan)?;
     drop(plan);
     let plan = replaced(&arguments.file, &replacement)?;
+    warn_of(&plan);
     run_to_the_end(run_plan(plan))
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::{Failure, load, run_to_the_end};
 use crate::http::Server;
-use crate::reload::{Next, Prepared, Reloader, Reloads};
+use crate::reload::{Next, Prepared, Reloader, Reloads, warn_of};
 use crate::{service_manager, status};
 
 /// Run a pipeline. The first SIGINT or SIGTERM stores what is on its way and ends; the second leaves
@@ -22,6 +22,7 @@ pub struct RunArguments {
 
 pub fn run(arguments: RunArguments) -> Result<(), Failure> {
     let plan = load(&arguments.file)?;
+    warn_of(&plan);
     let reloader = Reloader::new(arguments.file, &plan);
     let outcome = run_to_the_end(run_versions(plan, reloader));
     status::clear();

@@ -2,7 +2,7 @@
 //!
 //! A pipeline of two stages made in code: the simulator as source, the broker as sink.
 
-use pipeline_engine::Plan;
+use pipeline_engine::{HttpSettings, Plan};
 use pipeline_stages::sinks::mqtt::{MqttSinkConfig, TlsConfig};
 
 use super::run::run_plan;
@@ -12,7 +12,12 @@ use crate::simulate::{Broker, Settings, SimulateArgs};
 pub fn run(arguments: SimulateArgs) -> Result<(), Failure> {
     let Settings { simulator, broker } =
         arguments.resolve().map_err(|error| Failure::Wrong(format!("error: {error:#}")))?;
-    let plan = Plan::builder("simulate").source("fleet", simulator).sink("broker", &["fleet"], sink(broker)).build();
+    let plan = Plan::builder("simulate")
+        // The address of the live page is the pipeline's that it sends to, whichever of the two starts first.
+        .http(HttpSettings { listen: None, ..HttpSettings::default() })
+        .source("fleet", simulator)
+        .sink("broker", &["fleet"], sink(broker))
+        .build();
     run_to_the_end(run_plan(plan.map_err(|mistakes| Failure::Wrong(mistakes.to_string()))?))
 }
 

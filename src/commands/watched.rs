@@ -11,7 +11,7 @@ use reqwest::{RequestBuilder, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{Failure, load};
-use crate::http::ORDER_HEADER;
+use crate::http::{ORDER_HEADER, PIPELINE_HEADER};
 
 /// Longer than any answer takes, shorter than a person waits.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -19,6 +19,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const ORDER_TIMEOUT: Duration = Duration::from_secs(600);
 /// Nobody looks on for longer.
 const FOLLOWED_MAX: Duration = Duration::from_secs(7 * 86_400);
+
+const NOBODY_HINT: &str = ". Does the pipeline run, and does it answer there ([http] in its file)?";
 
 /// Which pipeline.
 #[derive(Debug, Args)]
@@ -37,6 +39,8 @@ pub struct WatchedArguments {
 /// Asks one pipeline.
 pub struct Watched {
     pub url: String,
+    /// Whom the file is about: another one does not answer in its place.
+    pipeline: Option<String>,
     token: Option<SecretString>,
     client: reqwest::Client,
 }
@@ -65,7 +69,8 @@ impl Watched {
         let Some(listen) = http.listen else {
             return Err(Failure::Wrong("error: this pipeline answers nowhere: [http] has listen = \"off\"".to_owned()));
         };
-        Self::at(listen, http.token.clone())
+        let watched = Self::at(listen, http.token.clone())?;
+        Ok(Self { pipeline: Some(plan.name().to_owned()), ..watched })
     }
 
     /// The one that answers at this address of this machine.
@@ -76,7 +81,7 @@ impl Watched {
     fn new(url: String, token: Option<SecretString>) -> Result<Self, Failure> {
         // A pipeline is asked directly, whatever proxy leads to the rest of the world.
         let client = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build().map_err(Failure::failed)?;
-        Ok(Self { url, token, client })
+        Ok(Self { url, pipeline: None, token, client })
     }
 
     /// What it answers at a path; an error in words otherwise.
@@ -112,7 +117,13 @@ impl Watched {
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {}", token.expose_secret()));
         }
-        request.send().await.map_err(|error| format!("no answer from {}: {}", self.url, cause(&error)))
+        if let Some(pipeline) = &self.pipeline {
+            request = request.header(PIPELINE_HEADER, pipeline);
+        }
+        request.send().await.map_err(|error| {
+            let hint = if error.is_connect() { NOBODY_HINT } else { "" };
+            format!("no answer from {}: {}{hint}", self.url, cause(&error))
+        })
     }
 
     async fn refusal(&self, answer: Response) -> String {

@@ -23,6 +23,7 @@ mod metrics;
 mod page;
 pub mod tap;
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -131,7 +132,15 @@ impl Server {
 async fn bind(listen: SocketAddr, is_chosen: bool) -> Result<Option<TcpListener>, Failure> {
     match TcpListener::bind(listen).await {
         Ok(listener) => Ok(Some(listener)),
-        Err(error) if is_chosen => Err(Failure::failed(format!("can't listen at {listen}: {error}"))),
+        Err(error) if is_chosen => {
+            let hint = match error.kind() {
+                ErrorKind::AddrInUse => {
+                    " Does the pipeline run already? [http] listen names another address, \"off\" none."
+                }
+                _ => " [http] listen names another address of this machine, \"off\" none.",
+            };
+            Err(Failure::failed(format!("can't listen at {listen}: {error}.{hint}")))
+        }
         Err(error) => {
             tracing::info!(
                 "no status page, since {listen} can't be used: {error}. [http] listen names another address"
@@ -164,11 +173,33 @@ fn router(shared: Shared) -> Router {
         .route("/", get(page::index))
         .route("/page/{name}", get(page::file))
         .with_state(shared.clone())
+        .layer(middleware::from_fn_with_state(shared.clone(), for_this_pipeline))
         .layer(middleware::from_fn_with_state(shared, guard))
 }
 
 async fn guard(State(shared): State<Shared>, request: axum::extract::Request, next: middleware::Next) -> Response {
     access::guard(&shared.current().access, request, next).await
+}
+
+/// Whom a request is for, where it says so: two pipelines of one machine can have the same address in their files, and
+/// then only one of them has it.
+pub const PIPELINE_HEADER: &str = "pipeline-name";
+
+async fn for_this_pipeline(
+    State(shared): State<Shared>,
+    request: axum::extract::Request,
+    next: middleware::Next,
+) -> Response {
+    let here = shared.current();
+    let meant = request.headers().get(PIPELINE_HEADER).map(|name| String::from_utf8_lossy(name.as_bytes()));
+    if let Some(meant) = meant.filter(|meant| *meant != here.pipeline) {
+        let text = format!(
+            "pipeline \"{}\" runs here, and not \"{meant}\": [http] of their files needs an address for each\n",
+            here.pipeline
+        );
+        return (StatusCode::MISDIRECTED_REQUEST, text).into_response();
+    }
+    next.run(request).await
 }
 
 async fn readyz(State(shared): State<Shared>) -> Response {

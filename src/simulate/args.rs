@@ -16,7 +16,7 @@ const PASSWORD_VARIABLE: &str = "PIPELINE_MQTT_PASSWORD";
 const BROKER_DEFAULT: &str = "mqtt://localhost:1883";
 const QOS_DEFAULT: u8 = 1;
 
-/// The flags of `pipeline simulate`.
+/// Publish messages of a simulated fleet, or a recorded data set, to a broker.
 #[derive(Debug, Default, clap::Args)]
 pub struct SimulateArgs {
     /// YAML file with the same settings; flags win over it

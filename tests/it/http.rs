@@ -149,6 +149,7 @@ fn an_address_that_is_taken_is_an_error_if_the_file_names_it() {
     let mut pipeline = start(folder.path(), &format!("listen = \"{address}\""));
     assert_eq!(pipeline.wait().code(), Some(1));
     assert!(pipeline.log().contains(&format!("can't listen at {address}: ")), "{}", pipeline.log());
+    assert!(pipeline.log().contains("[http] listen names another address"), "{}", pipeline.log());
 }
 
 /// Exit code and output of a command that looks at a pipeline.
@@ -197,6 +198,32 @@ fn status_and_top_show_a_run_from_its_file_and_say_so_when_nobody_answers() {
     assert_eq!(code, 2);
     assert!(text.starts_with(&format!("unreachable: no answer from {url}: Connection refused")), "{text}");
     assert_eq!(look(&["top", &file]).0, 1);
+}
+
+/// As when two files name no address: the first to start has the usual one.
+#[test]
+fn a_command_about_one_pipeline_is_not_answered_by_another() {
+    let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
+    let mut pipeline = start(folder.path(), &format!("listen = \"127.0.0.1:{port}\""));
+    pipeline.wait_for_log("status and metrics at");
+    let file = folder.path().join("looked-at.toml");
+    let other = folder.path().join("other.toml").display().to_string();
+    let text = std::fs::read_to_string(&file).expect("it was written");
+    std::fs::write(&other, text.replace("\"looked-at\"", "\"other\"")).expect("writable");
+    wait_until("all to be well", || (look(&["status", &file.display().to_string()]).0 == 0).then_some(()));
+    for (command, expected) in
+        [(&["status"][..], 2), (&["top"], 1), (&["reload"], 1), (&["tap", "valid"], 1), (&["slo"], 2)]
+    {
+        let (code, text) = look(&[command, &[&other]].concat());
+        assert_eq!(code, expected, "{command:?}: {text}");
+        assert!(text.contains("pipeline \"looked-at\" runs here, and not \"other\""), "{command:?}: {text}");
+    }
+    assert!(!pipeline.log().contains("reload"), "{}", pipeline.log());
+    assert_eq!(
+        look(&["status", "--url", &format!("http://127.0.0.1:{port}")]).0,
+        0,
+        "an address is for whoever has it"
+    );
 }
 
 /// Status line and headers of an answer.

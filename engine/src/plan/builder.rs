@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Draft, DraftStage, Plan, Settings, check, mistakes_of_code};
-use crate::file::{KeyPlaces, Mistakes};
+use crate::file::{HttpSettings, KeyPlaces, Mistakes};
 use crate::registry::{self, Buildable, Kind};
 use crate::schema::DeclaredSchema;
 use crate::stage::{SinkConfig, SourceConfig, StageDoc, TransformConfig};
@@ -52,6 +52,12 @@ impl PlanBuilder {
     /// How much may lie on disk for one slow sink.
     pub fn overflow_bytes_max(mut self, bytes: u64) -> Self {
         self.settings.overflow_bytes_max = bytes;
+        self
+    }
+
+    /// Where whoever runs it should answer requests about it.
+    pub fn http(mut self, http: HttpSettings) -> Self {
+        self.settings.http = http;
         self
     }
 
