@@ -19,6 +19,9 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Of what was refused and found.
 const ROWS_SHOWN: usize = 4;
 
+/// Columns that a narrow terminal goes without.
+const LEFT_OUT_FIRST: [&str; 5] = ["type", "stored/s", "waits", "queue", "p50"];
+
 const ENTER: &str = "\x1b[?1049h\x1b[?25l";
 const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
 const HOME: &str = "\x1b[H";
@@ -54,7 +57,7 @@ pub fn run(arguments: &TopArguments) -> Result<(), Failure> {
         ask(&watched).await.map_err(Failure::failed)?;
         tokio::time::sleep(INTERVAL + INTERVAL / 2).await;
         let snapshot = ask(&watched).await.map_err(Failure::failed)?;
-        for line in frame(&snapshot) {
+        for line in frame(&snapshot, usize::MAX) {
             println!("{}", line.text);
         }
         Ok(())
@@ -68,7 +71,7 @@ async fn watch(watched: &Watched, screen: &Screen) -> Result<(), Failure> {
         ticks.tick().await;
         match ask(watched).await {
             Ok(snapshot) => {
-                last = frame(&snapshot);
+                last = frame(&snapshot, usize::from(Term::stdout().size().1));
                 screen.show(&last).map_err(Failure::failed)?;
             }
             Err(error) => {
@@ -145,8 +148,8 @@ impl Drop for Screen {
     }
 }
 
-/// One second of a run, line by line.
-fn frame(snapshot: &Snapshot) -> Vec<Line> {
+/// One second of a run, line by line. The table of stages has as many columns as there is room for.
+fn frame(snapshot: &Snapshot, width: usize) -> Vec<Line> {
     let running = format_age(Duration::from_secs_f64(snapshot.running_seconds.clamp(0.0, 1e10)));
     let well = if snapshot.status == "ok" { BOLD } else { RED };
     let mut lines = vec![
@@ -158,7 +161,7 @@ fn frame(snapshot: &Snapshot) -> Vec<Line> {
         ["stage", "type", "state", "rows/s", "stored/s", "busy", "waits", "queue", "on disk", "oldest", "p50", "p99"];
     let mut cells = vec![heads.map(str::to_owned).to_vec()];
     cells.extend(snapshot.stages.iter().map(|stage| stage_cells(stage, &snapshot.edges)));
-    for (index, line) in aligned(&cells, 3).into_iter().enumerate() {
+    for (index, line) in fitted(cells, width).into_iter().enumerate() {
         let look = match index.checked_sub(1).map(|stage| snapshot.stages[stage].state.as_str()) {
             None => FAINT,
             Some("retrying" | "paused" | "failed") => RED,
@@ -207,6 +210,22 @@ fn frame(snapshot: &Snapshot) -> Vec<Line> {
         section(&mut lines, "devices heard", [words].into_iter());
     }
     lines
+}
+
+/// Leaves out what says least, column by column, until the rest fits.
+fn fitted(mut cells: Vec<Vec<String>>, width: usize) -> Vec<String> {
+    let mut table = aligned(&cells, 3);
+    for head in LEFT_OUT_FIRST {
+        if table.iter().all(|line| line.chars().count() <= width) {
+            break;
+        }
+        let Some(column) = cells[0].iter().position(|cell| cell == head) else { continue };
+        cells.iter_mut().for_each(|row| drop(row.remove(column)));
+        // The words before the figures.
+        let texts = cells[0].iter().take_while(|head| ["stage", "type", "state"].contains(&head.as_str())).count();
+        table = aligned(&cells, texts);
+    }
+    table
 }
 
 fn section(lines: &mut Vec<Line>, title: &str, rows: impl Iterator<Item = String>) {
@@ -298,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_second_is_shown_with_what_waits_and_why() {
-        let lines: Vec<String> = frame(&snapshot()).into_iter().map(|line| line.text).collect();
+        let lines: Vec<String> = frame(&snapshot(), usize::MAX).into_iter().map(|line| line.text).collect();
         let expected = [
             "iot  degraded  for 1m 1s",
             "Sink can't store.",
@@ -317,7 +336,19 @@ mod tests {
     }
 
     #[test]
+    fn a_narrow_terminal_has_what_says_most() {
+        let lines: Vec<String> = frame(&snapshot(), 60).into_iter().map(|line| line.text).collect();
+        let expected = [
+            "stage  state     rows/s  busy  on disk  oldest   p50   p99",
+            "in     running    1.23k   25%        0",
+            "db     retrying   1.23k   25%    45.6k    7.0s  12ms  2.5s",
+        ];
+        assert_eq!(&lines[3..6], expected);
+        assert!(frame(&snapshot(), 0)[3].text.starts_with("stage  state "), "it never goes without these");
+    }
+
+    #[test]
     fn no_text_of_a_device_moves_the_cursor() {
-        assert!(frame(&snapshot()).iter().all(|line| !line.text.chars().any(char::is_control)));
+        assert!(frame(&snapshot(), 80).iter().all(|line| !line.text.chars().any(char::is_control)));
     }
 }

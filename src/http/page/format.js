@@ -48,7 +48,7 @@ const short = new Intl.NumberFormat("en", { notation: "compact", maximumSignific
 export const count = (number) => whole.format(number);
 
 /** `950`, `12.3K`: for where there is little room. */
-export const compact = (number) => (Math.abs(number) < 1000 ? whole.format(number) : short.format(number));
+export const compact = (number) => (Math.abs(number) < 999.5 ? whole.format(number) : short.format(number));
 
 /** `0.4/s`, `998/s`, `12.3K/s`. */
 export function rate(perSecond) {

@@ -56,19 +56,19 @@ export function showStages(table, snapshot) {
   renew(body, snapshot.stages.map((stage) => stage.name), () =>
     snapshot.stages.map((stage) => {
       const reads = snapshot.edges.filter((edge) => edge.to === stage.name).map((edge) => (edge.port ? `${edge.from}.${edge.port}` : edge.from));
-      return h("tr", {}, h("th", { scope: "row" }, stage.name), h("td", {}, stage.type_name), h("td", {}, h("span", { class: "pill" })), h("td", {}, reads.join(", ") || "–"),
-        ...Array.from({ length: 6 }, () => h("td", { class: "number" })));
+      return h("tr", {}, h("th", { scope: "row" }, stage.name), h("td", {}, h("span", { class: "pill" })),
+        ...Array.from({ length: 6 }, () => h("td", { class: "number" })), h("td", {}, stage.type_name), h("td", {}, reads.join(", ") || "–"));
     }));
   snapshot.stages.forEach((stage, index) => {
     const cells = body.rows[index].cells;
-    set(cells[2].firstChild, "data-state", stage.state);
-    say(cells[2].firstChild, stage.state);
+    set(cells[1].firstChild, "data-state", stage.state);
+    say(cells[1].firstChild, stage.state);
     const edges = snapshot.edges.filter((edge) => edge.to === stage.name);
     const waiting = edges.reduce((sum, edge) => sum + edge.waiting + edge.on_disk, 0) + (stage.spool?.records ?? 0);
     const oldest = Math.max(0, ...edges.map((edge) => edge.lag_seconds ?? 0));
     const figures = [rate(stage.rows_per_second), count(stage.rows), percent(stage.busy), percent(stage.blocked),
       oldest >= 1 ? `${count(waiting)}, ${seconds(oldest)}` : count(waiting), count(stage.rejected)];
-    figures.forEach((text, place) => say(cells[place + 4], text));
+    figures.forEach((text, place) => say(cells[place + 2], text));
   });
 }
 
