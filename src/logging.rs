@@ -14,7 +14,7 @@ pub struct LogArguments {
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "PIPELINE_LOG_FORMAT")]
     log_format: LogFormat,
     /// Which logs: error, warn, info, debug, trace, or a filter such as "info,rumqttc=debug".
-    #[arg(long, global = true, default_value = "info,mqtt5=warn", env = "PIPELINE_LOG")]
+    #[arg(long, global = true, default_value = "info,mqtt5=warn,aws_config=error", env = "PIPELINE_LOG")]
     log: String,
 }
 

@@ -55,7 +55,9 @@ impl fmt::Display for Report {
                 write!(f, " {rows:>10} {name}")?;
             }
             if stage.kind == "sink" {
-                write!(f, " {:>10} stored in {} groups", stage.rows_stored(), stage.groups_stored())?;
+                let groups = stage.groups_stored();
+                let s = if groups == 1 { "" } else { "s" };
+                write!(f, " {:>10} stored in {groups} group{s}", stage.rows_stored())?;
             }
             for (name, count) in stage.named() {
                 write!(f, ", {count} {}", name.replace('_', " "))?;

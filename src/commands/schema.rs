@@ -87,11 +87,11 @@ fn infer(arguments: &InferArguments) -> Result<(), Failure> {
         samples.read(input, format_of(arguments.format, file), arguments.limit).map_err(unreadable)?;
     }
     if let Some((line, reason)) = &samples.first_refused {
-        eprintln!(
-            "warning: {} lines hold no message, the first of them line {line}: {}",
-            samples.refused,
-            printable(reason)
-        );
+        let reason = printable(reason);
+        match samples.refused {
+            1 => eprintln!("warning: line {line} holds no message: {reason}"),
+            lines => eprintln!("warning: {lines} lines hold no message, the first of them line {line}: {reason}"),
+        }
     }
     let proposal = samples.observations.propose();
     if proposal.columns.is_empty() {

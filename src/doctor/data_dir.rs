@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use pipeline_engine::stage::DiskBounds;
 use pipeline_engine::storage::{FsStorage, Storage};
 use pipeline_engine::units::SizeText;
 use pipeline_engine::{Finding, Plan, Verdict};
@@ -164,20 +165,32 @@ fn room(plan: &Plan, base: &Path) -> Option<Finding> {
     let floor = bounds.iter().map(|(.., bound)| bound.free_bytes_min).max().unwrap_or(0);
     let to_come = most.saturating_sub(bytes_below(plan.data_dir()));
     if free < to_come.saturating_add(floor) {
-        let names: Vec<String> = bounds
-            .iter()
-            .map(|(stage, what, bound)| format!("{what} of \"{stage}\" {}", SizeText(bound.bytes_max)))
-            .collect();
-        let (floor, names) = (SizeText(floor), names.join(", "));
         let found = format!(
-            "{shown} are free, and an outage may need {} more ({names}), with {floor} left free: the disk fills up \
-             before the bounds hold",
-            SizeText(to_come)
+            "{shown} are free, and an outage may need {} more ({}), with {} left free: the disk fills up before the \
+             bounds hold",
+            SizeText(to_come),
+            what_may_come(&bounds),
+            SizeText(floor)
         );
         let fix = "Set `spool.max` of the sources and `overflow_max` in [pipeline] to what the disk has, or use a larger one.";
         return Some(finding("free space", Verdict::Warn, found, Some(fix)));
     }
     Some(finding("free space", Verdict::Pass, format!("{shown} are free, {} may be needed", SizeText(to_come)), None))
+}
+
+/// Each spool by its name, and in front of sinks, where all have the same room, how often.
+fn what_may_come(bounds: &[(&str, &str, DiskBounds)]) -> String {
+    let (spools, overflows): (Vec<_>, Vec<_>) = bounds.iter().partition(|(_, what, _)| *what == "spool");
+    let mut parts: Vec<String> = spools
+        .iter()
+        .map(|(stage, _, bound)| format!("{} in the spool of \"{stage}\"", SizeText(bound.bytes_max)))
+        .collect();
+    if let Some((.., bound)) = overflows.first() {
+        let inputs =
+            if overflows.len() == 1 { "the one input" } else { &format!("each of the {} inputs", overflows.len()) };
+        parts.push(format!("{} before {inputs} of sinks", SizeText(bound.bytes_max)));
+    }
+    parts.join(", ")
 }
 
 /// What lies in a folder; what can't be read counts as nothing.

@@ -46,7 +46,12 @@ fn summary(diagnosis: &Diagnosis) -> String {
         .iter()
         .flat_map(|part| part.findings.iter().map(move |finding| (part, finding)))
         .filter(|(_, finding)| finding.verdict == Verdict::Fail)
-        .map(|(part, finding)| format!("{} {}", printable(&part.name), finding.check))
+        .map(|(part, finding)| {
+            if part.name == finding.check {
+                return finding.check.to_owned();
+            }
+            format!("{} {}", printable(&part.name), finding.check)
+        })
         .collect();
     let named = if named.is_empty() { String::new() } else { format!(" ({})", named.join(", ")) };
     format!(

@@ -154,7 +154,10 @@ impl Line {
     /// So large a share is done in time.
     pub fn of_times(objective: Objective, within: Option<Within>, tally: Tally) -> Self {
         let target = within.map(|within| (within.limit.as_secs_f64(), within.share.rest()));
-        Self::of(objective, Unit::Seconds, target, tally)
+        let mut line = Self::of(objective, Unit::Seconds, target, tally);
+        // Without a limit none is in time, and none is late.
+        line.missed_ppm = line.missed_ppm.filter(|_| within.is_some());
+        line
     }
 
     /// What was measured of the database's queries and of whole dashboards.

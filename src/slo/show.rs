@@ -63,6 +63,7 @@ fn cells(line: &Line) -> Vec<String> {
     let ppm = |ppm: Option<f64>| ppm.map_or_else(|| "-".to_owned(), |ppm| format!("{} ppm", thousandths(ppm)));
     let counted = match line.tally.total {
         0 => "-".to_owned(),
+        total if line.missed_ppm.is_none() => format!("{} {}", grouped(total), line.counted),
         total => format!("{} of {} {}", grouped(line.tally.good), grouped(total), line.counted),
     };
     vec![

@@ -249,6 +249,11 @@ impl Resumption {
                 }
                 _ => "Set \"data_dir\" in [pipeline] to a folder on a local disk that this user may write to.",
             };
+            let source = match source.kind() {
+                // The system's own words are about blocking.
+                std::io::ErrorKind::WouldBlock => std::io::Error::new(source.kind(), "another run has it"),
+                _ => source,
+            };
             RunError::DataDir { dir, source, hint }
         })?;
         // Of partitions that several workers share, whatever this one has kept of them before is not the newest.

@@ -23,7 +23,10 @@ pub(super) async fn ask(provider: &SharedCredentialsProvider) -> Result<Credenti
                 .because(error)
                 .hint("Look at the AWS_ variables and at ~/.aws/config.")
         }
-        error => StageError::transient("credentials for AWS were not given").because(error),
+        error => StageError::transient("credentials for AWS were not given").because(error).hint(
+            "Outside AWS set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; on it look at the role of the \
+             instance or container.",
+        ),
     })
 }
 

@@ -77,7 +77,11 @@ impl Samples {
                 Err(error) if error.is_eof() && number == 1 => {
                     return self.read_whole(&line, input);
                 }
-                Err(error) => self.refuse(number, error.to_string()),
+                Err(error) => {
+                    // The newline is not what is wrong with a line that was cut off.
+                    let error = serde_json::from_slice::<Value>(line.trim_ascii_end()).err().unwrap_or(error);
+                    self.refuse(number, error.to_string().replace("line 1 column", "column"));
+                }
             }
         }
         Ok(())

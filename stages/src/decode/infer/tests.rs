@@ -156,3 +156,9 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_line_that_was_cut_off_is_told_as_such_and_not_by_its_newline() {
+    let (_, refused, first) = read(SampleFormat::Json, b"{\"a\": 1}\n{\"a\": \"x\n{\"a\": 2}\n");
+    assert_eq!((refused, first), (1, Some((2, "EOF while parsing a string at column 8".to_owned()))));
+}

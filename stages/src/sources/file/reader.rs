@@ -75,8 +75,10 @@ impl FileReader {
         bytes_max: usize,
         decoder: &mut Decoder,
     ) -> Result<Self, StageError> {
-        let refused =
-            |error: io::Error| StageError::permanent(format!("can't open \"{}\"", path.display())).because(error);
+        let refused = |error: io::Error| {
+            let error = StageError::permanent(format!("can't open \"{}\"", path.display())).because(error);
+            if path.is_relative() { error.hint("The path is relative to the working directory.") } else { error }
+        };
         let file = File::open(path).map_err(refused)?;
         if file.metadata().map_err(refused)?.is_dir() {
             let message = format!("\"{}\" is a folder", path.display());

@@ -219,7 +219,7 @@ impl Intake {
             broker,
             client_id = self.settings.client_id,
             session_present,
-            ?outage,
+            outage = outage.map(tracing::field::debug),
             "connected"
         );
         if !session_present {
