@@ -29,6 +29,12 @@ impl EmbeddedBroker {
             .map_err(|error| StageError::permanent(unusable("")).because(error))?
             .next();
         let listen: SocketAddr = found.ok_or_else(|| StageError::permanent(unusable(": it is no address")))?;
+        let taken =
+            "Is another broker running there? The port is that of \"url\", here and in the sources that read from it.";
+        // Tried first, since the broker's own error is a page of text.
+        if let Err(error) = tokio::net::TcpListener::bind(listen).await {
+            return Err(StageError::permanent(unusable("")).because(error).hint(taken));
+        }
         // By default it would write a folder into the current directory, and drop what a slow
         // subscriber has not fetched beyond 10,000 messages.
         let storage = StorageConfig::new()
@@ -40,9 +46,9 @@ impl EmbeddedBroker {
         let mut config = BrokerConfig::new().with_bind_addresses(vec![listen]).with_max_outbound_inflight(u16::MAX);
         config.storage_config = storage;
         config.sys_topics_enabled = false;
-        let mut broker = MqttBroker::with_config(config).await.map_err(|error| {
-            StageError::permanent(unusable("")).because(error.to_string()).hint("Is another broker running there?")
-        })?;
+        let mut broker = MqttBroker::with_config(config)
+            .await
+            .map_err(|error| StageError::permanent(unusable("")).because(error.to_string()).hint(taken))?;
         let stop = broker.shutdown_handle();
         let mut ready = broker.ready_receiver();
         let task = tokio::spawn(async move {
@@ -69,5 +75,22 @@ impl EmbeddedBroker {
 impl Drop for EmbeddedBroker {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_is_told_in_a_line() {
+        let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let place = other.local_addr().expect("an address");
+        let address = Address::parse("url", &format!("mqtt://{place}")).expect("a url");
+        let error = EmbeddedBroker::start(&address).await.err().expect("somebody listens there");
+        let text = error.chain();
+        let start = format!("the embedded broker can't listen on \"{place}\": Address already in use");
+        assert!(text.starts_with(&start) && text.contains("Is another broker running there?"), "{text}");
+        assert!(!text.contains('\n'), "{text}");
     }
 }

@@ -58,7 +58,10 @@ impl FileFetcher {
 }
 
 fn read(place: &Place, path: &Path) -> Result<Content, StageError> {
-    let file = File::open(path).map_err(|error| place.broken("can't be opened").because(error))?;
+    let file = File::open(path).map_err(|error| {
+        let error = place.broken("can't be opened").because(error);
+        if path.is_relative() { error.hint("The path is relative to the working directory.") } else { error }
+    })?;
     let bytes = file.metadata().map_err(|error| place.broken("can't be opened").because(error))?.len();
     if bytes > place.bytes_max {
         return Err(too_large(place, bytes));
