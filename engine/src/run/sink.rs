@@ -105,6 +105,8 @@ pub(super) struct SinkTask {
     outbox: Outbox,
     stats: Arc<StageStats>,
     replayed: Counter,
+    /// In the sink's hands until the group before it is stored.
+    waiting: Option<(usize, Batch)>,
     /// Where several workers share the source.
     orders: Option<mpsc::UnboundedReceiver<SinkOrder>>,
     /// The tenures that are on record, by partition.
@@ -130,6 +132,7 @@ impl SinkTask {
             outbox,
             replayed: Counter::default(),
             stats,
+            waiting: None,
             orders,
             tenures: BTreeMap::new(),
         }
@@ -144,13 +147,12 @@ impl SinkTask {
         resumes: bool,
         stopping: CancellationToken,
     ) -> Result<(), StageError> {
-        let mut waiting = None;
         if !opened {
             tokio::select! {
                 biased;
                 opened = open(self.sink.as_mut(), &self.stats, self.on_permanent) => opened?,
                 // Nobody waits for an outside that is not needed.
-                () = nothing_to_store(&mut inbox, &stopping, &self.stats, &mut waiting) => return Ok(()),
+                () = nothing_to_store(&mut inbox, &stopping, &self.stats, &mut self.waiting) => return Ok(()),
             }
             self.stats.set_state(StageState::Running);
         }
@@ -158,16 +160,11 @@ impl SinkTask {
         if resumes && self.orders.is_none() {
             self.learn_committed().await?;
         }
-        loop {
-            let next = match waiting.take() {
-                Some((edge, batch)) => {
-                    self.stats.out_of_hand(batch.rows.num_rows());
-                    Some((edge, batch))
-                }
-                None => self.next_batch(&mut inbox).await?,
+        while let Some((edge, batch)) = self.next_batch(&mut inbox).await? {
+            let Some(first) = self.unless_stored(edge, batch) else {
+                self.stats.holds_nothing();
+                continue;
             };
-            let Some((edge, batch)) = next else { break };
-            let Some(first) = self.unless_stored(edge, batch) else { continue };
             let group = self.collect(edge, first, &mut inbox).await?;
             self.store(group).await?;
             self.stats.holds_nothing();
@@ -235,6 +232,11 @@ impl SinkTask {
                 None => timeout_at(deadline, inbox.next_batch()).await.ok().flatten(),
             };
             let Some((edge, batch)) = next else { break };
+            if self.is_ahead_of_orders(&batch) {
+                self.stats.taken_in_hand(batch.rows.num_rows());
+                self.waiting = Some((edge, batch));
+                break;
+            }
             if let Some(batch) = self.unless_stored(edge, batch) {
                 self.gather(&mut gathered, edge, batch)?;
             }

@@ -6,6 +6,20 @@ use super::{Adopted, Batch, Claim, Group, Inbox, Patience, SinkOrder, SinkTask, 
 impl SinkTask {
     /// The next batch; meanwhile, between groups, what is ordered.
     pub(super) async fn next_batch(&mut self, inbox: &mut Inbox) -> Result<Option<(usize, Batch)>, StageError> {
+        let next = match self.waiting.take() {
+            Some((edge, batch)) => {
+                self.stats.out_of_hand(batch.rows.num_rows());
+                Some((edge, batch))
+            }
+            None => self.ordered_or_next(inbox).await?,
+        };
+        if let Some((_, batch)) = &next {
+            self.catch_up_with(batch).await?;
+        }
+        Ok(next)
+    }
+
+    async fn ordered_or_next(&mut self, inbox: &mut Inbox) -> Result<Option<(usize, Batch)>, StageError> {
         loop {
             let Some(orders) = &mut self.orders else { return Ok(inbox.next_batch().await) };
             tokio::select! {
@@ -18,6 +32,26 @@ impl SinkTask {
                 batch = inbox.next_batch() => return Ok(batch),
             }
         }
+    }
+
+    /// Whether a batch is of a tenure that this sink has not begun. A tenure is ordered before its first batch is sent, but a
+    /// sink that is optional is not waited for: it may be in the midst of a group then.
+    pub(super) fn is_ahead_of_orders(&self, batch: &Batch) -> bool {
+        batch.ack.partition().is_some_and(|partition| {
+            !partition.is_revoked() && self.tenures.get(partition.name()).copied() < partition.tenure()
+        })
+    }
+
+    /// Obeys what was ordered before a batch was sent.
+    async fn catch_up_with(&mut self, batch: &Batch) -> Result<(), StageError> {
+        while self.is_ahead_of_orders(batch) {
+            let waiting = self.orders.as_mut().and_then(|orders| orders.try_recv().ok());
+            // None waits any more: the tenure was refused.
+            let Some(order) = waiting else { break };
+            self.stats.holds_since(batch.ack.received_at_us());
+            self.obey(order).await?;
+        }
+        Ok(())
     }
 
     async fn obey(&mut self, order: SinkOrder) -> Result<(), StageError> {
@@ -72,7 +106,8 @@ impl SinkTask {
         Ok(Ok(adopted))
     }
 
-    /// Whether another worker has, or may have, the partition that a batch is of.
+    /// Whether another worker has, or may have, the partition that a batch is of. To be asked of what is not ahead of the
+    /// orders.
     pub(super) fn is_taken_over(&self, batch: &Batch) -> bool {
         let Some(partition) = batch.ack.partition().filter(|partition| partition.tenure().is_some()) else {
             return false;

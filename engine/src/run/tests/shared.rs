@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::resumed::RunningSum;
 use super::*;
 use crate::Partition;
+use crate::plan::PlanBuilder;
 use crate::position::Position;
 use crate::tenure::Claimed;
 
@@ -88,8 +89,9 @@ struct Outside {
 struct Fenced {
     #[serde(skip)]
     outside: Arc<Mutex<Outside>>,
+    /// Exactly once, unless it says otherwise.
     #[serde(skip)]
-    refuses: bool,
+    sharing: Option<Sharing>,
 }
 
 impl SinkConfig for Fenced {
@@ -107,7 +109,7 @@ impl Sink for Fenced {
     }
 
     fn sharing(&self) -> Sharing {
-        if self.refuses { Sharing::Refused("Not by this one.") } else { Sharing::ExactlyOnce }
+        self.sharing.clone().unwrap_or(Sharing::ExactlyOnce)
     }
 
     async fn adopt(&mut self, partition: &str, tenure: u64, _: &[String]) -> Result<Adopted, StageError> {
@@ -165,16 +167,19 @@ struct Worker {
 
 impl Worker {
     fn start(outside: &Arc<Mutex<Outside>>) -> Self {
+        Self::start_with(outside, |plan| plan)
+    }
+
+    /// With something beside the table.
+    fn start_with(outside: &Arc<Mutex<Outside>>, beside: impl FnOnce(PlanBuilder) -> PlanBuilder) -> Self {
         let home = tempfile::tempdir().expect("a folder");
         let (orders, told) = mpsc::unbounded_channel();
         let plan = Plan::builder("p")
             .data_dir(home.path())
             .source("told", Told { orders: Some(told) })
             .transform("sums", &["told"], RunningSum::default())
-            .sink("table", &["sums"], Fenced { outside: outside.clone(), refuses: false })
-            .build()
-            .unwrap();
-        let run = Run::new(plan);
+            .sink("table", &["sums"], Fenced { outside: outside.clone(), sharing: None });
+        let run = Run::new(beside(plan).build().unwrap());
         let stats = run.stats();
         Self { orders, task: tokio::spawn(run.until(std::future::pending())), stats, _home: home }
     }
@@ -283,13 +288,66 @@ async fn a_partition_that_comes_back_begins_where_others_have_come_to() {
     there.end().await;
 }
 
+/// A worker with an optional sink that collects for a second, and what that has stored.
+fn with_a_slow_tap(outside: &Arc<Mutex<Outside>>) -> (Worker, Stored) {
+    let tap = Memory { linger_ms: 1_000, ..Memory::default() };
+    let stored = tap.stored.clone();
+    (Worker::start_with(outside, |plan| plan.sink("tap", &["told"], tap).optional("tap")), stored)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_optional_sink_in_the_midst_of_a_group_takes_rows_of_a_partition_that_is_claimed_meanwhile() {
+    let outside = Arc::new(Mutex::new(Outside::default()));
+    let (worker, tapped) = with_a_slow_tap(&outside);
+    let early = worker.claim("early", 1).await.unwrap().partition;
+    worker.tell(Order::Send { partition: early.clone(), numbers: 1..=1 });
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let late = worker.claim("late", 1).await.unwrap().partition;
+    worker.store(&late, 10..=11).await;
+    assert!(!early.is_revoked() && !late.is_revoked(), "nobody has taken anything over");
+    assert_eq!(outside.lock().unwrap().rows, [1, 10, 21]);
+    assert_eq!(*tapped.lock().unwrap(), [1, 10, 11]);
+    worker.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_optional_sink_in_the_midst_of_a_group_begins_with_the_next_tenure_where_that_begins() {
+    let outside = Arc::new(Mutex::new(Outside::default()));
+    let (worker, tapped) = with_a_slow_tap(&outside);
+    let before = worker.claim("shard", 1).await.unwrap().partition;
+    worker.tell(Order::Send { partition: before, numbers: 1..=1 });
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let again = worker.claim("shard", 2).await.unwrap().partition;
+    worker.store(&again, 1..=1).await;
+    worker.store(&again, 2..=2).await;
+    assert!(!again.is_revoked());
+    assert_eq!(outside.lock().unwrap().rows, [1, 3], "each once");
+    assert_eq!(*tapped.lock().unwrap(), [1, 1, 2], "at least once");
+    worker.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_optional_sink_that_has_a_later_tenure_on_record_takes_nothing_of_an_earlier_one() {
+    let outside = Arc::new(Mutex::new(Outside::default()));
+    let elsewhere = Arc::new(Mutex::new(Outside::default()));
+    elsewhere.lock().unwrap().tenures.insert("told/shard".to_owned(), 5);
+    let other = Fenced { outside: elsewhere.clone(), sharing: Some(Sharing::AtLeastOnce) };
+    let worker = Worker::start_with(&outside, |plan| plan.sink("other", &["sums"], other).optional("other"));
+    let partition = worker.claim("shard", 1).await.unwrap().partition;
+    worker.store(&partition, 1..=1).await;
+    assert!(partition.is_revoked());
+    assert!(elsewhere.lock().unwrap().rows.is_empty());
+    worker.end().await;
+}
+
 #[test]
 fn what_several_workers_can_not_share_is_refused() {
     let build = |refuses: bool, fenced: bool, alone: bool| {
+        let refusal = refuses.then_some(Sharing::Refused("Not by this one."));
         let mut plan = Plan::builder("p").source("told", Told { orders: None });
         plan = plan.transform("sums", &["told"], RunningSum::default());
         plan = match fenced {
-            true => plan.sink("table", &["sums"], Fenced { refuses, ..Fenced::default() }),
+            true => plan.sink("table", &["sums"], Fenced { sharing: refusal, ..Fenced::default() }),
             false => plan.sink("table", &["sums"], Memory::default()),
         };
         if !alone {
