@@ -190,6 +190,18 @@ impl SourceContext {
         self.tenures.end(partition);
     }
 
+    /// Has the sinks forget a shared partition that is over, and that nobody will claim again. `heirs`: the partitions that have
+    /// come of it and are not over themselves. False as long as one of these would begin with what is kept of it: to be
+    /// asked again later. See [`Sink::forget`](crate::stage::Sink::forget).
+    ///
+    /// # Errors
+    /// A sink can't.
+    pub async fn forget(&self, name: &str, heirs: &[String]) -> Result<bool, StageError> {
+        let full = |name: &str| format!("{}/{name}", self.name);
+        let heirs: Vec<String> = heirs.iter().map(|heir| full(heir)).collect();
+        self.tenures.forget(&full(name), &heirs).await
+    }
+
     /// Asks for a checkpoint now, and not after the interval: [`Partition::checkpointed`] tells when it is there.
     pub fn want_checkpoint(&self) {
         self.tenures.want_checkpoint();

@@ -238,6 +238,19 @@ pub trait Sink: Send {
         Err(StageError::bug("a sink was asked to keep a checkpoint that can't"))
     }
 
+    /// A partition that several workers have shared is over, and nobody will claim it again: takes what [`Sink::adopt`] and
+    /// [`Sink::keep_checkpoint`] have put down of it off the record. `heirs` are the partitions that have come of it and are not
+    /// over themselves: as long as one of them has no checkpoint of its own it begins with this one's, which therefore
+    /// stays. True once nothing is on record any more; positions don't count. Called between groups, and again after a while
+    /// where it is false or fails.
+    ///
+    /// # Errors
+    /// As for [`Sink::adopt`].
+    async fn forget(&mut self, partition: &str, heirs: &[String]) -> Result<bool, StageError> {
+        let _ = (partition, heirs);
+        Ok(true)
+    }
+
     /// All or nothing: every row of the group is durable on return, and [`Group::advances`] with it,
     /// or none is visible.
     ///

@@ -7,7 +7,7 @@
 //! moves with it.
 //!
 //! ```text
-//! claim ──▶ sinks adopt: number on record, positions and state read ──▶ rows ──▶ checkpoint ──▶ … ──▶ retire
+//! claim ──▶ sinks adopt: number on record, positions and state read ──▶ rows ──▶ checkpoint ──▶ … ──▶ retire ──▶ forget
 //!                                                                        └── revoked: somebody else has it now
 //! ```
 
@@ -51,6 +51,8 @@ pub(crate) enum SinkOrder {
     Adopt { claim: Claim, answer: oneshot::Sender<Result<Adopted, StageError>> },
     /// To keep a checkpoint of a partition.
     Keep { partition: Partition, checkpoint: Vec<u8>, answer: oneshot::Sender<Result<(), StageError>> },
+    /// To forget a partition that is over, by its full name, unless it is needed by one of those that have come of it.
+    Forget { partition: String, heirs: Vec<String>, answer: oneshot::Sender<Result<bool, StageError>> },
 }
 
 /// What a sink is told of a tenure that begins.
@@ -88,16 +90,33 @@ impl Tenures {
         (orders, ordered)
     }
 
-    /// Puts a tenure on record in every sink, and gathers what they say. An optional one is told, and not waited for.
+    /// Puts a tenure on record in every sink, and gathers what they say.
     ///
     /// # Errors
     /// Somebody has a later one, or it was revoked meanwhile ([`StageError::superseded_partitions`]); or a sink can't.
     pub(crate) async fn adopt(&self, claim: &Claim) -> Result<Vec<Adopted>, StageError> {
+        self.ask(|answer| SinkOrder::Adopt { claim: claim.clone(), answer }).await
+    }
+
+    /// Has every sink forget a partition that is over. Whether all that are required have.
+    ///
+    /// # Errors
+    /// A sink can't.
+    pub(crate) async fn forget(&self, partition: &str, heirs: &[String]) -> Result<bool, StageError> {
+        let order = |answer| SinkOrder::Forget { partition: partition.to_owned(), heirs: heirs.to_owned(), answer };
+        Ok(self.ask(order).await?.into_iter().all(|forgotten| forgotten))
+    }
+
+    /// Orders something of every sink. An optional one is told, and not waited for.
+    async fn ask<T>(
+        &self,
+        order: impl Fn(oneshot::Sender<Result<T, StageError>>) -> SinkOrder,
+    ) -> Result<Vec<T>, StageError> {
         let sinks = lock(&self.0.sinks).clone();
         let mut answers = Vec::new();
         for (sink, required) in sinks {
             let (answer, answered) = oneshot::channel();
-            sink.send(SinkOrder::Adopt { claim: claim.clone(), answer }).map_err(|_| StageError::reader_gone())?;
+            sink.send(order(answer)).map_err(|_| StageError::reader_gone())?;
             if required {
                 answers.push(answered);
             }

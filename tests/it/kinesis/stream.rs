@@ -80,7 +80,7 @@ impl Stream {
         answer.shards().to_vec()
     }
 
-    async fn open_shards(&self) -> Vec<Shard> {
+    pub async fn open_shards(&self) -> Vec<Shard> {
         let is_open =
             |shard: &Shard| shard.sequence_number_range().is_none_or(|range| range.ending_sequence_number().is_none());
         self.shards().await.into_iter().filter(is_open).collect()

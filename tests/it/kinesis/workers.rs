@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_kinesis::types::Shard;
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
+use super::door::{Door, Faults};
 use super::stream::{Put, Stream};
 use crate::process::{Process, root, wait_until};
 use crate::services;
@@ -64,6 +66,11 @@ impl Site {
 
     /// Starts a run of the pipeline: a worker of that name, or with `None` one that has the stream to itself.
     fn start(&self, store: &Store, worker: Option<&str>) -> Process {
+        self.start_with(store, worker, &[])
+    }
+
+    /// The same, with other endpoints.
+    fn start_with(&self, store: &Store, worker: Option<&str>, others: &[(&str, &str)]) -> Process {
         let name = worker.unwrap_or("alone");
         let text = std::fs::read_to_string(root().join("tests/it/kinesis/workers.toml")).unwrap();
         let workers = format!(
@@ -83,7 +90,9 @@ impl Site {
         ] {
             variables.push((variable.to_owned(), value.clone()));
         }
-        let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (&**name, &**value)).collect();
+        variables.retain(|(name, _)| !others.iter().any(|(other, _)| other == name));
+        let variables = variables.iter().map(|(name, value)| (&**name, &**value));
+        let variables: Vec<(&str, &str)> = variables.chain(others.iter().copied()).collect();
         Process::start(&["run", &file.display().to_string()], &variables, self.folder.path(), name)
     }
 
@@ -102,6 +111,12 @@ impl Site {
             *owners.entry(owner).or_default() += 1;
         }
         owners
+    }
+
+    /// How many shards the table of leases knows.
+    fn leases(&self) -> usize {
+        let scan = self.leases.scan().table_name(&self.stream.name).consistent_read(true).send();
+        self.runtime.block_on(scan).expect("the table is there").count() as usize
     }
 
     /// Waits until these workers have all shards of the stream among them, give or take one.
@@ -261,4 +276,24 @@ fn what_is_remembered_of_a_shard_goes_on_in_its_children() {
     let seqs = site.runtime.block_on(putting).unwrap();
     site.assert_as_alone(&store, seqs);
     [a, b].into_iter().for_each(assert_ended_well);
+
+    // The stream forgets what is closed, and so do a worker, its sinks and the table of leases.
+    let (shards, open) = site.runtime.block_on(async {
+        let shards = site.stream.shards().await;
+        (shards.len() as i64, site.stream.open_shards().await)
+    });
+    let known = || site.number(&store, "select count(distinct partition) from _pipeline_claims");
+    assert_eq!((shards, known()), (6, 6), "three shards, two of a split, one of a merge");
+    let door = site.runtime.block_on(Door::before(&site.stream.endpoint, 7, Faults::default()));
+    let is_open = |shard: &Shard| open.iter().any(|one| one.shard_id() == shard.shard_id());
+    let all = site.runtime.block_on(site.stream.shards());
+    let closed: Vec<&str> = all.iter().filter(|shard| !is_open(shard)).map(Shard::shard_id).collect();
+    door.unlist(&closed);
+    let c = site.start_with(&store, Some("c"), &[("AWS_ENDPOINT_URL_KINESIS", &door.endpoint)]);
+    wait_until("closed shards to be forgotten", || (known() == 3 && site.leases() == 3).then_some(()));
+    site.runtime.block_on(site.stream.put(readings(seqs)));
+    site.wait_for_rows(&store, "readings", ((seqs + 1) * DEVICES) as i64);
+    assert_ended_well(c);
+    let minutes = "select count(*) from (select device, window_start from minutes group by 1, 2 having count(*) > 1) t";
+    assert_eq!(site.number(&store, minutes), 0, "what was remembered is not begun anew");
 }

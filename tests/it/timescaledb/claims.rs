@@ -52,6 +52,32 @@ async fn a_worker_whose_tenure_is_over_stores_nothing_and_the_next_one_learns_ho
 }
 
 #[tokio::test]
+async fn a_shard_that_is_over_is_forgotten_once_all_that_has_come_of_it_has_a_checkpoint_of_its_own() {
+    let mut sink = ledgered(&database_url(), "key = []").await;
+    sink.open().await.unwrap();
+    sink.sink.sink.adopt(SHARD, 1, &[]).await.unwrap();
+    sink.sink.sink.write(&held(1, 10, 1)).await.unwrap();
+    sink.sink.sink.keep_checkpoint(SHARD, 1, b"of the parent").await.unwrap();
+    let heirs = ["telemetry/2", "telemetry/3"].map(str::to_owned);
+    for (number, heir) in heirs.iter().enumerate() {
+        assert!(!sink.sink.sink.forget(SHARD, &heirs).await.unwrap(), "{heir} begins with it");
+        let adopted = sink.sink.sink.adopt(heir, 1, &[SHARD.to_owned()]).await.unwrap();
+        assert_eq!(adopted.inherited, [b"of the parent".to_vec()], "heir {number}");
+        assert!(!sink.sink.sink.forget(SHARD, &heirs).await.unwrap(), "until it has one of its own");
+        sink.sink.sink.keep_checkpoint(heir, 1, b"of the child").await.unwrap();
+    }
+    for _ in 0..2 {
+        assert!(sink.sink.sink.forget(SHARD, &heirs).await.unwrap(), "also where another worker has been first");
+    }
+    // Whoever still has something of it in its hands stores nothing, and what was stored stays known.
+    superseded(sink.sink.sink.write(&held(2, 10, 1)).await);
+    superseded(sink.sink.sink.keep_checkpoint(SHARD, 1, b"late").await);
+    assert_eq!(sink.ledger().await, ["valid telemetry/1 1 10"]);
+    let adopted = sink.sink.sink.adopt(&heirs[0], 2, &[SHARD.to_owned()]).await.unwrap();
+    assert_eq!(adopted.checkpoint.as_deref(), Some(&b"of the child"[..]));
+}
+
+#[tokio::test]
 async fn a_session_that_is_stuck_in_the_midst_of_a_group_is_ended_by_the_next_owner() {
     let proxy = Proxy::before(&database_url()).await;
     let mut first = ledgered(&proxy.url, "key = []").await;

@@ -71,6 +71,9 @@ impl SinkTask {
                 };
                 answer.send(kept).ok();
             }
+            SinkOrder::Forget { partition, heirs, answer } => {
+                answer.send(self.sink.forget(&partition, &heirs).await).ok();
+            }
         }
         Ok(())
     }

@@ -26,6 +26,11 @@ enum Order {
     },
     Retire(Partition),
     WantCheckpoint,
+    Forget {
+        partition: &'static str,
+        heir: &'static str,
+        answer: oneshot::Sender<Result<bool, StageError>>,
+    },
 }
 
 /// Does as it is told.
@@ -60,6 +65,9 @@ impl Source for Told {
                 }
                 Order::Retire(partition) => cx.retire(&partition).await,
                 Order::WantCheckpoint => cx.want_checkpoint(),
+                Order::Forget { partition, heir, answer } => {
+                    answer.send(cx.forget(partition, &[heir.to_owned()]).await).ok();
+                }
             }
         }
         cx.close().await;
@@ -139,6 +147,16 @@ impl Sink for Fenced {
         Ok(())
     }
 
+    async fn forget(&mut self, partition: &str, heirs: &[String]) -> Result<bool, StageError> {
+        let mut outside = self.outside.lock().unwrap();
+        if heirs.iter().any(|heir| !outside.checkpoints.contains_key(heir)) {
+            return Ok(false);
+        }
+        outside.tenures.remove(partition);
+        outside.checkpoints.remove(partition);
+        Ok(true)
+    }
+
     async fn write(&mut self, group: &Group) -> Result<(), StageError> {
         let mut outside = self.outside.lock().unwrap();
         let is_lost = |(partition, tenure): &(&str, u64)| outside.tenures.get(*partition) != Some(tenure);
@@ -192,6 +210,12 @@ impl Worker {
         let (answer, answered) = oneshot::channel();
         self.tell(Order::Claim { partition, tenure, answer });
         answered.await.expect("the source runs")
+    }
+
+    async fn forget(&self, partition: &'static str, heir: &'static str) -> bool {
+        let (answer, answered) = oneshot::channel();
+        self.tell(Order::Forget { partition, heir, answer });
+        answered.await.expect("the source runs").expect("the sinks can")
     }
 
     /// Sends, and waits until it is stored or given up.
@@ -337,6 +361,24 @@ async fn an_optional_sink_that_has_a_later_tenure_on_record_takes_nothing_of_an_
     worker.store(&partition, 1..=1).await;
     assert!(partition.is_revoked());
     assert!(elsewhere.lock().unwrap().rows.is_empty());
+    worker.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_partition_that_is_over_is_forgotten_by_every_sink_once_its_heir_has_a_checkpoint() {
+    let outside = Arc::new(Mutex::new(Outside::default()));
+    let (worker, _) = with_a_slow_tap(&outside);
+    let over = worker.claim("over", 1).await.unwrap().partition;
+    worker.store(&over, 1..=1).await;
+    worker.checkpoint(&over, 1).await;
+    worker.tell(Order::Retire(over));
+    let heir = worker.claim("heir", 1).await.unwrap().partition;
+    assert!(!worker.forget("over", "heir").await, "the heir begins with what is kept of it");
+    worker.store(&heir, 1..=1).await;
+    worker.checkpoint(&heir, 1).await;
+    assert!(worker.forget("over", "heir").await);
+    let known: Vec<String> = outside.lock().unwrap().tenures.keys().cloned().collect();
+    assert_eq!(known, ["told/heir"]);
     worker.end().await;
 }
 

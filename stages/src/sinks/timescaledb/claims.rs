@@ -194,6 +194,32 @@ impl Claims {
         }
     }
 
+    /// Takes a partition off the record that nobody will claim again, unless one of its heirs would begin with what is kept of
+    /// it. True once nothing of it is there.
+    ///
+    /// What a worker still has in its hands of it stays refused: a tenure that is not on record is over. Should somebody claim it
+    /// once more after all, it begins anew, behind the positions in the ledger, which stay.
+    pub async fn forget(&self, client: &Client, partition: &str, heirs: &[String]) -> Result<bool, StageError> {
+        let sql = format!(
+            "WITH forgotten AS (DELETE FROM {0} WHERE pipeline = $1 AND sink = $2 AND partition = $3 \
+             AND (checkpoint IS NULL OR NOT EXISTS (SELECT FROM unnest($4::text[]) AS heirs (heir) WHERE NOT EXISTS \
+             (SELECT FROM {0} AS theirs WHERE theirs.pipeline = $1 AND theirs.sink = $2 AND theirs.partition = heir \
+             AND theirs.checkpoint IS NOT NULL))) RETURNING 1) \
+             SELECT EXISTS (SELECT FROM forgotten) \
+             OR NOT EXISTS (SELECT FROM {0} WHERE pipeline = $1 AND sink = $2 AND partition = $3)",
+            self.table
+        );
+        let row = client.query_one(&sql, &[&self.pipeline, &self.sink, &partition, &heirs]).await;
+        row.map(|row| row.get(0)).map_err(|error| {
+            let error = while_opening(error, &format!("can't forget \"{partition}\" in {}", self.table));
+            if error.outside_code() == Some("42501") {
+                error.hint(format!("To mend it: GRANT DELETE ON {} TO the sink's user.", self.table))
+            } else {
+                error
+            }
+        })
+    }
+
     /// Within the transaction of a group: the partitions of these that another worker has by now. Where there is none, none
     /// can be taken over before its end.
     pub async fn lost(

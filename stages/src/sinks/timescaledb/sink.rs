@@ -172,6 +172,18 @@ impl Sink for TimescaleDb {
         kept
     }
 
+    async fn forget(&mut self, partition: &str, heirs: &[String]) -> Result<bool, StageError> {
+        self.keeps_positions = true;
+        self.is_shared = true;
+        let session = self.ready_session().await?;
+        let limit = self.write_timeout;
+        let late = |_| Err(StageError::transient(format!("{} did not answer within {limit:?}", self.database)));
+        let forgetting = self.claims.forget(session.client(), partition, heirs);
+        let forgotten = tokio::time::timeout(limit, forgetting).await.unwrap_or_else(late);
+        self.session = Some(session).filter(|_| forgotten.is_ok());
+        forgotten
+    }
+
     async fn probe(&mut self) -> Result<String, StageError> {
         let link = self.database.connect().await?;
         let (client, table) = (&link.client, &self.table);

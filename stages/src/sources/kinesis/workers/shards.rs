@@ -28,11 +28,17 @@ impl SharedReading {
         self.held.insert(lease.shard.clone(), held);
     }
 
+    /// What a shard is called where its rows are stored.
+    pub(super) fn partition_of(&self, shard: &str) -> String {
+        format!("{}@{}/{shard}", self.shared.stream.name(), self.application)
+    }
+
     /// Tells the sinks that a shard is ours.
     pub(super) fn claim(&mut self, shard: &str) {
+        let name = self.partition_of(shard);
+        let Some(Held { parents, .. }) = self.held.get(shard) else { return };
+        let parents: Vec<String> = parents.iter().map(|parent| self.partition_of(parent)).collect();
         let Some(held) = self.held.get_mut(shard) else { return };
-        let named = |shard: &str| format!("{}@{}/{shard}", self.shared.stream.name(), self.application);
-        let (name, parents) = (named(shard), held.parents.iter().map(|parent| named(parent)).collect::<Vec<_>>());
         let (shared, tenure, otherwise) = (self.shared.clone(), held.tenure, held.checkpoint.position());
         let shard = shard.to_owned();
         let task = self.tasks.spawn(async move {
@@ -71,6 +77,39 @@ impl SharedReading {
                 }
             }
             Outcome::Stored(_) => {}
+            Outcome::Forgotten(forgotten) => self.forgotten(shard, tenure, forgotten).await?,
+        }
+        Ok(())
+    }
+
+    /// The sinks were asked to forget a shard.
+    async fn forgotten(
+        &mut self,
+        shard: &str,
+        counter: u64,
+        outcome: Result<bool, StageError>,
+    ) -> Result<(), StageError> {
+        self.forgetting.remove(shard);
+        match outcome {
+            Ok(true) => {
+                tracing::info!(stage = self.shared.stage, shard, "the stream has forgotten the shard, and so have we");
+                self.forgetting_failed = false;
+                if let Err(error) = self.table.forget(shard, counter).await {
+                    self.patient(error)?;
+                }
+            }
+            // What has come of it still begins with it. It is asked for again when the shards are listed next.
+            Ok(false) => {}
+            Err(error) => {
+                if !std::mem::replace(&mut self.forgetting_failed, true) {
+                    tracing::warn!(
+                        stage = self.shared.stage,
+                        shard,
+                        "a shard that is over stays on record: {}",
+                        error.chain()
+                    );
+                }
+            }
         }
         Ok(())
     }

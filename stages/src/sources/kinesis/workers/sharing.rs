@@ -1,7 +1,7 @@
 //! A run of the source as one of several workers: renews its leases, takes those that it should have, hands over those that
 //! others should have, and reads the shards of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +41,10 @@ pub(in super::super) struct SharedReading {
     pub(super) sightings: Sightings,
     /// By shard.
     pub(super) held: BTreeMap<String, Held>,
+    /// Shards that the sinks are asked to forget.
+    pub(super) forgetting: BTreeSet<String>,
+    /// That they can't was said.
+    pub(super) forgetting_failed: bool,
     pub(super) listed: Vec<Shard>,
     pub(super) list_at: Instant,
     pub(super) tasks: JoinSet<(String, u64, Outcome)>,
@@ -62,6 +66,8 @@ pub(super) enum Outcome {
     Read(Result<Ended, StageError>),
     /// Whether everything that was read is stored and kept.
     Stored(bool),
+    /// Whether nothing of a shard is on record any more. The number beside it is the counter of its lease.
+    Forgotten(Result<bool, StageError>),
 }
 
 impl SharedReading {
@@ -122,6 +128,8 @@ impl SharedReading {
             answers: Arc::new(Semaphore::new(ANSWERS_MAX)),
             sightings: Sightings::default(),
             held: BTreeMap::new(),
+            forgetting: BTreeSet::new(),
+            forgetting_failed: false,
             listed: Vec::new(),
             list_at: Instant::now(),
             tasks: JoinSet::new(),

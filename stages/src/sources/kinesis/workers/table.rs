@@ -182,11 +182,11 @@ impl LeaseTable {
     ///
     /// # Errors
     /// As the service says.
-    pub(super) async fn forget(&self, lease: &Lease) -> Result<(), StageError> {
-        let request = self.client()?.delete_item().table_name(&self.name).key(KEY, text(&lease.shard));
+    pub(super) async fn forget(&self, shard: &str, counter: u64) -> Result<(), StageError> {
+        let request = self.client()?.delete_item().table_name(&self.name).key(KEY, text(shard));
         let request = request.condition_expression(format!("{COUNTER} = :counter"));
-        let deleted = request.expression_attribute_values(":counter", number(lease.counter)).send().await;
-        self.unless_it_is_not_so(deleted, &lease.shard).map(drop)
+        let deleted = request.expression_attribute_values(":counter", number(counter)).send().await;
+        self.unless_it_is_not_so(deleted, shard).map(drop)
     }
 
     /// Takes a lease as it was seen. `from`: the worker that hands it over, which is left to store what it has read. Gives

@@ -11,7 +11,7 @@ use super::super::roster::Origin;
 use super::balance::{Wanted, wanted};
 use super::held::{Held, Standing, Why};
 use super::lease::Lease;
-use super::sharing::SharedReading;
+use super::sharing::{Outcome, SharedReading};
 
 impl SharedReading {
     /// Renews what is ours, hands over what others ask for, and takes what we should have.
@@ -50,7 +50,7 @@ impl SharedReading {
         leases.iter().any(|lease| lease.is_ended() && is_listed(&lease.shard) && !has_child(&lease.shard))
     }
 
-    /// Gives every shard of the stream a lease, and forgets those of shards that the stream has forgotten.
+    /// Gives every shard of the stream a lease, and forgets what the stream has forgotten.
     async fn enrol(&mut self, leases: &mut Vec<Lease>) -> Result<(), StageError> {
         self.listed = self.shared.stream.shards().await?;
         let is_known = |id: &String| leases.iter().any(|lease| lease.shard == *id);
@@ -71,11 +71,29 @@ impl SharedReading {
             self.table.add(lease).await?;
         }
         let is_listed = |lease: &Lease| self.listed.iter().any(|shard| shard.id == lease.shard);
-        for lease in leases.iter().filter(|lease| lease.is_ended() && lease.owner.is_none() && !is_listed(lease)) {
-            self.table.forget(lease).await?;
-        }
+        // Before the list was read they were known, so all that has come of them is listed, or known as well.
+        let forgotten = leases.iter().filter(|lease| lease.is_ended() && lease.owner.is_none() && !is_listed(lease));
+        let forgotten: Vec<(String, u64)> = forgotten.map(|lease| (lease.shard.clone(), lease.counter)).collect();
         leases.extend(new);
+        for (shard, counter) in forgotten {
+            self.forget(&shard, counter, leases);
+        }
         Ok(())
+    }
+
+    /// Has the sinks forget a shard that the stream has forgotten, which was read to its end. Its lease goes once they have:
+    /// else nobody would know any more that there is something to forget.
+    fn forget(&mut self, shard: &str, counter: u64, leases: &[Lease]) {
+        if !self.forgetting.insert(shard.to_owned()) {
+            return;
+        }
+        let heirs = leases.iter().filter(|heir| heir.parents.iter().any(|parent| parent == shard) && !heir.is_ended());
+        let heirs: Vec<String> = heirs.map(|heir| self.partition_of(&heir.shard)).collect();
+        let (shared, name, shard) = (self.shared.clone(), self.partition_of(shard), shard.to_owned());
+        self.tasks.spawn(async move {
+            let forgotten = shared.sending.cx.forget(&name, &heirs).await;
+            (shard, counter, Outcome::Forgotten(forgotten))
+        });
     }
 
     /// Looks after one lease of ours, as the table has it.
