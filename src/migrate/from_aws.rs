@@ -22,8 +22,8 @@ pub const FUNCTION: [&str; 3] = ["lambda", "get-function-configuration", "--func
 /// There is no `aws`, it failed, or what it said is no JSON: ready to print. The answer itself, which may hold secrets, is in
 /// none of them.
 pub fn ask(question: [&str; 3], name: &str) -> Result<Value, String> {
-    // A name is no option, whatever it begins with.
-    if name.is_empty() || name.starts_with('-') {
+    // A name is no option, whatever it begins with, and `aws` reads a file or a page in the place of a value that names one.
+    if name.is_empty() || name.starts_with('-') || name.contains("://") {
         return Err(format!("error: {:?} is no name", printable(name)));
     }
     let asked = format!("aws {} {}", question[0], question[1]);

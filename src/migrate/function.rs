@@ -112,10 +112,7 @@ impl Function {
             "NAME" | "DATABASE" | "DBNAME" | "DB" => keep(&mut self.database, value, "_-"),
             "USER" | "USERNAME" => keep(&mut self.user, value, "_-."),
             "TABLE" | "TABLE_NAME" => keep(&mut self.table, value, "_."),
-            "SSLMODE" | "SSL_MODE" => {
-                let known = ["disable", "prefer", "require", "verify-full"].contains(&value);
-                known && keep(&mut self.sslmode, value, "-")
-            }
+            "SSLMODE" | "SSL_MODE" => self.take_sslmode(value),
             "PORT" => number(&mut self.port, value),
             "URL" | "URI" | "DSN" | "CONNECTION_STRING" => self.take_url(value),
             rest => match (rest, upper.as_str()) {
@@ -140,7 +137,7 @@ impl Function {
         if !["postgres", "postgresql"].contains(&scheme) {
             return false;
         }
-        let (rest, _) = rest.split_once('?').unwrap_or((rest, ""));
+        let (rest, parameters) = rest.split_once('?').unwrap_or((rest, ""));
         // A password may hold an "@".
         let (login, place) = rest.rsplit_once('@').unwrap_or(("", rest));
         let (place, database) = place.split_once('/').unwrap_or((place, ""));
@@ -153,6 +150,10 @@ impl Function {
         if !is_good {
             return false;
         }
+        let of_parameters = parameters.split('&').find_map(|parameter| parameter.strip_prefix("sslmode="));
+        if of_parameters.is_some_and(|mode| !self.take_sslmode(mode)) {
+            return false;
+        }
         self.host = Some(host.to_owned());
         self.port = port.parse().ok().or(self.port);
         let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
@@ -162,6 +163,11 @@ impl Function {
             self.password_variable = Some("DB_PASSWORD".to_owned());
         }
         true
+    }
+
+    fn take_sslmode(&mut self, value: &str) -> bool {
+        let known = ["disable", "prefer", "require", "verify-full"].contains(&value);
+        known && keep(&mut self.sslmode, value, "-")
     }
 
     fn take_timeout(&mut self, value: &str, unit_ms: u64) -> bool {

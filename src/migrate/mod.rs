@@ -16,6 +16,7 @@ mod rule;
 mod text;
 
 use pipeline_engine::stage::Port;
+use pipeline_engine::terminal::printable;
 use pipeline_engine::{Plan, Variables};
 use serde_json::Value;
 
@@ -86,6 +87,15 @@ pub fn migrate(mut existing: Existing, mut remarks: Remarks) -> Result<Migration
     if existing.delivery.is_none() && existing.function.is_none() {
         return Err("error: nothing says where rows go: give --firehose or --lambda".to_owned());
     }
+    if existing.function.is_none()
+        && let Some(delivery) = existing.delivery.as_ref().filter(|delivery| delivery.bucket.is_none())
+    {
+        return Err(format!(
+            "error: the Firehose {:?} delivers to no bucket of S3, so nothing says where rows go\n  = hint: Give --lambda, if a \
+             function stores what it delivers. Any other destination needs a sink written by hand: `pipeline stages`.",
+            printable(&delivery.name)
+        ));
+    }
     if existing.schema.is_none() {
         remarks.add(
             "rule",
@@ -94,8 +104,12 @@ pub fn migrate(mut existing: Existing, mut remarks: Remarks) -> Result<Migration
             "Give --sample with a file of messages, one a line, or correct the schema: `pipeline schema infer` proposes one.",
         );
     }
+    if let Some(rule) = &mut existing.rule {
+        rule.settle(existing.delivery.as_ref(), &mut remarks);
+    }
     if let (Some(rule), Some(delivery)) = (&existing.rule, &existing.delivery)
         && rule.stream.as_ref() != Some(&delivery.name)
+        && !rule.stays
     {
         remarks.add(
             "rule",

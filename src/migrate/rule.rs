@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Remarks, region_of, text_at};
+use super::{Delivery, Remarks, region_of, text_at};
 
 const PLACE: &str = "rule";
 /// What is read, or says nothing about what the rule does.
@@ -36,10 +36,14 @@ pub struct Rule {
     /// The topic filter of FROM.
     pub topics: Option<String>,
     pub region: Option<String>,
-    /// The stream that it writes to.
+    /// The Firehose that it writes to.
     pub stream: Option<String>,
+    /// The stream of Kinesis that it writes to.
+    pub kinesis: Option<String>,
     /// Whether the SQL runs here.
     pub is_kept: bool,
+    /// It fills the stream that the file reads, and so goes on in AWS.
+    pub stays: bool,
 }
 
 impl Rule {
@@ -77,7 +81,7 @@ impl Rule {
             Some(_) => {}
         }
         tell_settings(rule, remarks);
-        let stream = tell_actions(rule, remarks);
+        let (stream, kinesis) = tell_actions(rule, remarks);
         if sql.to_ascii_lowercase().contains("clientid(") {
             remarks.add(
                 PLACE,
@@ -87,7 +91,25 @@ impl Rule {
             );
         }
         let region = text_at(document, &["ruleArn"]).and_then(region_of);
-        Ok(Self { name, sql: sql.to_owned(), topics, region, stream, is_kept: true })
+        Ok(Self { name, sql: sql.to_owned(), topics, region, stream, kinesis, is_kept: true, stays: false })
+    }
+
+    /// Whether it fills the stream that the Firehose, if there is one, reads. If so it stays as it is: its SQL would else be
+    /// applied to what it has given.
+    pub(super) fn settle(&mut self, delivery: Option<&Delivery>, remarks: &mut Remarks) {
+        let Some(kinesis) = &self.kinesis else { return };
+        let source = delivery.and_then(|delivery| delivery.stream.as_ref()).map(|stream| &stream.name);
+        if source != Some(kinesis) {
+            return tell_action("kinesis", remarks);
+        }
+        (self.is_kept, self.stays) = (false, true);
+        remarks.add(
+            PLACE,
+            "the rule's SQL",
+            format!("The rule fills the stream {kinesis:?}, which the Firehose reads, and so does the pipeline."),
+            "Let the rule go on. To do without it and the stream, read its topics by a source `mqtt`, and make its SQL a \
+             transform `rule`.",
+        );
     }
 }
 
@@ -118,25 +140,34 @@ fn tell_settings(rule: &Value, remarks: &mut Remarks) {
     }
 }
 
-/// The stream that an action writes to; actions that nothing takes the place of are told.
-fn tell_actions(rule: &Value, remarks: &mut Remarks) -> Option<String> {
-    let mut stream = None;
+/// The Firehose and the stream of Kinesis that actions write to; actions that nothing takes the place of are told.
+fn tell_actions(rule: &Value, remarks: &mut Remarks) -> (Option<String>, Option<String>) {
+    let (mut stream, mut kinesis) = (None, None);
     for action in rule.get("actions").and_then(Value::as_array).into_iter().flatten() {
         for (kind, settings) in action.as_object().into_iter().flatten() {
             if kind == "firehose" && stream.is_none() {
                 stream = text_at(settings, &["deliveryStreamName"]).map(str::to_owned);
                 continue;
             }
-            let instead = INSTEAD.iter().find(|(known, _)| known == kind).map(|(_, instead)| *instead);
-            remarks.add(
-                PLACE,
-                &format!("action {kind}"),
-                "The file stores what the Firehose and the function store, and does nothing else with a message.",
-                instead.unwrap_or(
-                    "Leave this action in a rule of its own, or find a sink that does it: `pipeline stages`.",
-                ),
-            );
+            // Told once it is known whether the Firehose reads it.
+            if kind == "kinesis" && kinesis.is_none() {
+                kinesis = text_at(settings, &["streamName"]).map(str::to_owned);
+                if kinesis.is_some() {
+                    continue;
+                }
+            }
+            tell_action(kind, remarks);
         }
     }
-    stream
+    (stream, kinesis)
+}
+
+fn tell_action(kind: &str, remarks: &mut Remarks) {
+    let instead = INSTEAD.iter().find(|(known, _)| *known == kind).map(|(_, instead)| *instead);
+    remarks.add(
+        PLACE,
+        &format!("action {kind}"),
+        "The file stores what the Firehose and the function store, and does nothing else with a message.",
+        instead.unwrap_or("Leave this action in a rule of its own, or find a sink that does it: `pipeline stages`."),
+    );
 }

@@ -96,7 +96,8 @@ fn intake(existing: &Existing) -> String {
             quoted(&rule.sql)
         );
     } else {
-        text += &format!("# The rule, which can't run as it is:\n{}\n", comment(&rule.sql));
+        let why = if rule.stays { "which fills the stream and stays" } else { "which can't run as it is" };
+        text += &format!("# The rule, {why}:\n{}\n", comment(&rule.sql));
     }
     text
 }

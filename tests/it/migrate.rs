@@ -253,13 +253,55 @@ fn a_stream_of_kinesis_is_read_where_the_firehose_reads_one() {
 }
 
 #[test]
+fn a_rule_that_fills_the_stream_of_the_firehose_stays_and_is_not_applied_twice() {
+    let [mut rule, mut firehose, lambda] = documents();
+    let action =
+        |stream: &str| json!({ "kinesis": { "streamName": stream, "partitionKey": "${topic()}", "roleArn": "r" } });
+    rule["rule"]["sql"] = "SELECT * FROM 'iot/telemetry' WHERE temperature > 3".into();
+    firehose["DeliveryStreamDescription"]["Source"] = json!({ "KinesisStreamSourceDescription": {
+        "KinesisStreamARN": "arn:aws:kinesis:eu-west-1:123456789012:stream/readings" } });
+    rule["rule"]["actions"] = json!([action("readings"), action("others")]);
+    let migrated = Migrated::of(&[rule.clone(), firehose.clone(), lambda.clone()]);
+    let (text, said) = (migrated.text(), migrated.said());
+    assert!(
+        !text.contains("[transforms.") && text.contains("# SELECT * FROM 'iot/telemetry' WHERE temperature > 3"),
+        "{text}"
+    );
+    assert!(said.contains("Let the rule go on") && !said.contains("does not write to"), "{said}");
+    assert_eq!(said.matches("action kinesis").count(), 1, "the other stream: {said}");
+
+    rule["rule"]["actions"] = json!([action("others")]);
+    let migrated = Migrated::of(&[rule, firehose, lambda]);
+    assert!(migrated.text().contains("[transforms.ruled]"), "it has nothing to do with the stream");
+    assert!(migrated.said().contains("action kinesis") && migrated.said().contains("does not write to"));
+}
+
+#[test]
+fn a_firehose_that_delivers_elsewhere_is_refused_unless_a_function_says_where_rows_go() {
+    let [rule, mut firehose, lambda] = documents();
+    firehose["DeliveryStreamDescription"]["Destinations"] = json!([{
+        "DestinationId": "destinationId-000000000001",
+        "HttpEndpointDestinationDescription": { "EndpointConfiguration": { "Url": "https://example.com/in" } },
+    }]);
+    let migrated = Migrated::of(&[rule, firehose, lambda]);
+    let text = migrated.text();
+    assert!(text.contains("[sinks.table]") && !text.contains("[sinks.lake]"), "{text}");
+    assert!(migrated.said().contains("HttpEndpointDestinationDescription"), "{}", migrated.said());
+    let alone =
+        command(migrated.folder.path()).args(["--firehose", "firehose.json"]).output().expect("the binary runs");
+    let said = String::from_utf8_lossy(&alone.stderr);
+    assert_eq!(alone.status.code(), Some(2), "{said}");
+    assert!(said.contains("delivers to no bucket of S3") && said.contains("Give --lambda"), "{said}");
+}
+
+#[test]
 fn columns_come_from_samples_and_messages_without_a_device_have_no_key() {
     let folder = TempDir::new().expect("a folder");
     let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).expect("a folder of ours");
     write("rule.json", r#"{"rule": {"sql": "SELECT pressure, topic(2) AS site FROM 'plant/+/press'"}}"#);
     write(
         "lambda.json",
-        r#"{"FunctionName": "f", "Environment": {"Variables": {"DATABASE_URL": "postgres://u:a@b:c@h:1/d"}}}"#,
+        r#"{"FunctionName": "f", "Environment": {"Variables": {"DATABASE_URL": "postgres://u:a@b:c@h:1/d?sslmode=require&x=y"}}}"#,
     );
     write("sample.jsonl", "{\"pressure\": 1.5, \"unit\": \"bar\"}\n{\"pressure\": 2.5, \"unit\": \"bar\"}\n");
     let arguments = ["--rule", "rule.json", "--lambda", "lambda.json", "--sample", "sample.jsonl"];
@@ -270,7 +312,7 @@ fn columns_come_from_samples_and_messages_without_a_device_have_no_key() {
         text.contains("pressure = ") && text.contains("message = \"topic\"") && text.contains("key = []"),
         "{text}"
     );
-    assert!(text.contains("postgres://u@h:1/d") && text.contains("${DB_PASSWORD:-}"), "{text}");
+    assert!(text.contains("postgres://u@h:1/d?sslmode=require}") && text.contains("${DB_PASSWORD:-}"), "{text}");
     assert!(!text.contains("a@b") && !said.contains("a@b:c"), "{text}{said}");
     assert!(said.contains("the key of the table"), "{said}");
 }
@@ -385,7 +427,7 @@ fn aws_is_asked_by_its_own_command_line_and_what_it_refuses_is_told() {
     assert_eq!(missing.status.code(), Some(2));
     let said = String::from_utf8_lossy(&missing.stderr);
     assert!(said.contains("`aws lambda get-function-configuration` failed: An error occurred"), "{said}");
-    for name in ["--profile=other", ""] {
+    for name in ["--profile=other", "file:///etc/hostname", ""] {
         assert_eq!(run(&path, name).status.code(), Some(2), "{name}");
     }
     let none = run("/nowhere", "iot-telemetry-processor");
