@@ -44,6 +44,7 @@ pub struct Finding {
 pub struct Examination {
     inside: Arc<Mutex<Inside>>,
     resumes: bool,
+    is_shared: bool,
 }
 
 #[derive(Debug, Default)]
@@ -55,12 +56,24 @@ struct Inside {
 impl Examination {
     /// `resumes`: every source of the pipeline can be resumed.
     pub fn new(resumes: bool) -> Self {
-        Self { inside: Arc::default(), resumes }
+        Self { inside: Arc::default(), resumes, is_shared: false }
+    }
+
+    /// The same of a pipeline whose source several workers share, or not.
+    #[must_use]
+    pub fn shared(mut self, is_shared: bool) -> Self {
+        self.is_shared = is_shared;
+        self
     }
 
     /// Whether the pipeline's runs go on where earlier ones have come to, so that sinks keep positions.
     pub fn run_resumes(&self) -> bool {
         self.resumes
+    }
+
+    /// Whether several workers run the pipeline, so that sinks keep whose each partition is.
+    pub fn run_is_shared(&self) -> bool {
+        self.is_shared
     }
 
     /// Says what is being looked at now: it is named if no answer comes in time.

@@ -13,9 +13,10 @@ impl Run {
     /// Has every stage look at its outside; what a stage writes there it takes back. One entry a stage, in the order of
     /// the plan. A stage that has no answer after `limit`, or panics, holds up no other: what it has found by then is there.
     pub async fn examine(mut self, limit: Duration) -> Vec<Examined> {
-        let resumes = self.plan.resumes();
+        let (resumes, is_shared) = (self.plan.resumes(), self.plan.is_shared());
         let nodes = std::mem::take(&mut self.plan.nodes);
-        join_all(nodes.into_iter().map(|node| examine(node, Examination::new(resumes), limit))).await
+        let report = || Examination::new(resumes).shared(is_shared);
+        join_all(nodes.into_iter().map(|node| examine(node, report(), limit))).await
     }
 }
 

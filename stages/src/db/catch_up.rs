@@ -155,11 +155,11 @@ impl PipelineDatabase {
         if reached.is_empty() {
             return Ok(());
         }
-        let ledger = table.ledger.table();
+        let ledger = table.ledger.table().name();
         let failed = |error| while_opening(error, &format!("{ledger} was not moved on"));
         let row = client.query_one("SELECT to_regclass($1) IS NULL", &[&ledger]).await.map_err(failed)?;
         if row.get(0) {
-            client.batch_execute(&table.ledger.ddl()).await.map_err(failed)?;
+            client.batch_execute(&table.ledger.table().ddl()).await.map_err(failed)?;
         }
         let sql = format!(
             "INSERT INTO {ledger} AS ledger (pipeline, sink, input, partition, position, rows_total) \

@@ -6,6 +6,9 @@ use super::{PipelineDatabase, Script, Session, SinkTable, indexes, roles};
 use crate::postgres::fault::while_opening;
 use crate::sinks::timescaledb::{Server, Timescale, replay_log_ddl};
 
+const POSITIONS: &str = "the sinks keep their positions and what was replayed";
+const CLAIMS: &str = "workers claim shards, and leave for each other what is remembered of them";
+
 /// What `init` is to leave out.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct InitOptions {
@@ -98,18 +101,20 @@ async fn add_ledgers(
     script: &mut Script,
     made: &mut Vec<String>,
 ) -> Result<(), StageError> {
-    let mut ledgers: Vec<(String, String)> = Vec::new();
+    let mut ledgers: Vec<(String, String, &str)> = Vec::new();
     for table in &db.tables {
-        ledgers.push((table.ledger.table().to_owned(), table.ledger.ddl()));
+        ledgers.push((table.ledger.table().name().to_owned(), table.ledger.table().ddl(), POSITIONS));
         if table.keeps_letters {
-            ledgers.push(replay_log_ddl(&table.table));
+            let (name, ddl) = replay_log_ddl(&table.table);
+            ledgers.push((name, ddl, POSITIONS));
         }
     }
+    ledgers.extend(db.claims().into_iter().map(|claims| (claims.name().to_owned(), claims.ddl(), CLAIMS)));
     ledgers.sort();
     ledgers.dedup();
-    for (name, ddl) in ledgers {
+    for (name, ddl, purpose) in ledgers {
         if !exists(session, "SELECT to_regclass($1) IS NOT NULL", &name).await? {
-            script.step(format!("{name}, where the sinks keep their positions and what was replayed"), ddl);
+            script.step(format!("{name}, where {purpose}"), ddl);
             made.push(name);
         }
     }

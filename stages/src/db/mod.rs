@@ -65,7 +65,7 @@ pub use self::status::{DatabaseStatus, SlowQuery, TableFinding, TableStatus};
 pub use self::tools::Tools;
 use crate::postgres::fault::while_opening;
 use crate::postgres::{Database, Link};
-use crate::sinks::timescaledb::{DeclaredTable, Server};
+use crate::sinks::timescaledb::{DeclaredTable, OwnTable, Server};
 
 /// One database, and what a pipeline keeps in it.
 pub struct PipelineDatabase {
@@ -73,6 +73,8 @@ pub struct PipelineDatabase {
     data_dir: PathBuf,
     database: Database,
     tables: Vec<SinkTable>,
+    /// Several workers run the pipeline.
+    is_shared: bool,
 }
 
 /// A table, and the sink that stores in it.
@@ -122,6 +124,7 @@ pub fn databases(plan: &Plan) -> Vec<PipelineDatabase> {
                 data_dir: plan.data_dir().to_owned(),
                 database: table.database.clone(),
                 tables: vec![table],
+                is_shared: plan.is_shared(),
             }),
         }
     }
@@ -174,6 +177,18 @@ impl PipelineDatabase {
             is_new
         };
         self.tables.iter().filter(|table| first(table)).collect()
+    }
+
+    /// The tables where workers claim partitions, each once; none where there is one worker.
+    fn claims(&self) -> Vec<&OwnTable> {
+        let mut found: Vec<&OwnTable> = Vec::new();
+        for table in self.tables.iter().filter(|_| self.is_shared) {
+            let claims = table.claims.table();
+            if found.iter().all(|known| known.name() != claims.name()) {
+                found.push(claims);
+            }
+        }
+        found
     }
 
     /// What makes tables, ledgers, indexes and roles that are not there yet; nothing that is there is altered.

@@ -104,15 +104,20 @@ fn grants(db: &PipelineDatabase, names: &RoleNames, me: &Whoami) -> Vec<String> 
         grants.push(format!("GRANT SELECT, INSERT{update} ON {name} TO \"{writer}\""));
         grants.push(format!("GRANT SELECT ON {name} TO \"{reader}\""));
         grants.push(format!("GRANT ALL ON {name} TO \"{admin}\""));
-        for kept in [Some(table.ledger.table().to_owned()), table.keeps_letters.then(|| replay_log_ddl(&table.table).0)]
-            .into_iter()
-            .flatten()
+        for kept in
+            [Some(table.ledger.table().name().to_owned()), table.keeps_letters.then(|| replay_log_ddl(&table.table).0)]
+                .into_iter()
+                .flatten()
         {
             let grant = format!("GRANT SELECT, INSERT, UPDATE ON {kept} TO \"{writer}\", \"{admin}\"");
             if !grants.contains(&grant) {
                 grants.push(grant);
             }
         }
+    }
+    for claims in db.claims() {
+        // Those of shards that the stream has forgotten are deleted.
+        grants.push(format!("GRANT SELECT, INSERT, UPDATE, DELETE ON {} TO \"{writer}\", \"{admin}\"", claims.name()));
     }
     grants
 }

@@ -109,6 +109,9 @@ pub(super) async fn look(db: &PipelineDatabase, session: &Session) -> Result<Dat
             look_at_rollup(table, rollup, session, &mut findings).await?;
         }
     }
+    for claims in db.claims() {
+        look_at_claims(claims.name(), session, &mut findings).await?;
+    }
     let slow_queries = slow_queries(session, &mut findings).await?;
     let community = session.server.timescale.as_ref().map(Timescale::is_community);
     Ok(DatabaseStatus {
@@ -329,6 +332,23 @@ async fn look_at_rollup(
             findings.add(&name, "rollup", Verdict::Warn, found, Some(fix));
         }
         None => findings.add(&name, "rollup", Verdict::Warn, "nothing is in it yet".to_owned(), Some(fix)),
+    }
+    Ok(())
+}
+
+/// Where workers claim shards: by the catalog alone, since not everybody who looks may read it.
+async fn look_at_claims(name: &str, session: &Session, findings: &mut Findings) -> Result<(), StageError> {
+    let row = session.client().query_one("SELECT pg_total_relation_size(to_regclass($1))", &[&name]).await;
+    match row.map_err(catalog)?.get::<_, Option<i64>>(0) {
+        Some(bytes) => {
+            let found = format!("workers claim their shards here, {} KiB", bytes / 1024);
+            findings.add(name, "claims", Verdict::Pass, found, None);
+        }
+        None => {
+            let found = "workers can't claim shards yet".to_owned();
+            let fix = "Run `pipeline db init`, or let the first worker make it, if its role may.";
+            findings.add(name, "claims", Verdict::Warn, found, Some(fix));
+        }
     }
     Ok(())
 }

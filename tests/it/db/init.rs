@@ -106,6 +106,83 @@ fn a_writer_stores_and_a_reader_reads_and_neither_can_do_more() {
     assert_eq!(row.expect("the reader may read a rollup").get::<_, i64>(0), 500);
 }
 
+/// A pipeline that several workers run: as much of it as has to do with its tables.
+const SHARED: &str = r#"
+[pipeline]
+name = "@NAME@"
+data_dir = "@DIR@/data"
+
+[http]
+listen = "off"
+
+[schema.reading]
+device = { type = "text", required = true }
+at     = { type = "timestamp", required = true }
+
+[sources.telemetry]
+type = "kinesis"
+stream = "telemetry"
+schema = "reading"
+region = "us-east-1"
+endpoint = "http://127.0.0.1:9"
+workers = { application = "plant", endpoint = "http://127.0.0.1:9" }
+
+[sinks.table]
+type = "timescaledb"
+inputs = ["telemetry"]
+url = "@DATABASE@"
+table = "readings"
+time_column = "at"
+key = []
+
+[sinks.refused]
+type = "timescaledb"
+inputs = ["telemetry.rejected", "table.rejected"]
+url = "@DATABASE@"
+table = "dead_letters"
+time_column = "received_at"
+key = []
+"#;
+
+#[test]
+fn what_workers_claim_shards_by_is_made_beside_the_ledger_and_is_the_writers_to_use() {
+    let site = Site::new("claimed");
+    assert!(!site.done("init", &["--dry-run"]).contains("_pipeline_claims"), "one worker needs none");
+    let write_as = |url: &str| {
+        let dir = site.path("").display().to_string();
+        let text = SHARED.replace("@NAME@", &site.name).replace("@DIR@", &dir).replace("@DATABASE@", url);
+        std::fs::write(site.file(), text).expect("our own folder");
+    };
+    write_as(&site.url);
+    let verdict = || {
+        let status = site.json("status", &["--json"]);
+        let findings = status["databases"][0]["findings"].as_array().expect("findings").clone();
+        let claims = findings.into_iter().find(|finding| finding["check"] == "claims").expect("it is looked at");
+        claims["verdict"].as_str().expect("a word").to_owned()
+    };
+    assert_eq!(verdict(), "warn", "it is not there yet");
+    site.done("init", &[]);
+    assert_eq!(verdict(), "pass");
+    assert!(!site.done("init", &[]).contains("_pipeline_claims"), "nothing is made twice");
+
+    // As a run that may make no table does.
+    let role = site.name.replace('-', "_");
+    let writer = format!("w_{role}");
+    site.sql(&format!("CREATE ROLE \"{writer}\" LOGIN IN ROLE \"{role}_writer\""));
+    let url = site.url.replace("postgres@", &format!("{writer}@"));
+    let used = "INSERT INTO _pipeline_claims VALUES ('p', 's', 'x', 1, 'h', NULL); \
+                UPDATE _pipeline_claims SET checkpoint = 'y'; DELETE FROM _pipeline_claims";
+    site.runtime.block_on(site.connect(&url).batch_execute(used)).expect("the writer may use it");
+    write_as(&url);
+    let said = site.pipeline(&["doctor", &site.file().display().to_string(), "--json", "--timeout", "20"]);
+    let seen: serde_json::Value = serde_json::from_str(&said.out).expect(&said.err);
+    for check in ["claims", "positions"] {
+        let checks = seen["checks"].as_array().expect("checks").iter();
+        let found: Vec<_> = checks.filter(|one| one["check"] == check && one["verdict"] == "pass").collect();
+        assert_eq!(found.len(), 2, "{check} of both sinks: {seen:#}");
+    }
+}
+
 #[test]
 fn a_pipeline_without_tables_is_refused_by_its_name() {
     let site = Site::new("none");

@@ -14,11 +14,15 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Statement};
 
 use super::ledger::Ledger;
-use super::table::{Table, make_once};
+use super::own_table::OwnTable;
+use super::table::Table;
 use crate::postgres::fault::while_opening;
 
 /// The table's name, in the schema of the sink's table.
 const NAME: &str = "_pipeline_claims";
+const COLUMNS: &str = "pipeline text, sink text, partition text, tenure bigint NOT NULL, holder text NOT NULL, \
+                       checkpoint bytea, updated_at timestamp with time zone NOT NULL DEFAULT now(), \
+                       PRIMARY KEY (pipeline, sink, partition)";
 /// A group is committed in less, or whoever writes it has stopped.
 const LOCK_TIMEOUT: &str = "2s";
 /// So often a session is ended that holds the lock, before the claim is tried again from the start.
@@ -29,8 +33,8 @@ const HELD: [SqlState; 2] = [SqlState::LOCK_NOT_AVAILABLE, SqlState::QUERY_CANCE
 
 /// The claims, as one sink of one pipeline uses them.
 #[derive(Debug, Clone)]
-pub(super) struct Claims {
-    table: String,
+pub(crate) struct Claims {
+    own: OwnTable,
     pipeline: String,
     sink: String,
     /// This sink of this process, and no other: the number of a tenure is one worker's as long as the table of leases
@@ -39,39 +43,27 @@ pub(super) struct Claims {
 }
 
 /// What a session asks for each group.
-pub(super) struct ClaimStatements {
+pub(crate) struct ClaimStatements {
     lock: Statement,
     lost: Statement,
 }
 
 impl Claims {
     pub fn beside(table: &Table, pipeline: &str, sink: &str) -> Self {
-        let table = Table { name: NAME.to_owned(), ..table.clone() }.sql_name();
+        let own = OwnTable::beside(table, NAME, COLUMNS, "workers claim partitions");
         let holder = format!("{:016x}", rand::random::<u64>());
-        Self { table, pipeline: pipeline.to_owned(), sink: sink.to_owned(), holder }
+        Self { own, pipeline: pipeline.to_owned(), sink: sink.to_owned(), holder }
     }
 
-    /// The statement that makes the table.
-    fn ddl(&self) -> String {
-        format!(
-            "CREATE TABLE {} (pipeline text, sink text, partition text, tenure bigint NOT NULL, \
-             holder text NOT NULL, checkpoint bytea, updated_at timestamp with time zone NOT NULL DEFAULT now(), PRIMARY KEY (pipeline, sink, partition))",
-            self.table
-        )
+    /// Its table.
+    pub fn table(&self) -> &OwnTable {
+        &self.own
     }
 
     /// Makes the table where it is missing, and gets ready to look tenures up.
     pub async fn prepare(&self, client: &Client) -> Result<ClaimStatements, StageError> {
-        let failed = |error| while_opening(error, &format!("can't use {}", self.table));
-        let there = client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&self.table]).await.map_err(failed)?;
-        if !there.get::<_, bool>(0) {
-            let made = make_once(client, &self.table, &self.ddl()).await;
-            made.map_err(|error| {
-                let error =
-                    while_opening(error, &format!("can't create {}, where workers claim partitions", self.table));
-                if error.outside_code() == Some("42501") { error.hint(format!("Run: {};", self.ddl())) } else { error }
-            })?;
-        }
+        let failed = |error| while_opening(error, &format!("can't use {}", self.own.name));
+        self.own.ensure(client).await?;
         let lock = client
             .prepare("SELECT pg_advisory_xact_lock_shared(hashtextextended(name, 0)) FROM unnest($1::text[]) AS name")
             .await
@@ -80,7 +72,7 @@ impl Claims {
             "SELECT held.partition FROM unnest($3::text[], $4::int8[]) AS held (partition, tenure) WHERE NOT EXISTS \
              (SELECT FROM {} AS claims WHERE pipeline = $1 AND sink = $2 AND claims.partition = held.partition \
              AND claims.tenure = held.tenure AND claims.holder = $5)",
-            self.table
+            self.own.name
         );
         Ok(ClaimStatements { lock, lost: client.prepare(&lost).await.map_err(failed)? })
     }
@@ -97,7 +89,7 @@ impl Claims {
         tenure: u64,
         parents: &[String],
     ) -> Result<Adopted, StageError> {
-        let failed = |error| while_opening(error, &format!("can't claim \"{partition}\" in {}", self.table));
+        let failed = |error| while_opening(error, &format!("can't claim \"{partition}\" in {}", self.own.name));
         for _ in 0..LOCK_ATTEMPTS {
             // Each statement must see what was committed before the lock was given.
             let begin = format!("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'");
@@ -129,7 +121,7 @@ impl Claims {
                 Err(error) => return Err(failed(error)),
             }
         }
-        Err(StageError::transient(format!("\"{partition}\" of {} was held by another session", self.table)))
+        Err(StageError::transient(format!("\"{partition}\" of {} was held by another session", self.own.name)))
     }
 
     /// `None` where a later tenure is on record.
@@ -141,14 +133,14 @@ impl Claims {
         tenure: u64,
         parents: &[String],
     ) -> Result<Option<Adopted>, StageError> {
-        let failed = |error| while_opening(error, &format!("can't claim \"{partition}\" in {}", self.table));
+        let failed = |error| while_opening(error, &format!("can't claim \"{partition}\" in {}", self.own.name));
         let sql = format!(
             "INSERT INTO {0} AS claims (pipeline, sink, partition, tenure, holder) VALUES ($1, $2, $3, $4, $5) \
              ON CONFLICT (pipeline, sink, partition) DO UPDATE \
              SET tenure = excluded.tenure, holder = excluded.holder, updated_at = now() \
              WHERE claims.tenure < excluded.tenure \
              OR (claims.tenure = excluded.tenure AND claims.holder = excluded.holder) RETURNING checkpoint",
-            self.table
+            self.own.name
         );
         let row =
             client.query_opt(&sql, &[&self.pipeline, &self.sink, &partition, &number(tenure), &self.holder]).await;
@@ -159,7 +151,7 @@ impl Claims {
             let sql = format!(
                 "SELECT checkpoint FROM {} WHERE pipeline = $1 AND sink = $2 AND partition = ANY($3) \
                  AND checkpoint IS NOT NULL ORDER BY partition",
-                self.table
+                self.own.name
             );
             let rows = client.query(&sql, &[&self.pipeline, &self.sink, &parents]).await.map_err(failed)?;
             inherited = rows.iter().map(|row| row.get(0)).collect();
@@ -183,12 +175,12 @@ impl Claims {
         let sql = format!(
             "UPDATE {} SET checkpoint = $6, updated_at = now() WHERE pipeline = $1 AND sink = $2 AND partition = $3 \
              AND tenure = $4 AND holder = $5",
-            self.table
+            self.own.name
         );
         let values: [&(dyn ToSql + Sync); 6] =
             [&self.pipeline, &self.sink, &partition, &number(tenure), &self.holder, &checkpoint];
         let kept = client.execute(&sql, &values).await;
-        match kept.map_err(|error| while_opening(error, &format!("can't keep a checkpoint in {}", self.table)))? {
+        match kept.map_err(|error| while_opening(error, &format!("can't keep a checkpoint in {}", self.own.name)))? {
             0 => Err(StageError::superseded(vec![partition.to_owned()])),
             _ => Ok(()),
         }
@@ -207,13 +199,13 @@ impl Claims {
              AND theirs.checkpoint IS NOT NULL))) RETURNING 1) \
              SELECT EXISTS (SELECT FROM forgotten) \
              OR NOT EXISTS (SELECT FROM {0} WHERE pipeline = $1 AND sink = $2 AND partition = $3)",
-            self.table
+            self.own.name
         );
         let row = client.query_one(&sql, &[&self.pipeline, &self.sink, &partition, &heirs]).await;
         row.map(|row| row.get(0)).map_err(|error| {
-            let error = while_opening(error, &format!("can't forget \"{partition}\" in {}", self.table));
+            let error = while_opening(error, &format!("can't forget \"{partition}\" in {}", self.own.name));
             if error.outside_code() == Some("42501") {
-                error.hint(format!("To mend it: GRANT DELETE ON {} TO the sink's user.", self.table))
+                error.hint(format!("To mend it: GRANT DELETE ON {} TO the sink's user.", self.own.name))
             } else {
                 error
             }
@@ -241,7 +233,7 @@ impl Claims {
     }
 
     fn lock_name(&self, partition: &str) -> String {
-        format!("{} {} {} {partition}", self.table, self.pipeline, self.sink)
+        format!("{} {} {} {partition}", self.own.name, self.pipeline, self.sink)
     }
 }
 

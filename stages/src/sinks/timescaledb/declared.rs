@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pipeline_engine::stage::BuildError;
 
+use super::claims::Claims;
 use super::ledger::Ledger;
 use super::rollup::{Rollup, RollupConfig};
 use super::table::Table;
@@ -19,6 +20,8 @@ pub struct DeclaredTable {
     pub(crate) stored_names: Vec<String>,
     pub(crate) upkeep: Upkeep,
     pub(crate) ledger: Ledger,
+    /// Used where several workers share the source.
+    pub(crate) claims: Claims,
     /// It holds dead letters, of which replays are noted.
     pub(crate) keeps_letters: bool,
 }

@@ -9,6 +9,7 @@ use tokio_postgres::Client;
 use tokio_postgres::config::SslMode;
 
 use super::nature::Nature;
+use super::own_table::OwnTable;
 use super::server::Server;
 use super::sink::TimescaleDb;
 use super::sql_type::SqlType;
@@ -125,7 +126,10 @@ async fn look_inside(sink: &TimescaleDb, link: &Link, report: &Examination) -> R
     tell_key(sink, report);
     write(sink, client, &server, exists, report).await;
     if report.run_resumes() {
-        positions(sink, client, report).await;
+        kept("positions", sink.ledger.table(), client, report).await;
+    }
+    if report.run_is_shared() {
+        kept("claims", sink.claims.table(), client, report).await;
     }
     Ok(())
 }
@@ -250,12 +254,12 @@ fn insert(sink: &TimescaleDb) -> String {
     format!("INSERT INTO {} ({}) VALUES ({})", table.sql_name(), table.column_list(), values.join(", "))
 }
 
-/// Whether the sink's positions can be kept beside its rows.
-async fn positions(sink: &TimescaleDb, client: &Client, report: &Examination) {
-    report.begin("positions");
-    match sink.ledger.rehearse(client, PATIENCE).await {
-        Ok(found) => report.pass("positions", found),
-        Err(error) => report.fail("positions", &error),
+/// Whether what the sink keeps for itself can be kept beside its rows: how far it has come, whose each partition is.
+async fn kept(check: &'static str, table: &OwnTable, client: &Client, report: &Examination) {
+    report.begin(check);
+    match table.rehearse(client, PATIENCE).await {
+        Ok(found) => report.pass(check, found),
+        Err(error) => report.fail(check, &error),
     }
 }
 

@@ -12,16 +12,20 @@ use pipeline_engine::stage::{Advance, Committed, Group, Position, StageError};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Row, Statement};
 
-use super::table::{Table, make_once};
+use super::own_table::OwnTable;
+use super::table::Table;
 use crate::postgres::fault::while_opening;
 
 /// The table's name, in the schema of the sink's table.
 pub(crate) const NAME: &str = "_pipeline_ledger";
+const COLUMNS: &str = "pipeline text, sink text, input text, partition text, position text NOT NULL, \
+                       rows_total bigint NOT NULL, updated_at timestamp with time zone NOT NULL DEFAULT now(), \
+                       PRIMARY KEY (pipeline, sink, input, partition)";
 
 /// The ledger, as one sink of one pipeline uses it.
 #[derive(Debug, Clone)]
 pub(crate) struct Ledger {
-    table: String,
+    own: OwnTable,
     pipeline: String,
     sink: String,
 }
@@ -37,92 +41,34 @@ pub(crate) enum Standing {
 
 impl Ledger {
     pub fn beside(table: &Table, pipeline: &str, sink: &str) -> Self {
-        let table = Table { name: NAME.to_owned(), ..table.clone() }.sql_name();
-        Self { table, pipeline: pipeline.to_owned(), sink: sink.to_owned() }
+        let own = OwnTable::beside(table, NAME, COLUMNS, "the sink's positions are kept");
+        Self { own, pipeline: pipeline.to_owned(), sink: sink.to_owned() }
     }
 
-    /// The statement that makes it.
-    pub fn ddl(&self) -> String {
-        format!(
-            "CREATE TABLE {} (pipeline text, sink text, input text, partition text, position text NOT NULL, \
-             rows_total bigint NOT NULL, updated_at timestamp with time zone NOT NULL DEFAULT now(), \
-             PRIMARY KEY (pipeline, sink, input, partition))",
-            self.table
-        )
-    }
-
-    /// Its table, as SQL takes it.
-    pub fn table(&self) -> &str {
-        &self.table
-    }
-
-    /// Makes the table where it is missing, and tells its oid.
-    pub async fn ensure(&self, client: &Client) -> Result<u32, StageError> {
-        if let Some(oid) = self.oid(client).await? {
-            self.check_rights(client, oid).await?;
-            return Ok(oid);
-        }
-        make_once(client, &self.table, &self.ddl()).await.map_err(|error| self.not_made(error))?;
-        self.oid(client)
-            .await?
-            .ok_or_else(|| StageError::transient(format!("{} was dropped as it was made", self.table)))
-    }
-
-    /// Whether it can be kept, for `pipeline doctor`: makes it where it is missing, and takes that back. `limits` are
-    /// settings of that transaction.
-    pub async fn rehearse(&self, client: &Client, limits: &str) -> Result<String, StageError> {
-        if let Some(oid) = self.oid(client).await? {
-            self.check_rights(client, oid).await?;
-            return Ok(format!("are kept in {}", self.table));
-        }
-        let made = client.batch_execute(&format!("BEGIN; {limits}; {}", self.ddl())).await;
-        let rolled_back = client.batch_execute("ROLLBACK").await;
-        made.and(rolled_back).map_err(|error| self.not_made(error))?;
-        Ok(format!("will be kept in {}, which can be created", self.table))
-    }
-
-    fn not_made(&self, error: Error) -> StageError {
-        let error = while_opening(error, &format!("can't create {}, where the sink's positions are kept", self.table));
-        if error.outside_code() == Some("42501") { error.hint(format!("Run: {};", self.ddl())) } else { error }
-    }
-
-    async fn oid(&self, client: &Client) -> Result<Option<u32>, StageError> {
-        let row = client.query_one("SELECT to_regclass($1)::oid", &[&self.table]).await;
-        row.map(|row| row.get(0)).map_err(|error| while_opening(error, "can't read the database's catalog"))
-    }
-
-    async fn check_rights(&self, client: &Client, oid: u32) -> Result<(), StageError> {
-        let sql = "SELECT bool_and(has_table_privilege($1::oid, right_name)), quote_ident(current_user) \
-                   FROM unnest('{SELECT,INSERT,UPDATE}'::text[]) AS right_name";
-        let row = client.query_one(sql, &[&oid]).await;
-        let row = row.map_err(|error| while_opening(error, "can't read the database's catalog"))?;
-        if row.get(0) {
-            return Ok(());
-        }
-        let (table, user): (_, String) = (&self.table, row.get(1));
-        Err(StageError::permanent(format!(
-            "user {user} may not read and write {table}, where the sink's positions are"
-        ))
-        .hint(format!("To mend it: GRANT SELECT, INSERT, UPDATE ON {table} TO {user};")))
+    /// Its table.
+    pub fn table(&self) -> &OwnTable {
+        &self.own
     }
 
     /// What the ledger says of this sink.
     pub async fn committed(&self, client: &Client) -> Result<Vec<Committed>, StageError> {
-        let sql = format!("SELECT input, partition, position FROM {} WHERE pipeline = $1 AND sink = $2", self.table);
-        let failed = |error| while_opening(error, &format!("can't read {}", self.table));
+        let sql = format!("SELECT input, partition, position FROM {} WHERE pipeline = $1 AND sink = $2", self.own.name);
+        let failed = |error| while_opening(error, &format!("can't read {}", self.own.name));
         let rows = client.query(&sql, &[&self.pipeline, &self.sink]).await.map_err(failed)?;
         rows.iter().map(|row| self.entry(row)).collect()
     }
 
     /// What the ledger says of this sink, with the rows that it was given in all; `None` if it has none.
     pub async fn record(&self, client: &Client) -> Result<Option<(Vec<Committed>, u64)>, StageError> {
-        if self.oid(client).await?.is_none() {
+        if self.own.oid(client).await?.is_none() {
             return Ok(None);
         }
         let positions = self.committed(client).await?;
-        let sql =
-            format!("SELECT coalesce(sum(rows_total), 0)::int8 FROM {} WHERE pipeline = $1 AND sink = $2", self.table);
-        let failed = |error| while_opening(error, &format!("can't read {}", self.table));
+        let sql = format!(
+            "SELECT coalesce(sum(rows_total), 0)::int8 FROM {} WHERE pipeline = $1 AND sink = $2",
+            self.own.name
+        );
+        let failed = |error| while_opening(error, &format!("can't read {}", self.own.name));
         let rows: i64 = client.query_one(&sql, &[&self.pipeline, &self.sink]).await.map_err(failed)?.get(0);
         Ok((!positions.is_empty()).then(|| (positions, u64::try_from(rows).unwrap_or(0))))
     }
@@ -130,7 +76,7 @@ impl Ledger {
     fn entry(&self, row: &Row) -> Result<Committed, StageError> {
         let (input, partition): (String, String) = (row.get(0), row.get(1));
         let position: Position = row.get::<_, &str>(2).parse().map_err(|error| {
-            StageError::permanent(format!("{} was changed by hand, for \"{input}\" of \"{partition}\"", self.table))
+            StageError::permanent(format!("{} was changed by hand, for \"{input}\" of \"{partition}\"", self.own.name))
                 .because(error)
                 .hint("Put the position back that was there, a whole number.")
         })?;
@@ -149,9 +95,9 @@ impl Ledger {
                 SELECT $1, $2, input, partition, after, rows FROM wanted WHERE before IS NULL \
                 ON CONFLICT (pipeline, sink, input, partition) DO NOTHING RETURNING 1) \
              SELECT (SELECT count(*) FROM moved) + (SELECT count(*) FROM made)",
-            self.table
+            self.own.name
         );
-        let failed = |error| while_opening(error, &format!("can't prepare the change of {}", self.table));
+        let failed = |error| while_opening(error, &format!("can't prepare the change of {}", self.own.name));
         client.prepare(&sql).await.map_err(failed)
     }
 
@@ -194,7 +140,7 @@ impl Ledger {
         let shown = |position: Option<Position>| position.map_or("nothing".to_owned(), |position| position.to_string());
         let place = format!("\"{input}\" of \"{partition}\"");
         let (there, here) = (shown(stands_at), shown(*from));
-        let message = format!("this run has stored {place} up to {here}, and {} says {there}", self.table);
+        let message = format!("this run has stored {place} up to {here}, and {} says {there}", self.own.name);
         StageError::permanent(message).hint(if stands_at < *from {
             "The database was restored, or the ledger changed by hand. Start the pipeline again: it goes on from what \
              the ledger says, as far as its source still has it."

@@ -237,6 +237,7 @@ impl Sink for TimescaleDb {
             stored_names: self.stored_names.clone(),
             upkeep: self.upkeep.clone(),
             ledger: self.ledger.clone(),
+            claims: self.claims.clone(),
             keeps_letters: self.letters.is_some(),
         }))
     }
@@ -282,7 +283,7 @@ impl TimescaleDb {
             let limit = self.write_timeout;
             let late = || StageError::transient(format!("{} did not answer within {limit:?}", self.database));
             let ready = tokio::time::timeout(limit, async {
-                let ledger = self.ledger.ensure(session.client()).await?;
+                let ledger = self.ledger.table().ensure(session.client()).await?;
                 self.fence.take(session.client(), ledger, self.is_shared).await?;
                 if self.is_shared {
                     session.keep_claims(&self.claims).await?;
