@@ -284,7 +284,8 @@ fn a_firehose_that_delivers_elsewhere_is_refused_unless_a_function_says_where_ro
         "HttpEndpointDestinationDescription": { "EndpointConfiguration": { "Url": "https://example.com/in" } },
     }]);
     let migrated = Migrated::of(&[rule, firehose, lambda]);
-    let text = migrated.text();
+    let file = migrated.folder.path().join("new.toml");
+    let text = fs::read_to_string(file).unwrap_or_else(|_| panic!("{}", migrated.said()));
     assert!(text.contains("[sinks.table]") && !text.contains("[sinks.lake]"), "{text}");
     assert!(migrated.said().contains("HttpEndpointDestinationDescription"), "{}", migrated.said());
     let alone =
