@@ -14,7 +14,7 @@ use crate::position::Position;
 use crate::schema::DeclaredSchema;
 use crate::spool::SpoolMeter;
 use crate::stage::{BuildError, Port};
-use crate::stats::{CertificateStats, Counter, DeviceStats, Gauge, IntakeStats, Running, StageStats};
+use crate::stats::{CertificateStats, Counter, DeviceStats, Gauge, IntakeStats, Running, StageState, StageStats};
 use crate::storage::Storage;
 use crate::suggest::suggest;
 use crate::tenure::{Claim, Claimed, Tenure, Tenures};
@@ -286,6 +286,18 @@ impl SourceContext {
         self.close().await;
         let last = partition.wait_for(|progress| progress.failed || progress.is_complete()).await;
         if last.failed { Err(StageError::reader_gone()) } else { Ok(()) }
+    }
+
+    /// The outside has not done what it was asked, and is asked again: shown as the state and last error of the source until
+    /// [`SourceContext::outside_is_back`].
+    pub fn outside_failed(&self, error: &StageError) {
+        self.stats.failed_once(error.chain());
+        self.stats.set_state_if(StageState::Running, StageState::Retrying);
+    }
+
+    /// It does what it is asked.
+    pub fn outside_is_back(&self) {
+        self.stats.set_state_if(StageState::Retrying, StageState::Running);
     }
 
     /// A counter of the source's own, such as `reconnects`: shown with its other figures.

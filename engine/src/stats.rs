@@ -56,7 +56,7 @@ pub enum StageState {
     Starting,
     /// At work, or waiting for it.
     Running,
-    /// A sink whose last write failed and that will try again.
+    /// The outside has failed it, and it will try again: a sink whose last write failed, a source that says so.
     Retrying,
     /// A sink that waits for a person to mend its outside, and tries now and then.
     Paused,

@@ -29,6 +29,10 @@ fn failed(stages: &[StageView]) -> Option<Bottleneck> {
 fn away(stages: &[StageView], edges: &[EdgeView]) -> Option<Bottleneck> {
     let is_away = |stage: &&StageView| stage.state == "retrying" || stage.state == "paused";
     let stage = stages.iter().filter(is_away).max_by_key(|stage| waiting(stage, edges))?;
+    if stage.kind == "source" {
+        let why = stage.last_error.as_ref().map(|error| format!(": {}", error.text)).unwrap_or_default();
+        return Some(of(stage, format!("Source \u{201c}{}\u{201d} can\u{2019}t go on{why}.", stage.name)));
+    }
     let what =
         if stage.state == "paused" { "is paused until somebody mends its outside" } else { "can\u{2019}t store" };
     let wait = match waiting(stage, edges) {
@@ -208,6 +212,18 @@ mod tests {
         let words =
             "Sink \u{201c}table\u{201d} can\u{2019}t store. 1,234,000 rows wait for it on disk; nobody else waits.";
         assert_eq!((found.stage.as_deref(), found.words.as_str()), (Some("table"), words));
+    }
+
+    #[test]
+    fn a_source_whose_outside_fails_is_named_with_what_is_wrong_unless_a_sink_has_rows_to_store() {
+        let (mut stages, mut edges) = run();
+        stages[0].state = "retrying".to_owned();
+        stages[0].last_error = Some(ErrorView { text: "the leases were not read".to_owned(), at_us: 0 });
+        let words = "Source \u{201c}in\u{201d} can\u{2019}t go on: the leases were not read.";
+        assert_eq!(find(&stages, &edges).words, words);
+        stages[3].state = "retrying".to_owned();
+        edges[2].waiting = 5;
+        assert!(find(&stages, &edges).words.starts_with("Sink \u{201c}table\u{201d} can\u{2019}t store. 5 rows"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A door before a Kinesis API that lets some requests through and answers others itself, as AWS does at times and the
+//! A door before the API of Kinesis or DynamoDB that lets some requests through and answers others itself, as AWS does at times and the
 //! emulators never do.
 
 use std::collections::BTreeSet;
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 pub struct Faults {
     /// `GetRecords` answered with an expired iterator.
     pub expired: f64,
-    /// Any reading request throttled.
+    /// Any reading request throttled; of DynamoDB any request.
     pub throttled: f64,
     /// Any request answered with an internal error.
     pub internal: f64,
@@ -27,6 +27,8 @@ pub struct Faults {
     pub answer_lost: f64,
     /// Each record of `PutRecords` not taken.
     pub not_taken: f64,
+    /// No request is answered at all.
+    pub silent: bool,
 }
 
 /// An open door. It ends with its runtime.
@@ -105,6 +107,14 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let target = parts.headers.get("x-amz-target").map_or("", |value| value.to_str().unwrap());
     let operation = target.rsplit('.').next().unwrap_or_default();
     let faults = *shared.faults.lock().unwrap();
+    if faults.silent {
+        return std::future::pending().await;
+    }
+    if target.starts_with("DynamoDB") && shared.strikes(faults.throttled) {
+        let is_sudden = shared.chance.lock().unwrap().random_bool(0.5);
+        let code = if is_sudden { "ThrottlingException" } else { "ProvisionedThroughputExceededException" };
+        return refused(StatusCode::BAD_REQUEST, code);
+    }
     let reads = ["GetRecords", "GetShardIterator", "ListShards"].contains(&operation);
     if operation == "GetRecords" && shared.strikes(faults.expired) {
         return refused(StatusCode::BAD_REQUEST, "ExpiredIteratorException");

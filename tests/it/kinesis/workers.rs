@@ -16,28 +16,28 @@ use super::stream::{Put, Stream};
 use crate::process::{Process, root, wait_until};
 use crate::services;
 
-const DEVICES: usize = 60;
+pub(super) const DEVICES: usize = 60;
 const SHARDS: usize = 8;
 /// Short, so that a test sees many run out.
-const LEASE: &str = "3s";
+pub(super) const LEASE: &str = "3s";
 
 /// A stream, and a database for those who share it.
-struct Site {
-    runtime: tokio::runtime::Runtime,
+pub(super) struct Site {
+    pub(super) runtime: tokio::runtime::Runtime,
     stream: Stream,
     leases: aws_sdk_dynamodb::Client,
-    leases_endpoint: String,
+    pub(super) leases_endpoint: String,
     folder: TempDir,
 }
 
 /// A database that runs store in.
-struct Store {
+pub(super) struct Store {
     url: String,
     client: Client,
 }
 
 impl Site {
-    fn new(name: &str, shards: i32) -> Self {
+    pub(super) fn new(name: &str, shards: i32) -> Self {
         let leases_endpoint = services::variable("aws", "TEST_AWS_ENDPOINT");
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let stream = runtime.block_on(Stream::new(name, shards));
@@ -52,7 +52,7 @@ impl Site {
     }
 
     /// A database with the tables of the pipeline, which number rows as they are stored.
-    fn store(&self, name: &str) -> Store {
+    pub(super) fn store(&self, name: &str) -> Store {
         let url = services::database(name);
         let client = self.runtime.block_on(async {
             let (client, connection) = tokio_postgres::connect(&url, NoTls).await.expect("the test database");
@@ -70,7 +70,7 @@ impl Site {
     }
 
     /// The same, with other endpoints.
-    fn start_with(&self, store: &Store, worker: Option<&str>, others: &[(&str, &str)]) -> Process {
+    pub(super) fn start_with(&self, store: &Store, worker: Option<&str>, others: &[(&str, &str)]) -> Process {
         let name = worker.unwrap_or("alone");
         let text = std::fs::read_to_string(root().join("tests/it/kinesis/workers.toml")).unwrap();
         let workers = format!(
@@ -120,7 +120,7 @@ impl Site {
     }
 
     /// Waits until these workers have all shards of the stream among them, give or take one.
-    fn wait_until_balanced(&self, workers: &[&str], shards: usize) {
+    pub(super) fn wait_until_balanced(&self, workers: &[&str], shards: usize) {
         wait_until(&format!("{workers:?} to share {shards} shards"), || {
             let owners = self.owners();
             let counts: Vec<usize> = workers.iter().map(|worker| owners.get(*worker).copied().unwrap_or(0)).collect();
@@ -131,7 +131,7 @@ impl Site {
     }
 
     /// Puts readings of all devices, each in its order, until it is told to finish. Gives how many of each.
-    fn keep_putting(&self, finish: &Arc<AtomicBool>) -> tokio::task::JoinHandle<usize> {
+    pub(super) fn keep_putting(&self, finish: &Arc<AtomicBool>) -> tokio::task::JoinHandle<usize> {
         let stream =
             Stream { name: self.stream.name.clone(), endpoint: String::new(), client: self.stream.client.clone() };
         let finish = finish.clone();
@@ -151,7 +151,7 @@ impl Site {
         rows.expect(sql).iter().map(|row| row.get(0)).collect()
     }
 
-    fn number(&self, store: &Store, sql: &str) -> i64 {
+    pub(super) fn number(&self, store: &Store, sql: &str) -> i64 {
         self.runtime.block_on(store.client.query_one(sql, &[])).expect(sql).get(0)
     }
 
@@ -173,7 +173,7 @@ impl Site {
 
     /// Everything is there once, each device's in its order; windows and scores are those of a run that has the stream to
     /// itself and that nobody has disturbed.
-    fn assert_as_alone(&self, store: &Store, seqs: usize) {
+    pub(super) fn assert_as_alone(&self, store: &Store, seqs: usize) {
         let owed = (seqs * DEVICES) as i64;
         self.wait_for_rows(store, "readings", owed);
         let alone = self.store("alone");
@@ -213,7 +213,7 @@ fn readings(seq: usize) -> impl Iterator<Item = Put> {
     })
 }
 
-fn assert_ended_well(process: Process) {
+pub(super) fn assert_ended_well(process: Process) {
     let (status, log) = process.stop();
     assert!(status.success(), "{log}");
     assert!(!log.contains(" ERROR ") && !log.contains("NOT accounted for"), "{log}");

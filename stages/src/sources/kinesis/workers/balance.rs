@@ -13,14 +13,21 @@ use super::lease::Lease;
 
 /// When each counter was last seen to move, by the clock of this worker: the table has no times.
 #[derive(Debug, Default)]
-pub(super) struct Sightings(BTreeMap<String, (u64, Instant)>);
+pub(super) struct Sightings {
+    seen: BTreeMap<String, (u64, Instant)>,
+    looked_at: Option<Instant>,
+}
 
 impl Sightings {
-    /// Takes note of the counters.
-    pub(super) fn note(&mut self, leases: &[Lease], now: Instant) {
-        self.0.retain(|shard, _| leases.iter().any(|lease| lease.shard == *shard));
+    /// Takes note of the counters. What was not looked at for as long as a lease lasts may have been renewed meanwhile, or was out
+    /// of reach of its owner as well: it has as long again.
+    pub(super) fn note(&mut self, leases: &[Lease], lasts: Duration, now: Instant) {
+        if self.looked_at.replace(now).is_some_and(|at| now.duration_since(at) > lasts) {
+            self.seen.clear();
+        }
+        self.seen.retain(|shard, _| leases.iter().any(|lease| lease.shard == *shard));
         for lease in leases {
-            let seen = self.0.entry(lease.shard.clone()).or_insert((lease.counter, now));
+            let seen = self.seen.entry(lease.shard.clone()).or_insert((lease.counter, now));
             if seen.0 != lease.counter {
                 *seen = (lease.counter, now);
             }
@@ -29,7 +36,7 @@ impl Sightings {
 
     /// Whether whoever owned a lease has let it run out.
     pub(super) fn has_expired(&self, lease: &Lease, lasts: Duration, now: Instant) -> bool {
-        self.0.get(&lease.shard).is_some_and(|(_, since)| now.duration_since(*since) > lasts)
+        self.seen.get(&lease.shard).is_some_and(|(_, since)| now.duration_since(*since) > lasts)
     }
 }
 
@@ -146,14 +153,30 @@ mod tests {
         let lasts = Duration::from_secs(10);
         let mut sightings = Sightings::default();
         let mut leases = vec![lease(0, Some("b"))];
-        sightings.note(&leases, Instant::now());
+        sightings.note(&leases, lasts, Instant::now());
         tokio::time::advance(lasts).await;
         assert!(!sightings.has_expired(&leases[0], lasts, Instant::now()));
         leases[0].counter += 1;
-        sightings.note(&leases, Instant::now());
+        sightings.note(&leases, lasts, Instant::now());
         tokio::time::advance(lasts).await;
         assert!(!sightings.has_expired(&leases[0], lasts, Instant::now()));
         tokio::time::advance(Duration::from_secs(1)).await;
         assert!(sightings.has_expired(&leases[0], lasts, Instant::now()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_nobody_can_see_the_table_no_lease_runs_out() {
+        let lasts = Duration::from_secs(10);
+        let mut sightings = Sightings::default();
+        let leases = [lease(0, Some("b"))];
+        sightings.note(&leases, lasts, Instant::now());
+        tokio::time::advance(lasts * 3).await;
+        sightings.note(&leases, lasts, Instant::now());
+        assert!(!sightings.has_expired(&leases[0], lasts, Instant::now()), "its owner had no chance");
+        for _ in 0..2 {
+            tokio::time::advance(lasts * 2 / 3).await;
+            sightings.note(&leases, lasts, Instant::now());
+        }
+        assert!(sightings.has_expired(&leases[0], lasts, Instant::now()), "and had one since");
     }
 }

@@ -57,6 +57,15 @@ pub(super) enum Why {
     Stop,
 }
 
+/// How a lease was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lost {
+    /// Another worker has it.
+    Taken,
+    /// It could not be renewed for as long as it lasts, so another one may have it.
+    Lapsed,
+}
+
 impl Held {
     /// Whether its shard is read here, or was a moment ago.
     pub(super) fn is_read(&self) -> bool {

@@ -11,6 +11,7 @@
 //!
 //! - `lease.rs` is the layout of the table, which is that of the KCL; `table.rs` changes it, each time under a condition.
 //! - `balance.rs` says which leases a worker should have.
+//! - `patience.rs` is for what the table asks to wait with.
 //! - `sharing.rs` is the run; `upkeep.rs` its leases, `shards.rs` what becomes of their shards (`held.rs`).
 //!
 //! **Guarantee.** The table alone can't keep a worker from storing that was paused past its lease. The counter at which a
@@ -21,6 +22,7 @@
 mod balance;
 mod held;
 mod lease;
+mod patience;
 mod shards;
 mod sharing;
 mod table;
@@ -40,6 +42,9 @@ pub(super) use table::{Found, LeaseTable};
 
 /// A renewal and what it waits for must fit into a third of it.
 const LEASE_MIN: Duration = Duration::from_secs(2);
+/// A request that hangs must leave time for another before leases run out.
+const REQUESTS_A_LEASE: u32 = 4;
+const REQUEST_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 
 /// Several workers share the stream: the same pipeline file, run several times.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -116,6 +121,7 @@ impl WorkersConfig {
             endpoint: self.endpoint,
             allow_http: stream.allow_http,
             environment: stream.environment.cloned(),
+            request_timeout: (self.lease.0 / REQUESTS_A_LEASE).max(REQUEST_TIMEOUT_MIN),
         })?;
         Ok(Workers {
             table,

@@ -9,7 +9,7 @@ use super::super::feed::Start;
 use super::super::polling::{Place, Polling};
 use super::super::roster::Origin;
 use super::super::shard::{Ended, ShardReader};
-use super::held::{Held, Standing, Tenant, Why, stored};
+use super::held::{Held, Lost, Standing, Tenant, Why, stored};
 use super::lease::{Checkpoint, Lease};
 use super::sharing::{Outcome, SharedReading};
 
@@ -64,7 +64,7 @@ impl SharedReading {
                      anew, name another \"workers.application\", or delete the rows of _pipeline_claims"
                 );
                 if is_ours {
-                    self.lose(shard);
+                    self.lose(shard, Lost::Taken);
                 }
             }
             Outcome::Claimed(Err(error)) => return Err(error),
@@ -191,7 +191,7 @@ impl SharedReading {
         if tenant.partition.is_revoked() {
             held.standing = Standing::Reading(tenant);
             self.held.insert(shard.to_owned(), held);
-            self.lose(shard);
+            self.lose(shard, Lost::Taken);
             return Ok(());
         }
         if why == Why::End {
@@ -241,7 +241,7 @@ impl SharedReading {
     }
 
     /// A lease is another worker's, or may be: what is on its way of the shard is left to it.
-    pub(super) fn lose(&mut self, shard: &str) {
+    pub(super) fn lose(&mut self, shard: &str, how: Lost) {
         let Some(held) = self.held.remove(shard) else { return };
         self.counters.lost.increment();
         self.shared.lag.forget(shard);
@@ -249,7 +249,11 @@ impl SharedReading {
             Standing::Claiming(task) => task.abort(),
             Standing::Awaited { .. } => {}
             Standing::Reading(tenant) | Standing::Leaving(tenant, _) | Standing::Over(tenant) => {
-                tracing::warn!(stage = self.shared.stage, shard, "the lease was lost: another worker reads the shard");
+                let why = match how {
+                    Lost::Taken => "another worker reads the shard",
+                    Lost::Lapsed => "it could not be renewed, and another worker may read the shard by now",
+                };
+                tracing::warn!(stage = self.shared.stage, shard, "the lease was lost: {why}");
                 tenant.stop.cancel();
                 tenant.partition.revoke();
                 let shared = self.shared.clone();

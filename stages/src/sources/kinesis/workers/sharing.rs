@@ -19,7 +19,7 @@ use super::super::shard::{Ended, Shared};
 use super::super::{Kinesis, StartAt};
 use super::Workers;
 use super::balance::Sightings;
-use super::held::{Held, Standing};
+use super::held::{Held, Lost, Standing};
 use super::table::LeaseTable;
 use crate::kinesis::Shard;
 
@@ -84,6 +84,7 @@ impl SharedReading {
         let started_at_us = now_us();
         let worker = workers.name().await;
         let Workers { mut table, application, lasts, hand_over, .. } = workers;
+        table.count_throttled(cx.counter("throttled"));
         let opening = async {
             let mut backoff = Backoff::default();
             loop {
@@ -95,7 +96,7 @@ impl SharedReading {
                 };
                 match opened.await {
                     Ok(connected) => return Ok::<_, StageError>(connected),
-                    Err(error) => wait_after(error, &stage, &mut backoff).await?,
+                    Err(error) => wait_after(error, &stage, &cx, &mut backoff).await?,
                 }
             }
         };
@@ -103,6 +104,7 @@ impl SharedReading {
             connected = opening => connected?,
             () = cx.stop_requested() => return Ok(None),
         };
+        cx.outside_is_back();
         tracing::info!(stage, worker, table = table.name(), "sharing the stream with other workers");
         let counters = Counters {
             taken: cx.counter("leases_taken"),
@@ -155,8 +157,9 @@ impl SharedReading {
                     // Whatever of it is given up midway shows in the table with the next one.
                     let tick = tokio::time::timeout(self.lasts, self.tick()).await;
                     let late = |_| Err(StageError::transient("the table of leases did not answer in time"));
-                    if let Err(error) = tick.unwrap_or_else(late) {
-                        self.patient(error)?;
+                    match tick.unwrap_or_else(late) {
+                        Ok(()) => shared.sending.cx.outside_is_back(),
+                        Err(error) => self.patient(error)?,
                     }
                 }
                 Some(ended) = self.tasks.join_next() => match ended {
@@ -178,11 +181,12 @@ impl SharedReading {
             return Err(error);
         }
         tracing::warn!(stage = self.shared.stage, "{}; trying again", error.chain());
+        self.shared.sending.cx.outside_failed(&error);
         let lasts = self.lasts;
         let lapsed = |(shard, held): (&String, &Held)| (held.renewed_at.elapsed() > lasts).then(|| shard.clone());
         let lapsed: Vec<String> = self.held.iter().filter_map(lapsed).collect();
         for shard in lapsed {
-            self.lose(&shard);
+            self.lose(&shard, Lost::Lapsed);
         }
         Ok(())
     }
@@ -207,10 +211,16 @@ impl SharedReading {
     }
 }
 
-async fn wait_after(error: StageError, stage: &str, backoff: &mut Backoff) -> Result<(), StageError> {
+async fn wait_after(
+    error: StageError,
+    stage: &str,
+    cx: &SourceContext,
+    backoff: &mut Backoff,
+) -> Result<(), StageError> {
     if error.fault() != Fault::Transient {
         return Err(error);
     }
+    cx.outside_failed(&error);
     let wait = backoff.next_wait();
     tracing::warn!(stage, "{}; trying again in {} ms", error.chain(), wait.as_millis());
     tokio::time::sleep(wait).await;

@@ -5,17 +5,20 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType, TableStatus,
 };
+use pipeline_engine::Counter;
 use pipeline_engine::stage::{BuildError, StageError};
 
 use super::super::roster::Origin;
 use super::lease::{
     CHECKPOINT, CHECKPOINT_OWNER, CHILDREN, COUNTER, Checkpoint, KEY, Lease, OWNER, SUB_SEQUENCE, SWITCHES,
 };
+use super::patience::unless_throttled;
 use crate::aws::fault::{self, ProvideErrorMetadata};
 use crate::aws::{AwsSettings, Service, check_endpoint};
 
@@ -32,6 +35,8 @@ pub(super) struct TableKeys {
     pub(super) allow_http: bool,
     /// In place of the process's own variables.
     pub(super) environment: Option<BTreeMap<String, String>>,
+    /// A request that has no answer by then is given up.
+    pub(super) request_timeout: Duration,
 }
 
 /// The table. Clones share connections.
@@ -39,7 +44,9 @@ pub(super) struct TableKeys {
 pub(in super::super) struct LeaseTable {
     name: String,
     settings: AwsSettings,
+    request_timeout: Duration,
     client: Option<Client>,
+    throttled: Counter,
 }
 
 /// What a table is like, for `pipeline doctor`.
@@ -56,7 +63,7 @@ impl LeaseTable {
     /// # Errors
     /// The key of `workers` that is wrong.
     pub(super) fn new(keys: TableKeys) -> Result<Self, BuildError> {
-        let TableKeys { table, region, endpoint, allow_http, environment } = keys;
+        let TableKeys { table, region, endpoint, allow_http, environment, request_timeout } = keys;
         let allowed = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
         if !(3..=255).contains(&table.len()) || !table.chars().all(allowed) {
             return Err(BuildError::invalid("workers.table", format!("\"{table}\" is no name of a table in DynamoDB"))
@@ -67,7 +74,12 @@ impl LeaseTable {
                 .map_err(|(text, hint)| BuildError::invalid("workers.endpoint", text).hint(hint))?;
         }
         let settings = AwsSettings { service: Service::DynamoDb, region, endpoint, allow_http, environment };
-        Ok(Self { name: table, settings, client: None })
+        Ok(Self { name: table, settings, request_timeout, client: None, throttled: Counter::default() })
+    }
+
+    /// Counts what the table asks to wait with.
+    pub(super) fn count_throttled(&mut self, counter: Counter) {
+        self.throttled = counter;
     }
 
     pub(in super::super) fn name(&self) -> &str {
@@ -80,7 +92,10 @@ impl LeaseTable {
     /// As for [`AwsSettings::connect`].
     pub(in super::super) async fn connect(&mut self) -> Result<(), StageError> {
         if self.client.is_none() {
-            self.client = Some(Client::new(&self.settings.connect().await?));
+            let config = aws_sdk_dynamodb::config::Builder::from(&self.settings.connect().await?);
+            let limit = self.request_timeout;
+            let timeouts = TimeoutConfig::builder().connect_timeout(limit).operation_attempt_timeout(limit).build();
+            self.client = Some(Client::from_conf(config.timeout_config(timeouts).build()));
         }
         Ok(())
     }
@@ -150,7 +165,8 @@ impl LeaseTable {
         let mut next = None;
         loop {
             let request = self.client()?.scan().table_name(&self.name).consistent_read(true);
-            let page = request.set_exclusive_start_key(next).send().await;
+            let request = request.set_exclusive_start_key(next);
+            let page = unless_throttled(|| self.throttled.increment(), || request.clone().send()).await;
             let page =
                 page.map_err(|error| fault::of(error, &format!("the leases in \"{}\" were not read", self.name)))?;
             for item in page.items() {
@@ -174,7 +190,8 @@ impl LeaseTable {
     /// As the service says.
     pub(super) async fn add(&self, lease: &Lease) -> Result<(), StageError> {
         let request = self.client()?.put_item().table_name(&self.name).set_item(Some(lease.encode()));
-        let put = request.condition_expression(format!("attribute_not_exists({KEY})")).send().await;
+        let request = request.condition_expression(format!("attribute_not_exists({KEY})"));
+        let put = unless_throttled(|| self.throttled.increment(), || request.clone().send()).await;
         self.unless_it_is_not_so(put, &lease.shard).map(drop)
     }
 
@@ -185,7 +202,8 @@ impl LeaseTable {
     pub(super) async fn forget(&self, shard: &str, counter: u64) -> Result<(), StageError> {
         let request = self.client()?.delete_item().table_name(&self.name).key(KEY, text(shard));
         let request = request.condition_expression(format!("{COUNTER} = :counter"));
-        let deleted = request.expression_attribute_values(":counter", number(counter)).send().await;
+        let request = request.expression_attribute_values(":counter", number(counter));
+        let deleted = unless_throttled(|| self.throttled.increment(), || request.clone().send()).await;
         self.unless_it_is_not_so(deleted, shard).map(drop)
     }
 
@@ -275,7 +293,7 @@ impl LeaseTable {
         let change = format!("{moved}REMOVE {CHECKPOINT_OWNER}");
         let request = self.update(shard, change, format!("{CHECKPOINT_OWNER} = :worker"))?;
         let request = with_checkpoint(request, checkpoint).expression_attribute_values(":worker", text(worker));
-        Ok(self.unless_it_is_not_so(request.send().await, shard)?.is_some())
+        self.changed(request, shard).await
     }
 
     fn update(&self, shard: &str, change: String, condition: String) -> Result<UpdateItemFluentBuilder, StageError> {
@@ -292,8 +310,13 @@ impl LeaseTable {
     ) -> Result<Option<u64>, StageError> {
         let request = request.expression_attribute_values(":counter", number(counter));
         let request = request.expression_attribute_values(":next", number(counter + 1));
-        let changed = self.unless_it_is_not_so(request.send().await, shard)?;
-        Ok(changed.map(|_| counter + 1))
+        Ok(self.changed(request, shard).await?.then_some(counter + 1))
+    }
+
+    /// Whether a change was made. It is not where its condition does not hold.
+    async fn changed(&self, request: UpdateItemFluentBuilder, shard: &str) -> Result<bool, StageError> {
+        let outcome = unless_throttled(|| self.throttled.increment(), || request.clone().send()).await;
+        Ok(self.unless_it_is_not_so(outcome, shard)?.is_some())
     }
 
     fn unless_it_is_not_so<T, E, R>(

@@ -9,30 +9,62 @@ use super::super::StartAt;
 use super::super::reading::LIST_INTERVAL;
 use super::super::roster::Origin;
 use super::balance::{Wanted, wanted};
-use super::held::{Held, Standing, Why};
+use super::held::{Held, Lost, Standing, Why};
 use super::lease::Lease;
+use super::patience::may_pass;
 use super::sharing::{Outcome, SharedReading};
 
 impl SharedReading {
     /// Renews what is ours, hands over what others ask for, and takes what we should have.
     pub(super) async fn tick(&mut self) -> Result<(), StageError> {
         let shared = self.shared.clone();
-        let mut leases = self.table.leases(self.origin()).await?;
-        self.sightings.note(&leases, Instant::now());
+        let mut leases = match self.table.leases(self.origin()).await {
+            Ok(leases) => leases,
+            Err(error) => {
+                self.renew_unseen().await;
+                return Err(error);
+            }
+        };
+        self.sightings.note(&leases, self.lasts, Instant::now());
+        let ours: Vec<String> = self.held.keys().cloned().collect();
+        let mut outcome = Ok(());
+        for shard in ours {
+            match self.renew(&shard, leases.iter().find(|lease| lease.shard == shard)).await {
+                // Each lease is an item of its own, and none is to be lost for another.
+                Err(error) if may_pass(&error) => outcome = Err(error),
+                other => other?,
+            }
+        }
+        // Behind the renewals: no lease is to be lost for a stream that does not answer.
         if self.list_at <= Instant::now() || self.has_childless_end(&leases) {
             self.enrol(&mut leases).await?;
             self.list_at = Instant::now() + LIST_INTERVAL;
-        }
-        let ours: Vec<String> = self.held.keys().cloned().collect();
-        for shard in ours {
-            self.renew(&shard, leases.iter().find(|lease| lease.shard == shard)).await?;
         }
         if !self.is_stopping {
             self.take(&leases).await?;
         }
         shared.lag.show();
         self.retention.look(&shared.stage, Duration::from_millis(shared.sending.cx.behind_ms().get()));
-        Ok(())
+        outcome
+    }
+
+    /// Renews what is ours while the table can't be read: it may take changes all the same. Where it does not, that shows once it
+    /// is read again: somebody may have asked for the shard, or the answer to a renewal was lost.
+    async fn renew_unseen(&mut self) {
+        let is_ours = |held: &Held| !matches!(held.standing, Standing::Leaving(_, Why::AskedFor));
+        for (shard, held) in self.held.iter_mut().filter(|(_, held)| is_ours(held)) {
+            let moved = held.moved();
+            match self.table.renew(shard, &self.worker, held.counter, moved).await {
+                Ok(Some(counter)) => {
+                    (held.counter, held.renewed_at) = (counter, Instant::now());
+                    held.checkpoint = moved.unwrap_or(held.checkpoint);
+                }
+                Ok(None) => {}
+                Err(error) if may_pass(&error) => {}
+                // It is away, and whoever has failed to read it says so.
+                Err(_) => return,
+            }
+        }
     }
 
     fn origin(&self) -> Origin {
@@ -131,7 +163,7 @@ impl SharedReading {
                 (held.counter, held.renewed_at) = (counter, Instant::now());
                 held.checkpoint = moved.unwrap_or(held.checkpoint);
             }
-            None => self.lose(shard),
+            None => self.lose(shard, Lost::Taken),
         }
         Ok(())
     }
@@ -141,7 +173,7 @@ impl SharedReading {
         let Some(mut held) = self.held.remove(shard) else { return Ok(()) };
         if !is_asked_for {
             self.held.insert(shard.to_owned(), held);
-            self.lose(shard);
+            self.lose(shard, Lost::Taken);
             return Ok(());
         }
         // It is not ours to renew any more, and lasts as long as the other one is patient.
