@@ -244,18 +244,23 @@ async fn a_group_that_opening_again_has_finished_is_recognised() {
 }
 
 /// A staged group, as it lies on disk while the store is away.
-async fn staged(dir: &TempDir) -> Vec<u8> {
-    let mut sink = opened(dir).await;
-    let obstacle = Obstacle::put(dir);
-    sink.write(&group(0, 5)).await.unwrap_err();
-    obstacle.remove();
+fn staged(dir: &TempDir) -> Vec<u8> {
+    let fails = async {
+        let mut sink = opened(dir).await;
+        let obstacle = Obstacle::put(dir);
+        sink.write(&group(0, 5)).await.unwrap_err();
+        obstacle.remove();
+    };
+    // A runtime of its own ends once no other object of the group is on its way any more, on a thread for files.
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    std::thread::scope(|scope| scope.spawn(|| runtime().block_on(fails)).join()).unwrap();
     fs::read(state(dir).join("staged")).unwrap()
 }
 
 #[tokio::test]
 async fn half_a_staged_group_has_left_nothing_behind_and_comes_again() {
     let dir = TempDir::new().unwrap();
-    let whole = staged(&dir).await;
+    let whole = staged(&dir);
     fs::remove_file(state(&dir).join("staged")).unwrap();
     fs::write(state(&dir).join("staged.tmp"), &whole[..whole.len() / 2]).unwrap();
     // No object is made before all of its group is staged; here one may have been.
@@ -270,7 +275,7 @@ async fn half_a_staged_group_has_left_nothing_behind_and_comes_again() {
 #[tokio::test]
 async fn a_staged_group_that_is_recorded_is_only_removed() {
     let dir = TempDir::new().unwrap();
-    let whole = staged(&dir).await;
+    let whole = staged(&dir);
     drop(opened(&dir).await);
     fs::write(state(&dir).join("staged"), &whole).unwrap();
     fs::remove_dir_all(dir.path().join("lake")).unwrap();
