@@ -16,6 +16,7 @@
 mod engine;
 mod files;
 mod fleet;
+mod guarantees;
 mod in_memory;
 mod latency;
 mod machine;
@@ -89,13 +90,14 @@ fn main() {
         std::process::exit(2);
     });
     let mut table = Table::new();
-    let paths: [(&str, Measure); 6] = [
+    let paths: [(&str, Measure); 7] = [
         ("engine", engine::measure),
         ("file", files::to_table),
         ("lake", files::to_lake),
         ("drain", queue::drain),
         ("live", queue::live),
         ("latency", latency::measure),
+        ("guarantees", guarantees::measure),
     ];
     for (name, measure) in paths.into_iter().filter(|(name, _)| options.wants(name)) {
         eprintln!("== {name}");
