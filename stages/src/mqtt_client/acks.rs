@@ -1,7 +1,7 @@
 //! Acknowledgements of QoS 1 that leave without the library.
 //!
-//! To the library each one is a request: a place in its queue, a turn of its loop, an event. That cost more than all that is done
-//! with the message in between. What goes out is four bytes, the same in both versions of the protocol, and nothing waits
+//! To the library each one is a request: a place in its queue, a turn of its loop, an event. That cost more than
+//! to decode the message (benches/README.md). What goes out is four bytes, the same in both versions of the protocol, and nothing waits
 //! for an answer. So they are written straight into what the socket writes next, whole packets between whole packets. Where
 //! TLS lies between the library and the socket there is no such place, and the library writes them.
 

@@ -2,7 +2,7 @@
 //! only the folder of credentials holds.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
@@ -78,14 +78,19 @@ fn checkout(folder: &Path, port: u16) {
     fs::write(folder.join("pipelines/iot.toml"), text).expect("our own folder");
 }
 
-/// A client for `pipeline db backup` that runs as any user.
-fn client() -> String {
+/// Where the services have their programs.
+fn release() -> PathBuf {
     services::database_url();
     let home = std::env::var("HOME").unwrap_or_default();
     let cache = std::env::var("SERVICES_CACHE").unwrap_or_else(|_| format!("{home}/.cache/pipeline/services"));
     let releases = fs::read_dir(&cache).expect("the services are installed").flatten();
     let release = releases.map(|entry| entry.path()).find(|release| release.join(PG_DUMP).exists());
-    let release = release.expect("the database has its own client").display().to_string();
+    release.expect("the database has its own client")
+}
+
+/// A client for `pipeline db backup` that runs as any user.
+fn client(release: &Path) -> String {
+    let release = release.display();
     // It is of another release than this machine: with its own loader and libraries.
     format!(
         "cp -a {release}/usr/lib/postgresql/17/bin /opt/postgresql && cp -aL {release}/usr/lib/x86_64-linux-gnu /opt/lib
@@ -97,8 +102,8 @@ chmod 755 /usr/local/bin/pg_dump && cp /usr/local/bin/pg_dump /usr/local/bin/pg_
     )
 }
 
-/// Runs a script on a machine of its own; `None` where there can be none.
-fn boot(folder: &Path, script: &str) -> Option<i32> {
+/// Runs a script on a machine of its own, which also sees this folder; `None` where there can be none.
+fn boot(folder: &Path, script: &str, seen: &Path) -> Option<i32> {
     fs::write(folder.join("script.sh"), script).expect("our own folder");
     let namespaces = ["--kill-child", "--mount", "--pid", "--fork", "--uts", "--ipc", "--cgroup"];
     if !Command::new("unshare")
@@ -112,7 +117,8 @@ fn boot(folder: &Path, script: &str) -> Option<i32> {
     }
     let mut command = Command::new("timeout");
     command.args(["--kill-after=5", "200", "unshare"]).args(namespaces);
-    let output = command.arg(root().join("tests/it/systemd/machine.sh")).arg(folder).arg("script.sh").output();
+    let output =
+        command.arg(root().join("tests/it/systemd/machine.sh")).arg(folder).arg("script.sh").arg(seen).output();
     let output = output.expect("unshare was there");
     eprintln!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let code = fs::read_to_string(folder.join("code")).ok()?;
@@ -123,6 +129,7 @@ fn boot(folder: &Path, script: &str) -> Option<i32> {
 fn the_units_run_as_the_documentation_installs_them_with_a_secret_that_only_they_see() {
     let (folder, port) = (TempDir::new().expect("a folder"), free_port());
     checkout(folder.path(), port);
+    let release = release();
     let (database, topic) = (services::database("units"), services::unique("units"));
     let install = block("docs/operations.md", "## As a service");
     let example = "postgres://pipeline:PASSWORD@db/iot_analytics";
@@ -134,10 +141,10 @@ fn the_units_run_as_the_documentation_installs_them_with_a_secret_that_only_they
     let script = format!(
         "URL=http://127.0.0.1:{port}\nSECRET='{database}'\n{}install -d /etc/pipeline\n\
          printf '{environment}' >/etc/pipeline/environment\n{}{SCRIPT}",
-        client(),
+        client(&release),
         install.replace(example, &database),
     );
-    let Some(code) = boot(folder.path(), &script) else {
+    let Some(code) = boot(folder.path(), &script, &release) else {
         eprintln!("skipped: no systemd can be started in namespaces here");
         return;
     };

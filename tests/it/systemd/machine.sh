@@ -2,12 +2,13 @@
 # A machine that systemd runs, with the files of this one beneath it: nothing that it writes is kept, and of this machine's
 # own units it has none. To be called in namespaces of its own:
 #
-#     unshare --kill-child --mount --pid --fork --uts --ipc --cgroup machine.sh FOLDER SCRIPT
+#     unshare --kill-child --mount --pid --fork --uts --ipc --cgroup machine.sh FOLDER SCRIPT SEEN
 #
 # Runs SCRIPT there as root, within FOLDER, which both machines see; SCRIPT's output is FOLDER/script.log, that of each unit
-# FOLDER/UNIT.log. Ends when the script does, with its exit code in FOLDER/code. The network is this machine's.
+# FOLDER/UNIT.log. SEEN is a folder that is there too, though it may lie below /tmp. Ends when the script does, with its exit
+# code in FOLDER/code. The network is this machine's.
 set -euo pipefail
-folder=$1 script=$2
+folder=$1 script=$2 seen=$3
 mount --make-rprivate /
 mount -t tmpfs tmpfs /mnt
 mkdir /mnt/upper /mnt/work /mnt/root
@@ -33,6 +34,9 @@ ln -s pts/ptmx "$root/dev/ptmx"
 ln -s /proc/self/fd "$root/dev/fd"
 mkdir -p "$root/srv/shared"
 mount --bind "$folder" "$root/srv/shared"
+mkdir -p "$root$seen"
+mount --bind "$seen" "$root$seen"
+mount -o remount,bind,ro "$root$seen"
 
 # systemd with its targets, and nothing that this machine starts.
 rm -rf "$root"/etc/systemd/system "$root"/usr/lib/systemd/system/*.wants "$root"/usr/lib/systemd/system-generators
