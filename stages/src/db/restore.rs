@@ -3,14 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use pipeline_engine::now_us;
 use pipeline_engine::stage::StageError;
 use serde::Serialize;
 use tokio_postgres::Client;
 
-use super::backup::stamp;
 use super::manifest::Manifest;
 use super::place::Place;
+use super::swap::free_name;
 use super::tools::Tools;
 use super::{PipelineDatabase, catalog, fingerprint, literal, settings};
 use crate::postgres::fault::while_opening;
@@ -77,10 +76,7 @@ impl PipelineDatabase {
         let started = Instant::now();
         let link = self.maintenance().await?;
         let roles_made = make_roles(&link.client, &manifest.roles).await?;
-        let mut name = format!("{}_{purpose}_{}", manifest.database, stamp(now_us()));
-        if name.len() > 63 {
-            name = format!("pipeline_{purpose}_{}", stamp(now_us()));
-        }
+        let name = free_name(&link.client, &manifest.database, purpose).await?;
         // The text of the original decides on its encoding and its order of letters; what is not there is the server's.
         execute(&link.client, &format!("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'", ident(&name))).await?;
         let database = self.database.sibling(&name);

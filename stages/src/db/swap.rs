@@ -3,6 +3,7 @@
 //! Both are renamed together or not at all, so whatever ends us in between leaves the pipeline's database where it was.
 //! The one that was replaced is kept.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pipeline_engine::now_us;
@@ -15,6 +16,9 @@ use super::catalog;
 use super::restore::ident;
 use crate::postgres::Database;
 use crate::postgres::fault::while_opening;
+
+/// Bytes of a name in PostgreSQL; what is longer is cut off without an error.
+const NAME_MAX: usize = 63;
 
 /// Whoever is sent away may come back before the name has changed: tried so often.
 const TRIES: usize = 20;
@@ -53,10 +57,7 @@ impl PipelineDatabase {
         let name = self.name();
         let sql = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)";
         let exists: bool = client.query_one(sql, &[&name]).await.map_err(catalog)?.get(0);
-        let mut aside = format!("{name}_before_{}", stamp(now_us()));
-        if aside.len() > 63 {
-            aside = format!("pipeline_before_{}", stamp(now_us()));
-        }
+        let aside = free_name(client, &name, "before").await?;
         let mut statements = Vec::new();
         if exists {
             statements.push(format!("ALTER DATABASE {} RENAME TO {}", ident(&name), ident(&aside)));
@@ -82,6 +83,27 @@ impl PipelineDatabase {
     }
 }
 
+/// A name for a database beside another one, by what it is for and the second, that no database of the server has: two restores
+/// may begin within one second.
+pub(super) async fn free_name(client: &Client, database: &str, purpose: &str) -> Result<String, StageError> {
+    let rows = client.query("SELECT datname::text FROM pg_database", &[]).await.map_err(catalog)?;
+    let taken: BTreeSet<String> = rows.iter().map(|row| row.get(0)).collect();
+    Ok(unless_taken(database, &format!("{purpose}_{}", stamp(now_us())), &taken))
+}
+
+fn unless_taken(database: &str, what: &str, taken: &BTreeSet<String>) -> String {
+    let numbered = |number: &str| {
+        let name = format!("{database}_{what}{number}");
+        if name.len() <= NAME_MAX { name } else { format!("pipeline_{what}{number}") }
+    };
+    let (mut name, mut number) = (numbered(""), 1);
+    while taken.contains(&name) {
+        number += 1;
+        name = numbered(&format!("_{number}"));
+    }
+    name
+}
+
 /// Who is connected, not counting what TimescaleDB runs.
 async fn connected(client: &Client, database: &str) -> Result<Vec<String>, StageError> {
     let sql = "SELECT DISTINCT coalesce(nullif(application_name, ''), 'an unnamed program') || ' as ' || coalesce(usename, '?') \
@@ -93,4 +115,27 @@ async fn connected(client: &Client, database: &str) -> Result<Vec<String>, Stage
 async fn send_away(client: &Client, database: &str) -> Result<(), StageError> {
     let sql = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = $1";
     client.query(sql, &[&database]).await.map_err(catalog).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_taken_or_too_long_gives_way_to_another() {
+        let name = |database: &str, taken: &[&str]| {
+            unless_taken(database, "before_20261126-182414", &taken.iter().map(|&name| name.to_owned()).collect())
+        };
+        assert_eq!(name("iot", &[]), "iot_before_20261126-182414");
+        assert_eq!(name("iot", &["iot_before_20261126-182414"]), "iot_before_20261126-182414_2");
+        let both = ["iot_before_20261126-182414", "iot_before_20261126-182414_2"];
+        assert_eq!(name("iot", &both), "iot_before_20261126-182414_3");
+        let long = "i".repeat(41);
+        assert_eq!(name(&long, &[]), "pipeline_before_20261126-182414");
+        assert_eq!(name(&long, &["pipeline_before_20261126-182414"]), "pipeline_before_20261126-182414_2");
+        // It fits by itself, and with a number does not.
+        let whole = format!("{}_before_20261126-182414", &long[..40]);
+        assert_eq!((whole.len(), name(&long[..40], &[]).as_str()), (NAME_MAX, whole.as_str()));
+        assert_eq!(name(&long[..40], &[&whole]), "pipeline_before_20261126-182414_2");
+    }
 }

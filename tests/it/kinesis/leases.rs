@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
+use tokio::task::JoinHandle;
 
 use super::door::{Door, Faults};
-use super::workers::{Site, Store, assert_ended_well};
+use super::workers::{LEASE, Site, Store, assert_ended_well};
 use crate::http::{free_port, get};
 use crate::process::{Process, wait_until};
 
@@ -40,51 +41,77 @@ impl Worker {
     }
 }
 
+/// Two workers on four shards that are written to all the time, with a door before their table of leases.
+struct Pair {
+    site: Site,
+    store: Store,
+    door: Door,
+    workers: [Worker; 2],
+    finish: Arc<AtomicBool>,
+    putting: JoinHandle<usize>,
+}
+
+impl Pair {
+    /// Both have their shards, and rows are stored.
+    fn start(name: &str, lease: &'static str) -> Self {
+        let mut site = Site::new(name, 4);
+        site.lease = lease;
+        let store = site.store(name);
+        let door = site.runtime.block_on(Door::before(&site.leases_endpoint, 7, Faults::default()));
+        let finish = Arc::new(AtomicBool::new(false));
+        let putting = site.keep_putting(&finish);
+        let workers = ["a", "b"].map(|name| Worker::start(&site, &store, name, &door));
+        let pair = Self { site, store, door, workers, finish, putting };
+        pair.wait_until_balanced();
+        pair.wait_for_rows(1_000);
+        pair
+    }
+
+    fn wait_until_balanced(&self) {
+        self.site.wait_until_balanced(&["a", "b"], 4);
+    }
+
+    /// Waits until so many more are stored.
+    fn wait_for_rows(&self, more: i64) {
+        let rows = || self.site.number(&self.store, "select count(*) from readings");
+        let before = rows();
+        wait_until("more rows", || (rows() > before + more).then_some(()));
+    }
+
+    /// Everything that was put is stored once, and both end well.
+    fn assert_nothing_lost(self) {
+        self.finish.store(true, Ordering::Relaxed);
+        let seqs = self.site.runtime.block_on(self.putting).unwrap();
+        self.site.assert_as_alone(&self.store, seqs);
+        self.workers.into_iter().for_each(|worker| assert_ended_well(worker.process));
+    }
+}
+
 #[test]
 fn a_table_of_leases_that_throttles_and_loses_answers_costs_no_row_and_no_lease() {
-    let site = Site::new("throttled", 4);
-    let store = site.store("throttled");
-    let door = site.runtime.block_on(Door::before(&site.leases_endpoint, 7, Faults::default()));
-    let finish = Arc::new(AtomicBool::new(false));
-    let putting = site.keep_putting(&finish);
-    let workers = ["a", "b"].map(|name| Worker::start(&site, &store, name, &door));
-    site.wait_until_balanced(&["a", "b"], 4);
-    let rows = || site.number(&store, "select count(*) from readings");
-    let moves = |than: i64| wait_until("more rows", || (rows() > than).then_some(()));
-    moves(1_000);
-    door.play(Faults { throttled: 0.3, answer_lost: 0.02, ..Faults::default() });
-    wait_until("many faults", || (door.injected() > 60).then_some(()));
-    moves(rows() + 1_000);
-    door.play(Faults::default());
-    site.wait_until_balanced(&["a", "b"], 4);
-    for worker in &workers {
+    // As long as the default, so that none runs out because the machine is busy.
+    let pair = Pair::start("throttled", "10s");
+    pair.door.play(Faults { throttled: 0.3, answer_lost: 0.02, ..Faults::default() });
+    wait_until("many faults", || (pair.door.injected() > 60).then_some(()));
+    pair.wait_for_rows(1_000);
+    pair.door.play(Faults::default());
+    pair.wait_until_balanced();
+    for worker in &pair.workers {
         let source = worker.source();
         assert!(source["counters"]["throttled"].as_u64() > Some(0), "{source:#}");
-        assert_eq!(source["counters"]["leases_lost"], 0, "{source:#}");
+        assert_eq!(source["counters"]["leases_lost"], 0, "{source:#}\n{}", worker.process.log());
     }
-    finish.store(true, Ordering::Relaxed);
-    let seqs = site.runtime.block_on(putting).unwrap();
-    site.assert_as_alone(&store, seqs);
-    workers.into_iter().for_each(|worker| assert_ended_well(worker.process));
+    pair.assert_nothing_lost();
 }
 
 #[test]
 fn a_table_of_leases_that_is_away_for_longer_than_a_lease_is_told_of_and_costs_no_row() {
-    let site = Site::new("away", 4);
-    let store = site.store("away");
-    let door = site.runtime.block_on(Door::before(&site.leases_endpoint, 7, Faults::default()));
-    let finish = Arc::new(AtomicBool::new(false));
-    let putting = site.keep_putting(&finish);
-    let workers = ["a", "b"].map(|name| Worker::start(&site, &store, name, &door));
-    site.wait_until_balanced(&["a", "b"], 4);
-    let rows = || site.number(&store, "select count(*) from readings");
-    let moves = |than: i64| wait_until("more rows", || (rows() > than).then_some(()));
-    moves(1_000);
+    let pair = Pair::start("away", LEASE);
     let failing = Faults { internal: 1.0, ..Faults::default() };
     for outage in [failing, Faults { silent: true, ..Faults::default() }] {
-        let lost = workers.each_ref().map(Worker::leases_lost);
-        door.play(outage);
-        for (worker, lost) in workers.iter().zip(lost) {
+        let lost = pair.workers.each_ref().map(Worker::leases_lost);
+        pair.door.play(outage);
+        for (worker, lost) in pair.workers.iter().zip(lost) {
             wait_until("leases to run out", || (worker.leases_lost() >= lost + 2).then_some(()));
             let health = worker.health();
             let source = &health["stages"][0];
@@ -93,15 +120,12 @@ fn a_table_of_leases_that_is_away_for_longer_than_a_lease_is_told_of_and_costs_n
             let bottleneck = health["bottleneck"].to_string();
             assert!(bottleneck.contains("telemetry") && bottleneck.contains("lease"), "{bottleneck}");
         }
-        door.play(Faults::default());
-        site.wait_until_balanced(&["a", "b"], 4);
-        moves(rows() + 1_000);
-        for worker in &workers {
+        pair.door.play(Faults::default());
+        pair.wait_until_balanced();
+        pair.wait_for_rows(1_000);
+        for worker in &pair.workers {
             wait_until("all to be well", || (worker.source()["state"] == "running").then_some(()));
         }
     }
-    finish.store(true, Ordering::Relaxed);
-    let seqs = site.runtime.block_on(putting).unwrap();
-    site.assert_as_alone(&store, seqs);
-    workers.into_iter().for_each(|worker| assert_ended_well(worker.process));
+    pair.assert_nothing_lost();
 }

@@ -28,6 +28,8 @@ pub(super) struct Site {
     leases: aws_sdk_dynamodb::Client,
     pub(super) leases_endpoint: String,
     folder: TempDir,
+    /// How long the leases of its workers last.
+    pub(super) lease: &'static str,
 }
 
 /// A database that runs store in.
@@ -48,7 +50,7 @@ impl Site {
             .endpoint_url(&leases_endpoint)
             .build();
         let leases = aws_sdk_dynamodb::Client::from_conf(config);
-        Self { runtime, stream, leases, leases_endpoint, folder: TempDir::new().unwrap() }
+        Self { runtime, stream, leases, leases_endpoint, folder: TempDir::new().unwrap(), lease: LEASE }
     }
 
     /// A database with the tables of the pipeline, which number rows as they are stored.
@@ -74,8 +76,8 @@ impl Site {
         let name = worker.unwrap_or("alone");
         let text = std::fs::read_to_string(root().join("tests/it/kinesis/workers.toml")).unwrap();
         let workers = format!(
-            "workers = {{ application = {:?}, worker_id = {name:?}, lease = {LEASE:?}, hand_over = \"20s\" }}",
-            self.stream.name
+            "workers = {{ application = {:?}, worker_id = {name:?}, lease = {:?}, hand_over = \"20s\" }}",
+            self.stream.name, self.lease
         );
         let text = text.replace("#workers", worker.map_or("", |_| workers.as_str()));
         let file = self.folder.path().join(format!("{name}.toml"));
