@@ -10,11 +10,12 @@ use crate::ack::Partition;
 use crate::batch::Batch;
 use crate::checkpoint::{Gate, Kept, Shut};
 use crate::error::StageError;
+use crate::outside::Outside;
 use crate::position::Position;
 use crate::schema::DeclaredSchema;
 use crate::spool::SpoolMeter;
 use crate::stage::{BuildError, Port};
-use crate::stats::{CertificateStats, Counter, DeviceStats, Gauge, IntakeStats, Running, StageState, StageStats};
+use crate::stats::{CertificateStats, Counter, DeviceStats, Gauge, IntakeStats, Running, StageStats};
 use crate::storage::Storage;
 use crate::suggest::suggest;
 use crate::tenure::{Claim, Claimed, Tenure, Tenures};
@@ -288,16 +289,10 @@ impl SourceContext {
         if last.failed { Err(StageError::reader_gone()) } else { Ok(()) }
     }
 
-    /// The outside has not done what it was asked, and is asked again: shown as the state and last error of the source until
-    /// [`SourceContext::outside_is_back`].
-    pub fn outside_failed(&self, error: &StageError) {
-        self.stats.failed_once(error.chain());
-        self.stats.set_state_if(StageState::Running, StageState::Retrying);
-    }
-
-    /// It does what it is asked.
-    pub fn outside_is_back(&self) {
-        self.stats.set_state_if(StageState::Retrying, StageState::Running);
+    /// Something outside that the source depends on, to say when it fails and when it is back. One for each that may fail by
+    /// itself: a connection, a shard, a queue.
+    pub fn outside(&self) -> Outside {
+        Outside::of(self.stats.clone())
     }
 
     /// A counter of the source's own, such as `reconnects`: shown with its other figures.

@@ -105,6 +105,8 @@ pub struct StageStats {
     groups_stored: AtomicU64,
     retries: AtomicU64,
     deliveries_failed: AtomicU64,
+    /// How many things outside fail a source now.
+    outside_failing: Mutex<usize>,
     /// Time spent in the stage's own code.
     pub busy: Stopwatch,
     /// Time spent waiting for those behind it: for room in a queue, or of a sink, for an outside that refuses.
@@ -147,6 +149,7 @@ impl StageStats {
             groups_stored: AtomicU64::new(0),
             retries: AtomicU64::new(0),
             deliveries_failed: AtomicU64::new(0),
+            outside_failing: Mutex::default(),
             busy: Stopwatch::default(),
             blocked: Stopwatch::default(),
             latency_received: Latencies::default(),
@@ -433,6 +436,22 @@ impl StageStats {
         // Whoever has set another state meanwhile knows better.
         if self.state.compare_exchange(now as u8, then as u8, Relaxed, Relaxed).is_ok() {
             self.state_since_us.store(now_us(), Relaxed);
+        }
+    }
+
+    /// One more thing outside fails the stage, which asks it again.
+    pub(crate) fn outside_fails(&self) {
+        let mut failing = self.outside_failing.lock().unwrap_or_else(PoisonError::into_inner);
+        *failing += 1;
+        self.set_state_if(StageState::Running, StageState::Retrying);
+    }
+
+    /// One of them is back, or asked no more.
+    pub(crate) fn outside_is_back(&self) {
+        let mut failing = self.outside_failing.lock().unwrap_or_else(PoisonError::into_inner);
+        *failing = failing.saturating_sub(1);
+        if *failing == 0 {
+            self.set_state_if(StageState::Retrying, StageState::Running);
         }
     }
 

@@ -24,6 +24,7 @@ mod migrate;
 mod mqtt;
 mod nab;
 mod oracle;
+mod outside;
 mod packages;
 mod parquet;
 mod pipeline_file;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pipeline_engine::stage::{Fault, SourceContext, StageError};
-use pipeline_engine::{Backoff, Partition, Position, now_us};
+use pipeline_engine::{Backoff, Outside, Partition, Position, now_us};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -45,6 +45,8 @@ pub(super) struct Reading {
     batch_rows_max: usize,
     retention: Retention,
     answers: Arc<Semaphore>,
+    /// The list of the shards.
+    list: Outside,
     lineage: Lineage,
     shards: JoinSet<Result<(String, Ended), StageError>>,
     followed: BTreeMap<String, Followed>,
@@ -74,11 +76,12 @@ impl Reading {
         // Before the stream is asked for anything, so that "latest" is never later than what was asked for.
         let started_at_us = now_us();
         let opening = async {
-            let mut backoff = Backoff::default();
+            let (mut backoff, mut outside) = (Backoff::default(), cx.outside());
             loop {
                 match connect(&mut stream, fan_out.as_deref()).await {
                     Ok(connected) => return Ok(connected),
                     Err(error) if error.fault() == Fault::Transient => {
+                        outside.failed(&error);
                         let wait = backoff.next_wait();
                         tracing::warn!(stage, "{}; trying again in {} ms", error.chain(), wait.as_millis());
                         tokio::time::sleep(wait).await;
@@ -95,6 +98,7 @@ impl Reading {
         let is_first = journal.is_first();
         let sending = Sending::new(cx, decoder, Some(journal));
         let lag = Lag::new(sending.cx.behind_ms());
+        let list = sending.cx.outside();
         Ok(Some(Self {
             shared: Arc::new(Shared { stage, stream, consumer_arn, sending, lag }),
             start,
@@ -104,6 +108,7 @@ impl Reading {
             batch_rows_max: source.batch_rows_max,
             retention: Retention::of_hours(summary.retention_hours),
             answers: Arc::new(Semaphore::new(ANSWERS_MAX)),
+            list,
             lineage: Lineage::default(),
             shards: JoinSet::new(),
             followed: BTreeMap::new(),
@@ -187,10 +192,12 @@ impl Reading {
             Ok(listed) => listed,
             Err(error) if error.fault() == Fault::Transient => {
                 tracing::warn!(stage = shared.stage, "{}; trying again", error.chain());
+                self.list.failed(&error);
                 return Ok(false);
             }
             Err(error) => return Err(error),
         };
+        self.list.is_back();
         let new = self.lineage.learn(&listed);
         let origin = |shard: &Shard| match self.start {
             // Whatever comes later has come from what is being read.

@@ -76,6 +76,7 @@ impl ShardReader {
         });
         self.polling.place = Place::At(self.start());
         let mut backoff = Backoff::new(Duration::from_millis(200), WAIT_MAX);
+        let mut outside = shared.sending.cx.outside();
         loop {
             let fetched = tokio::select! {
                 biased;
@@ -85,6 +86,7 @@ impl ShardReader {
             let error = match fetched {
                 Ok((fetched, room)) => {
                     backoff.reset();
+                    outside.is_back();
                     self.latest_was_asked = true;
                     let ended = self.send_on(fetched).await?;
                     drop(room);
@@ -129,6 +131,7 @@ impl ShardReader {
                     let (stage, shard) = (&shared.stage, &self.id);
                     tracing::warn!(stage, shard, "{}; trying again", error.chain());
                     shared.sending.retries.increment();
+                    outside.failed(&error);
                 }
             }
             tokio::select! {

@@ -11,7 +11,7 @@ use futures::FutureExt;
 use pipeline_engine::spool::{Record, SpoolWriter};
 use pipeline_engine::stage::StageError;
 use pipeline_engine::time::format_us;
-use pipeline_engine::{Counter, IntakeStats, now_us};
+use pipeline_engine::{Counter, IntakeStats, Outside, now_us};
 use rumqttc_v5::QoS;
 use tokio::select;
 use tokio::sync::watch;
@@ -60,6 +60,7 @@ pub(super) struct Intake {
     pub(super) last_run_received_us: Option<i64>,
     pub(super) counters: Counters,
     pub(super) intake: IntakeStats,
+    pub(super) broker: Outside,
 }
 
 /// A connection that the broker has accepted.
@@ -96,6 +97,7 @@ struct Course {
     /// Connects that failed since the last steady connection.
     failures: u32,
     lost_at: Option<Instant>,
+    broker: Outside,
     takeovers: Recent,
     short_connections: Recent,
 }
@@ -124,6 +126,7 @@ impl Intake {
             generation: 0,
             failures: 0,
             lost_at: None,
+            broker: self.broker.clone(),
             takeovers: Recent::default(),
             short_connections: Recent::default(),
         };
@@ -209,6 +212,7 @@ impl Intake {
 
     fn connected(&self, course: &mut Course, session_present: bool, commands: &Commands) -> Connection {
         course.generation += 1;
+        course.broker.is_back();
         let outage = course.lost_at.take().map(|since| since.elapsed());
         if outage.is_some() {
             self.counters.reconnects.increment();
@@ -349,6 +353,7 @@ impl Intake {
             self.counters.connections_lost.increment();
             course.lost_at = Some(Instant::now());
         }
+        course.broker.failed(&lost.transient());
         Ok(())
     }
 

@@ -267,6 +267,7 @@ impl Source for Mqtt {
                 redelivered: cx.counter("redelivered"),
             },
             intake: cx.intake(),
+            broker: cx.outside(),
         };
         let redeliveries = Redeliveries::new(unacked_max, &recent);
         let durable = spool.durable();

@@ -5,16 +5,15 @@
 
 use std::io::{self, BufRead, Read};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use object_store::path::Path;
 use object_store::{Error, GetOptions, GetRange, ObjectStore};
-use pipeline_engine::Backoff;
 use pipeline_engine::stage::{Fault, StageError};
 use tokio::sync::mpsc;
 
 use super::ledger::Object;
+use super::patience::Patience;
 use super::place::{Place, is_gone};
 
 /// Long enough that the waits for answers don't count, short enough to be had again.
@@ -53,7 +52,7 @@ pub(super) async fn fetch(
     place: &Place,
     object: &Object,
     parts: Parts,
-    stage: &str,
+    patience: &Patience,
 ) -> Result<(), Stopped> {
     let path = Path::parse(&object.key).map_err(|error| {
         let message = format!("the key \"{}\" can't be asked for", object.key);
@@ -62,7 +61,7 @@ pub(super) async fn fetch(
     let mut at = 0;
     while at < object.bytes {
         let range = at..(at + PART_BYTES).min(object.bytes);
-        let part = fetch_part(client, place, object, &path, range.clone(), stage).await?;
+        let part = fetch_part(client, place, object, &path, range.clone(), patience.clone()).await?;
         at += part.len() as u64;
         if parts.sender.send(part).await.is_err() {
             return Ok(());
@@ -77,9 +76,8 @@ async fn fetch_part(
     object: &Object,
     path: &Path,
     range: std::ops::Range<u64>,
-    stage: &str,
+    mut patience: Patience,
 ) -> Result<Bytes, Stopped> {
-    let mut backoff = Backoff::default();
     loop {
         // A store without ETags gives an empty one.
         let if_match = (!object.etag.is_empty()).then(|| format!("\"{}\"", object.etag));
@@ -99,17 +97,8 @@ async fn fetch_part(
         if error.fault() != Fault::Transient {
             return Err(Stopped::Refused(error));
         }
-        wait(&mut backoff, stage, &error).await;
+        patience.wait_after(&error).await;
     }
-}
-
-/// Waits before the next try; says why the first time, and then now and again.
-pub(super) async fn wait(backoff: &mut Backoff, stage: &str, error: &StageError) {
-    let wait = backoff.next_wait().max(Duration::from_millis(50));
-    if backoff.attempts() == 1 || backoff.attempts().is_multiple_of(20) {
-        tracing::warn!(stage, "{}; trying again", error.chain());
-    }
-    tokio::time::sleep(wait).await;
 }
 
 /// An object as a reader sees it. For a thread that may block.

@@ -12,8 +12,8 @@ use pipeline_engine::stage::{Fault, SourceContext, StageError};
 use pipeline_engine::storage::Storage;
 use tokio::sync::mpsc;
 
-use super::fetch::wait;
 use super::ledger::{Entry, Ledger, LedgerError, Object};
+use super::patience::Patience;
 use super::place::{Place, object_of};
 
 /// Objects that get their numbers by one sync to disk.
@@ -60,15 +60,15 @@ impl SharedLedger {
     }
 
     /// Gives numbers to objects that are new; waits for a disk that is full.
-    async fn admit(&self, objects: Vec<Object>, stage: &str) -> Result<Vec<Entry>, StageError> {
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    async fn admit(&self, objects: Vec<Object>, patience: &Patience) -> Result<Vec<Entry>, StageError> {
+        let mut patience = patience.with(Backoff::new(Duration::from_millis(100), Duration::from_secs(5)));
         loop {
             let wanted = objects.clone();
             match self.beside(move |ledger| ledger.admit(wanted)).await? {
                 Ok(entries) => return Ok(entries),
                 Err(error) => {
                     let error = StageError::transient("the ledger of objects could not be written").because(error);
-                    wait(&mut backoff, stage, &error).await;
+                    patience.wait_after(&error).await;
                 }
             }
         }
@@ -110,14 +110,14 @@ fn unusable(dir: &Path, error: LedgerError) -> StageError {
 
 /// Where objects get their numbers and go in to be read, in the order of these, whoever finds them.
 pub(super) struct Door {
-    stage: String,
+    patience: Patience,
     ledger: SharedLedger,
     found: tokio::sync::Mutex<mpsc::Sender<Entry>>,
 }
 
 impl Door {
-    pub(super) fn new(stage: &str, ledger: SharedLedger, found: mpsc::Sender<Entry>) -> Self {
-        Self { stage: stage.to_owned(), ledger, found: tokio::sync::Mutex::new(found) }
+    pub(super) fn new(patience: Patience, ledger: SharedLedger, found: mpsc::Sender<Entry>) -> Self {
+        Self { patience, ledger, found: tokio::sync::Mutex::new(found) }
     }
 
     /// Lets in what is new. Gives the highest number of these objects, 0 if there are none; `None` where nobody wants
@@ -129,7 +129,7 @@ impl Door {
         // Held to the end: numbers go in as they are given.
         let found = self.found.lock().await;
         let known = objects.iter().filter_map(|object| self.ledger.number_of(object)).max().unwrap_or(0);
-        let fresh = self.ledger.admit(objects, &self.stage).await?;
+        let fresh = self.ledger.admit(objects, &self.patience).await?;
         let last = fresh.last().map_or(0, |entry| entry.number);
         for entry in fresh {
             if found.send(entry).await.is_err() {
@@ -146,7 +146,7 @@ impl Door {
 
 /// Looks for objects by listing.
 pub(super) struct Listing {
-    pub(super) stage: String,
+    pub(super) patience: Patience,
     pub(super) place: Place,
     pub(super) client: Arc<dyn ObjectStore>,
     pub(super) door: Arc<Door>,
@@ -171,12 +171,12 @@ impl Listing {
 
     /// One listing to its end. Answers whether objects are still wanted.
     async fn pass(&self) -> Result<bool, StageError> {
-        let mut backoff = Backoff::default();
+        let mut patience = self.patience.clone();
         loop {
             match self.list().await {
                 Ok(is_wanted) => return Ok(is_wanted),
                 // From the start again: what was found has its number.
-                Err(error) if error.fault() == Fault::Transient => wait(&mut backoff, &self.stage, &error).await,
+                Err(error) if error.fault() == Fault::Transient => patience.wait_after(&error).await,
                 Err(error) => return Err(error),
             }
         }
@@ -212,15 +212,14 @@ impl Listing {
 pub(super) async fn connect(
     cx: &SourceContext,
     place: &Place,
-    stage: &str,
+    mut patience: Patience,
 ) -> Result<Option<Arc<dyn ObjectStore>>, StageError> {
-    let mut backoff = Backoff::default();
     loop {
         match place.connect().await {
             Ok(client) => return Ok(Some(client)),
             Err(error) if error.fault() != Fault::Transient => return Err(error),
             Err(error) => tokio::select! {
-                () = wait(&mut backoff, stage, &error) => {}
+                () = patience.wait_after(&error) => {}
                 () = cx.stop_requested() => return Ok(None),
             },
         }

@@ -21,6 +21,7 @@ mod fetch;
 mod find;
 mod ledger;
 mod notice;
+mod patience;
 mod place;
 mod queue;
 mod read;

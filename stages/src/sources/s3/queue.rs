@@ -15,15 +15,15 @@ use aws_sdk_sqs::types::{
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use pipeline_engine::stage::{Fault, SourceContext, StageError};
-use pipeline_engine::{Backoff, Counter, Partition};
+use pipeline_engine::{Counter, Partition};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::fetch::wait;
 use super::find::Door;
 use super::ledger::Object;
 use super::notice::{Notice, notices};
+use super::patience::Patience;
 use super::place::{Place, is_gone, object_of};
 use super::run::done;
 use crate::aws::{AwsSettings, fault};
@@ -53,14 +53,17 @@ impl QueuePlace {
     ///
     /// # Errors
     /// What does not pass; `None` where the source is asked to stop first.
-    pub(super) async fn connect(&self, cx: &SourceContext, stage: &str) -> Result<Option<Queue>, StageError> {
-        let mut backoff = Backoff::default();
+    pub(super) async fn connect(
+        &self,
+        cx: &SourceContext,
+        mut patience: Patience,
+    ) -> Result<Option<Queue>, StageError> {
         loop {
             match self.settings.connect().await {
                 Ok(config) => return Ok(Some(Queue { client: Client::new(&config), url: self.url.clone() })),
                 Err(error) if error.fault() != Fault::Transient => return Err(error),
                 Err(error) => tokio::select! {
-                    () = wait(&mut backoff, stage, &error) => {}
+                    () = patience.wait_after(&error) => {}
                     () = cx.stop_requested() => return Ok(None),
                 },
             }
@@ -108,6 +111,7 @@ pub(super) struct Counters {
 /// Takes messages, and gives numbers to the objects that they tell of.
 pub(super) struct Notifications {
     pub(super) stage: String,
+    pub(super) patience: Patience,
     pub(super) queue: Queue,
     pub(super) place: Place,
     pub(super) store: Arc<dyn ObjectStore>,
@@ -143,18 +147,18 @@ impl Notifications {
     /// # Errors
     /// What does not pass.
     pub(super) async fn run(self, keeping: Keeping) -> Result<(), StageError> {
-        let mut backoff = Backoff::default();
+        let mut patience = self.patience.clone();
         loop {
             match self.receive().await {
                 Ok(messages) => {
-                    backoff.reset();
+                    patience.is_over();
                     for message in messages {
                         if !self.take(message, &keeping).await? {
                             return Ok(());
                         }
                     }
                 }
-                Err(error) if error.fault() == Fault::Transient => wait(&mut backoff, &self.stage, &error).await,
+                Err(error) if error.fault() == Fault::Transient => patience.wait_after(&error).await,
                 Err(error) => return Err(error),
             }
         }
@@ -205,7 +209,7 @@ impl Notifications {
     /// The object that is there now; `None` if it is gone or empty.
     async fn look_up(&self, key: &str) -> Result<Option<Object>, StageError> {
         let Ok(path) = Path::parse(key) else { return Ok(None) };
-        let mut backoff = Backoff::default();
+        let mut patience = self.patience.clone();
         loop {
             let error = match self.store.head(&path).await {
                 Ok(meta) => return Ok(object_of(&meta)),
@@ -215,7 +219,7 @@ impl Notifications {
             if error.fault() != Fault::Transient {
                 return Err(error);
             }
-            wait(&mut backoff, &self.stage, &error).await;
+            patience.wait_after(&error).await;
         }
     }
 }

@@ -15,6 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::fetch::{self, Stopped};
 use super::find::{Door, Listing, SharedLedger, connect};
 use super::ledger::Entry;
+use super::patience::Patience;
 use super::place::Place;
 use super::queue::{self, Keeping, Notifications};
 use super::read::{self, Broken, Chunk, END, OWN_DISK, Read};
@@ -38,16 +39,17 @@ pub(super) async fn run(source: S3Source, cx: &SourceContext) -> Result<(), Stag
     } else {
         pending.retain(|entry| entry.number >= after.number);
     }
-    let Some(client) = connect(cx, &place, &stage).await? else { return Ok(()) };
+    let patience = Patience::new(cx, &stage);
+    let Some(client) = connect(cx, &place, patience.clone()).await? else { return Ok(()) };
     let first = pending.first().map(|entry| entry.number);
     let (found, objects) = mpsc::channel(OBJECTS_AHEAD);
-    let door = Arc::new(Door::new(&stage, ledger.clone(), found.clone()));
+    let door = Arc::new(Door::new(patience.clone(), ledger.clone(), found.clone()));
     let listing =
-        Listing { stage: stage.clone(), place: place.clone(), client: client.clone(), door: door.clone(), poll };
+        Listing { patience: patience.clone(), place: place.clone(), client: client.clone(), door: door.clone(), poll };
     let (asking, keeping) = match queue {
         None => (None, None),
         Some(queue) => {
-            let Some(queue) = queue.connect(cx, &stage).await? else { return Ok(()) };
+            let Some(queue) = queue.connect(cx, patience.clone()).await? else { return Ok(()) };
             // What is before the first that is pending is stored; if none is, all are.
             let stored = first.map_or_else(|| ledger.count(), |first| first - 1);
             let (keeping, keeper) = queue::keeper(&stage, queue.clone(), stored);
@@ -58,6 +60,7 @@ pub(super) async fn run(source: S3Source, cx: &SourceContext) -> Result<(), Stag
             };
             let asking = Notifications {
                 stage: stage.clone(),
+                patience: patience.clone(),
                 queue,
                 place: place.clone(),
                 store: client.clone(),
@@ -79,7 +82,7 @@ pub(super) async fn run(source: S3Source, cx: &SourceContext) -> Result<(), Stag
         epoch: ledger.epoch(),
         after,
         decoders,
-        shared: Arc::new(Shared { stage: stage.clone(), place, reading, client }),
+        shared: Arc::new(Shared { stage: stage.clone(), patience, place, reading, client }),
         readers: VecDeque::new(),
         objects_read: cx.counter("objects"),
         objects_refused: cx.counter("refused_objects"),
@@ -199,6 +202,7 @@ pub(super) fn done(position: Option<Position>) -> Option<u64> {
 /// What the readers share.
 struct Shared {
     stage: String,
+    patience: Patience,
     place: Place,
     reading: Reading,
     client: Arc<dyn ObjectStore>,
@@ -261,7 +265,7 @@ impl Sending<'_> {
         let (shared, object) = (self.shared.clone(), entry.object.clone());
         let fetching =
             tokio::spawn(
-                async move { fetch::fetch(&shared.client, &shared.place, &object, parts, &shared.stage).await },
+                async move { fetch::fetch(&shared.client, &shared.place, &object, parts, &shared.patience).await },
             );
         let (shared, object) = (self.shared.clone(), entry.clone());
         let reading = tokio::task::spawn_blocking(move || {

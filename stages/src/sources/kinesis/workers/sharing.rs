@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pipeline_engine::stage::{Fault, SourceContext, StageError};
-use pipeline_engine::{Backoff, Claimed, Counter, Gauge, now_us};
+use pipeline_engine::{Backoff, Claimed, Counter, Gauge, Outside, now_us};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -27,6 +27,8 @@ use crate::kinesis::Shard;
 pub(in super::super) struct SharedReading {
     pub(super) shared: Arc<Shared>,
     pub(super) table: LeaseTable,
+    /// The table of leases.
+    pub(super) outside: Outside,
     pub(super) application: String,
     pub(super) worker: String,
     pub(super) lasts: Duration,
@@ -86,7 +88,7 @@ impl SharedReading {
         let Workers { mut table, application, lasts, hand_over, .. } = workers;
         table.count_throttled(cx.counter("throttled"));
         let opening = async {
-            let mut backoff = Backoff::default();
+            let (mut backoff, mut outside) = (Backoff::default(), cx.outside());
             loop {
                 let opened = async {
                     let connected = connect(&mut stream, fan_out.as_deref()).await?;
@@ -96,7 +98,7 @@ impl SharedReading {
                 };
                 match opened.await {
                     Ok(connected) => return Ok::<_, StageError>(connected),
-                    Err(error) => wait_after(error, &stage, &cx, &mut backoff).await?,
+                    Err(error) => wait_after(error, &stage, &mut outside, &mut backoff).await?,
                 }
             }
         };
@@ -104,7 +106,6 @@ impl SharedReading {
             connected = opening => connected?,
             () = cx.stop_requested() => return Ok(None),
         };
-        cx.outside_is_back();
         tracing::info!(stage, worker, table = table.name(), "sharing the stream with other workers");
         let counters = Counters {
             taken: cx.counter("leases_taken"),
@@ -114,9 +115,11 @@ impl SharedReading {
         };
         let sending = Sending::new(cx, decoder, None);
         let lag = Lag::new(sending.cx.behind_ms());
+        let outside = sending.cx.outside();
         Ok(Some(Self {
             shared: Arc::new(Shared { stage, stream, consumer_arn, sending, lag }),
             table,
+            outside,
             application,
             worker,
             lasts,
@@ -158,7 +161,7 @@ impl SharedReading {
                     let tick = tokio::time::timeout(self.lasts, self.tick()).await;
                     let late = |_| Err(StageError::transient("the table of leases did not answer in time"));
                     match tick.unwrap_or_else(late) {
-                        Ok(()) => shared.sending.cx.outside_is_back(),
+                        Ok(()) => self.outside.is_back(),
                         Err(error) => self.patient(error)?,
                     }
                 }
@@ -181,7 +184,7 @@ impl SharedReading {
             return Err(error);
         }
         tracing::warn!(stage = self.shared.stage, "{}; trying again", error.chain());
-        self.shared.sending.cx.outside_failed(&error);
+        self.outside.failed(&error);
         let lasts = self.lasts;
         let lapsed = |(shard, held): (&String, &Held)| (held.renewed_at.elapsed() > lasts).then(|| shard.clone());
         let lapsed: Vec<String> = self.held.iter().filter_map(lapsed).collect();
@@ -214,13 +217,13 @@ impl SharedReading {
 async fn wait_after(
     error: StageError,
     stage: &str,
-    cx: &SourceContext,
+    outside: &mut Outside,
     backoff: &mut Backoff,
 ) -> Result<(), StageError> {
     if error.fault() != Fault::Transient {
         return Err(error);
     }
-    cx.outside_failed(&error);
+    outside.failed(&error);
     let wait = backoff.next_wait();
     tracing::warn!(stage, "{}; trying again in {} ms", error.chain(), wait.as_millis());
     tokio::time::sleep(wait).await;
