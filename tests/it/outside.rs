@@ -1,7 +1,7 @@
 //! Sources whose outside is away: told by name, with the reason, as long as it lasts.
 
 use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
 
 use serde_json::Value;
@@ -15,11 +15,8 @@ use crate::services;
 fn come_back(port: u16, to: String) {
     let listener = TcpListener::bind(("127.0.0.1", port)).expect("the port is free still");
     let pump = |mut from: TcpStream, mut to: TcpStream| {
-        thread::spawn(move || {
-            // Either side may hang up.
-            let _ = io::copy(&mut from, &mut to);
-            let _ = to.shutdown(std::net::Shutdown::Both);
-        })
+        // Either side may hang up.
+        thread::spawn(move || io::copy(&mut from, &mut to).and(to.shutdown(Shutdown::Both)))
     };
     thread::spawn(move || {
         for incoming in listener.incoming() {
