@@ -15,7 +15,7 @@ use crate::http::live::grouped;
 
 /// Look once at a running pipeline.
 ///
-/// Exits with 0 if all is well, 1 if it starts or a sink is away (the others go on), 2 if a stage has failed or
+/// Exits with 0 if all is well, 1 if it starts or what a source or sink depends on is away (the others go on), 2 if a stage has failed or
 /// nobody answers.
 #[derive(Debug, Args)]
 pub struct StatusArguments {

@@ -1,7 +1,7 @@
 //! Names what holds a pipeline up, from its figures, in words.
 //!
-//! As Flink's job graph is read: the bottleneck is the busy stage whose writers wait for it. A sink whose outside is
-//! away comes first: it holds up nobody else, but its rows wait.
+//! As Flink's job graph is read: the bottleneck is the busy stage whose writers wait for it. A stage whose outside is
+//! away comes first: a sink holds up nobody else, but its rows wait; a source has none to give.
 
 use super::snapshot::{Bottleneck, EdgeView, StageView};
 
@@ -29,9 +29,11 @@ fn failed(stages: &[StageView]) -> Option<Bottleneck> {
 fn away(stages: &[StageView], edges: &[EdgeView]) -> Option<Bottleneck> {
     let is_away = |stage: &&StageView| stage.state == "retrying" || stage.state == "paused";
     let stage = stages.iter().filter(is_away).max_by_key(|stage| waiting(stage, edges))?;
+    let others = stages.iter().filter(is_away).count() - 1;
+    let others = if others > 0 { format!(" So it is with {others} more.") } else { String::new() };
     if stage.kind == "source" {
         let why = stage.last_error.as_ref().map(|error| format!(": {}", error.text)).unwrap_or_default();
-        return Some(of(stage, format!("Source \u{201c}{}\u{201d} can\u{2019}t go on{why}.", stage.name)));
+        return Some(of(stage, format!("Source \u{201c}{}\u{201d} can\u{2019}t go on{why}.{others}", stage.name)));
     }
     let what =
         if stage.state == "paused" { "is paused until somebody mends its outside" } else { "can\u{2019}t store" };
@@ -42,8 +44,6 @@ fn away(stages: &[StageView], edges: &[EdgeView]) -> Option<Bottleneck> {
         }
         rows => format!(" {} rows wait for it.", grouped(rows)),
     };
-    let others = stages.iter().filter(is_away).count() - 1;
-    let others = if others > 0 { format!(" So it is with {others} more.") } else { String::new() };
     Some(of(stage, format!("Sink \u{201c}{}\u{201d} {what}.{wait}{others}", stage.name)))
 }
 
