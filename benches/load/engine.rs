@@ -20,6 +20,13 @@ pub fn measure(options: &Options) -> Vec<Line> {
     };
     let (one, decoded) = crate::in_turns(options.rounds, || run(1), decode_only);
     let (two, one_again) = crate::in_turns(options.rounds, || run(2), || run(1));
+    // What the machine gives: its cores may share what they compute with, and always share the memory.
+    let apart = || {
+        std::thread::scope(|scope| [(); 2].map(|()| scope.spawn(|| run(1))).map(|one| one.join().expect("it runs")))
+            .iter()
+            .sum()
+    };
+    let (apart, one_beside) = crate::in_turns(options.rounds, apart, || run(1));
     vec![
         Line {
             path: "engine alone, one core".to_owned(),
@@ -37,6 +44,14 @@ pub fn measure(options: &Options) -> Vec<Line> {
             limit: one_again,
             target: Target::Ratio(1.8),
             more: "the limit here is one core".to_owned(),
+        },
+        Line {
+            path: "two engines at once, a core each, to one".to_owned(),
+            unit: "rows/s",
+            ours: apart,
+            limit: one_beside,
+            target: Target::None,
+            more: "they share nothing but the machine: as far as any program gets by its second core".to_owned(),
         },
     ]
 }

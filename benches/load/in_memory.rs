@@ -2,11 +2,12 @@
 //! bench `dag` and for the load harness.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use pipeline_engine::stage::*;
 use pipeline_engine::{Plan, Run, Span, Variables};
-use pipeline_stages::decode::{Decoder, Format, Message};
+use pipeline_stages::decode::{Decoded, Decoder, Format, Message, Ordered};
 
 pub const BATCHES: u64 = 100;
 pub const BATCH_ROWS: u64 = 8_192;
@@ -50,7 +51,7 @@ const PIPELINE: &str = r#"
     inputs = ["payloads.rejected", "valid.rejected"]
 "#;
 
-/// Decodes the same payloads over and over, as a broker's client would.
+/// Decodes the same payloads over and over, as a source does whose next batch is always there.
 #[derive(serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct PayloadsConfig {
@@ -59,7 +60,7 @@ struct PayloadsConfig {
 
 struct Payloads {
     decoder: Decoder,
-    payloads: Vec<String>,
+    payloads: Arc<[String]>,
 }
 
 impl SourceConfig for PayloadsConfig {
@@ -86,18 +87,19 @@ pub fn payload(row: u64) -> String {
 
 #[async_trait]
 impl Source for Payloads {
-    async fn run(mut self: Box<Self>, cx: SourceContext) -> Result<(), StageError> {
+    async fn run(self: Box<Self>, cx: SourceContext) -> Result<(), StageError> {
         let partition = cx.partition("memory");
-        for batch in 0..BATCHES {
-            for payload in &self.payloads {
-                self.decoder.push(Message {
-                    topic: None,
-                    payload: payload.as_bytes(),
-                    received_at_us: 1_769_860_800_000_000,
-                    position: batch.into(),
-                });
+        let bytes = self.payloads.iter().map(String::len).sum();
+        let mut decoding = Ordered::new(self.decoder);
+        let mut batches = 0..BATCHES;
+        loop {
+            while decoding.has_room()
+                && let Some(batch) = batches.next()
+            {
+                let payloads = self.payloads.clone();
+                decoding.begin(bytes, move |decoder| (batch, decode(decoder, &payloads, batch)));
             }
-            let decoded = self.decoder.take();
+            let Some((batch, decoded)) = decoding.next().await? else { break };
             let ack = partition.open(Span::new(batch, batch), 0);
             let (rows, rejected) = Batch::new(decoded.rows.clone(), ack).split(decoded.rows, decoded.rejected);
             cx.send(rows).await?;
@@ -105,6 +107,18 @@ impl Source for Payloads {
         }
         cx.drain(&partition).await
     }
+}
+
+fn decode(decoder: &mut Decoder, payloads: &[String], batch: u64) -> Decoded {
+    for payload in payloads {
+        decoder.push(Message {
+            topic: None,
+            payload: payload.as_bytes(),
+            received_at_us: 1_769_860_800_000_000,
+            position: batch.into(),
+        });
+    }
+    decoder.take()
 }
 
 fn plan(table: &str) -> Plan {

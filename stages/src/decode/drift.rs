@@ -5,6 +5,7 @@
 //! kind than its column's.
 
 use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pipeline_engine::Counter;
 use schemars::JsonSchema;
@@ -13,7 +14,7 @@ use serde::Deserialize;
 use super::fault::{Fault, reason};
 use super::table::NodeId;
 
-/// Names come from devices, and may be as many as these please: so many are told and remembered, by a decoder.
+/// Names come from devices, and may be as many as these please: so many are told and remembered, by a decoder and its twins.
 const TOLD_MAX: usize = 1_000;
 /// A name beyond it is counted and not told.
 const NAME_BYTES_MAX: usize = 256;
@@ -29,6 +30,9 @@ pub enum UnknownFields {
     Reject,
 }
 
+/// The name of a field, and the node that it lies in.
+type Name = (NodeId, Box<str>);
+
 /// What the payloads of one decoder have held beyond the schema.
 #[derive(Debug, Default)]
 pub(super) struct Drift {
@@ -37,13 +41,24 @@ pub(super) struct Drift {
     count: Counter,
     /// Fields of messages read since the last flush.
     unflushed: u64,
-    told: HashSet<(NodeId, Box<str>)>,
+    /// Names that this decoder has met, so that the others are asked once for each.
+    met: HashSet<Name>,
+    /// What this decoder and its twins have told.
+    told: Arc<Mutex<HashSet<Name>>>,
+    /// The last name was the last that may be told.
+    is_at_bound: bool,
     news: Vec<String>,
 }
 
 impl Drift {
     pub(super) fn new(policy: UnknownFields, count: Counter) -> Self {
         Self { policy, count, ..Self::default() }
+    }
+
+    /// For a twin of the decoder.
+    pub(super) fn twin(&self) -> Self {
+        let (count, told) = (self.count.clone(), self.told.clone());
+        Self { policy: self.policy, count, told, ..Self::default() }
     }
 
     /// A field that no column asks for.
@@ -54,7 +69,14 @@ impl Drift {
 
     /// Whether nobody has been told of this field yet, and somebody will be now.
     pub(super) fn is_new(&mut self, node: NodeId, key: &str) -> bool {
-        key.len() <= NAME_BYTES_MAX && self.told.len() < TOLD_MAX && self.told.insert((node, key.into()))
+        let is_met = key.len() > NAME_BYTES_MAX || self.met.len() >= TOLD_MAX || !self.met.insert((node, key.into()));
+        if is_met {
+            return false;
+        }
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = told.len() < TOLD_MAX && told.insert((node, key.into()));
+        self.is_at_bound |= is_new && told.len() == TOLD_MAX;
+        is_new
     }
 
     pub(super) fn tell_field(&mut self, path: &str, kept_in: Option<&str>) {
@@ -86,7 +108,7 @@ impl Drift {
     }
 
     fn tell_bound(&mut self) {
-        if self.told.len() == TOLD_MAX {
+        if std::mem::take(&mut self.is_at_bound) {
             self.news.push(format!("this is the {TOLD_MAX}th change of what messages hold: no more are told"));
         }
     }

@@ -32,6 +32,7 @@ mod json_text;
 #[cfg(any(feature = "mqtt", feature = "kinesis", feature = "http"))]
 mod message;
 mod msgpack;
+mod ordered;
 mod read;
 mod rest;
 mod table;
@@ -58,6 +59,8 @@ pub use drift::UnknownFields;
 pub(crate) use fault::{Fault, Verdict, reason};
 #[cfg(any(feature = "mqtt", feature = "kinesis", feature = "http"))]
 pub(crate) use message::RowMessage;
+pub use ordered::Ordered;
+pub(crate) use ordered::width;
 use table::{NodeId, Table};
 
 /// How deep arrays and objects may nest. No device needs ten; parsers give up at 128 and above.
@@ -111,6 +114,7 @@ pub struct Decoded {
 pub struct Decoder {
     stage: String,
     format: Format,
+    declared: Option<DeclaredSchema>,
     schema: SchemaRef,
     rows: Rows,
     letters: DeadLetters,
@@ -143,12 +147,23 @@ impl Decoder {
     ///
     /// `stage` is the source's name: dead letters carry it.
     pub fn new(schema: Option<&DeclaredSchema>, format: Format, stage: &str) -> Self {
-        let (rows, schema) = match schema {
+        let (rows, arrow) = match schema {
             Some(schema) => (Rows::Typed(Box::new(Table::new(schema)), Plain::default()), schema.arrow()),
             None => (Rows::Raw(Box::default()), raw_schema()),
         };
-        let letters = DeadLetters::default();
-        Self { stage: stage.to_owned(), format, schema, rows, letters, bytes: 0, positions: None }
+        let (stage, declared, letters) = (stage.to_owned(), schema.cloned(), DeadLetters::default());
+        Self { stage, format, declared, schema: arrow, rows, letters, bytes: 0, positions: None }
+    }
+
+    /// Another decoder that makes the same of each message and holds none yet. What one of them has told of unknown fields
+    /// the other doesn't tell again, and they count into one counter.
+    pub(crate) fn twin(&self) -> Self {
+        let mut twin = Self::new(self.declared.as_ref(), self.format, &self.stage);
+        if let (Rows::Typed(table, _), Rows::Typed(original, _)) = (&mut twin.rows, &self.rows) {
+            table.drift = original.drift.twin();
+        }
+        twin.positions.clone_from(&self.positions);
+        twin
     }
 
     /// From here on messages are those of a partition, and dead letters name their positions so; before, and where it is

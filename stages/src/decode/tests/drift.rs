@@ -48,6 +48,24 @@ fn an_unknown_field_is_counted_each_time_and_told_once() {
 }
 
 #[test]
+fn twins_tell_of_a_field_once_and_count_together() {
+    let count = Counter::default();
+    let mut decoder = Decoder::new(Some(&schema(COLUMNS)), Format::Json, "devices")
+        .with_unknown_fields(UnknownFields::Ignore, count.clone());
+    let mut twin = decoder.twin();
+    let mut news = Vec::new();
+    for decoder in [&mut twin, &mut decoder] {
+        decoder.push(message(br#"{"id":"a","fan":1}"#, 1));
+        decoder.push(message(br#"{"id":"a","fan":1,"v":"hot"}"#, 2));
+        let Rows::Typed(table, _) = &mut decoder.rows else { panic!("there is a schema") };
+        news.extend(table.drift.flush());
+        assert_eq!(decoder.take().rows.num_rows(), 2);
+    }
+    assert_eq!(count.get(), 6);
+    assert_eq!(news.len(), 2, "one for each name: {news:?}");
+}
+
+#[test]
 fn a_column_keeps_what_no_other_asks_for_at_its_place() {
     let payloads = [
         r#"{"fan":1,"id":"a","state":{"reported":{"unit":"C","temp":2.5,"x":{"y":[1, null]}},"v":-0.5},"on":true}"#,

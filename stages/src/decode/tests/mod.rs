@@ -5,6 +5,7 @@ mod drift;
 mod formats;
 #[cfg(feature = "mqtt")]
 mod letters;
+mod ordered;
 mod rules;
 
 use arrow::array::{AsArray, RecordBatch};

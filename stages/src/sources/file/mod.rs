@@ -4,7 +4,10 @@
 //! A line that does not fit the schema is a dead letter with its line number; its neighbours go on.
 //! Where a batch ends depends on the content of the file alone, so reading it again makes the same
 //! batches; only a paced replay cuts them by the clock. Every run reads its files from the start.
+//!
+//! JSON lines are read by one thread and decoded on several cores; they leave in the order of the file.
 
+mod decoding;
 mod pace;
 mod reader;
 
@@ -23,17 +26,13 @@ use pipeline_engine::{Partition, columns, dead_letter};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor};
-use tokio::sync::mpsc;
 
+use self::decoding::Chunks;
 use self::pace::{Pace, Paced};
-use self::reader::{Chunk, FileReader, Plan};
+use self::reader::{FileReader, Handing, Plan};
 use super::decoder;
 use super::records::{Compression, FileFormat};
-use crate::decode::{Decoder, Format, UnknownFields};
-
-/// Chunks that wait between the reading thread and the pipeline: one is always ready, and memory
-/// stays at a few times the chunk's size.
-const CHUNKS_AHEAD: usize = 2;
+use crate::decode::{self, Decoder, Format, UnknownFields};
 
 /// `type = "file"` in a pipeline file.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -142,14 +141,15 @@ impl Source for FileSource {
         let partitions: Vec<Partition> =
             self.config.path.0.iter().map(|path| cx.partition(path.display().to_string())).collect();
         let mut paced = self.pace.clone().map(|pace| Paced::new(pace, partitions.len()));
-        let (sender, mut chunks) = mpsc::channel(CHUNKS_AHEAD);
-        // Files block the thread that reads them, and decoding is work: neither belongs to the runtime.
-        let reading = tokio::task::spawn_blocking(move || self.read(&sender));
+        let decodes_apart = decode::width() > 1 && paced.is_none();
+        let (handing, mut chunks) = Chunks::new(self.decoder.twin(), self.config.topic.as_deref());
+        // Files block the thread that reads them, which therefore is none of the runtime's.
+        let reading = tokio::task::spawn_blocking(move || self.read(decodes_apart, handing));
         loop {
             let chunk = tokio::select! {
                 biased;
                 () = cx.stop_requested() => break,
-                chunk = chunks.recv() => chunk,
+                chunk = chunks.next() => chunk?,
             };
             let Some(chunk) = chunk else { break };
             let partition = &partitions[chunk.file];
@@ -181,13 +181,13 @@ impl Source for FileSource {
 }
 
 impl FileSource {
-    /// Reads all files, on a thread of its own, until nobody takes the chunks any more.
-    fn read(mut self, chunks: &mpsc::Sender<Chunk>) -> Result<(), StageError> {
+    /// Reads all files, on a thread of its own, until nobody takes what it reads any more.
+    fn read(mut self, decodes_apart: bool, mut handing: Handing) -> Result<(), StageError> {
         let files = self.open_all()?;
-        let plan =
-            Plan { topic: self.config.topic.as_deref(), pace_column: self.pace.as_ref().map(|pace| pace.column) };
+        let pace_column = self.pace.as_ref().map(|pace| pace.column);
+        let plan = Plan { topic: self.config.topic.as_deref(), pace_column, decodes_apart };
         for (index, file) in files.into_iter().enumerate() {
-            let read_on = file.read(index, &plan, &mut self.decoder, chunks)?;
+            let read_on = file.read(index, &plan, &mut self.decoder, &mut handing)?;
             if !read_on {
                 break;
             }

@@ -1,4 +1,4 @@
-//! Reads one file record by record, decodes, and hands on chunks of rows.
+//! Reads one file record by record, and hands on chunks of what it has read: decoded, or as lines for others to decode.
 //!
 //! Memory is bounded: see [`super::super::records`].
 
@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::decode::{Decoded, Decoder};
 use crate::sources::records::{
-    CHUNK_BYTES_MAX, CHUNK_RECORDS_MAX, Compression, FileFormat, RecordReader, is_cut_off, unpack,
+    CHUNK_BYTES_MAX, CHUNK_RECORDS_MAX, Compression, FileFormat, LineChunk, RecordReader, is_cut_off, unpack,
 };
 
 /// What is read from the disk at once.
@@ -22,6 +22,24 @@ const READ_BYTES: usize = 64 << 10;
 pub(super) struct Plan<'a> {
     pub(super) topic: Option<&'a str>,
     pub(super) pace_column: Option<usize>,
+    /// Whether lines are decoded elsewhere. A replay needs the time of each, and whether a record of CSV fits says where the
+    /// next one begins.
+    pub(super) decodes_apart: bool,
+}
+
+/// What the reading thread hands over.
+pub(super) enum Piece {
+    /// Decoded already.
+    Chunk(Chunk),
+    /// Consecutive lines, to be decoded.
+    Lines { file: usize, span: Span, received_at_us: i64, lines: LineChunk },
+}
+
+/// Where the reading thread hands over.
+pub(super) struct Handing {
+    pub(super) pieces: mpsc::Sender<Piece>,
+    /// Chunks of lines that have been decoded, to be filled again: a fresh one costs the first touch of each of its pages.
+    pub(super) emptied: mpsc::Receiver<LineChunk>,
 }
 
 /// Rows and dead letters of consecutive records.
@@ -104,34 +122,74 @@ impl FileReader {
         file: usize,
         plan: &Plan<'_>,
         decoder: &mut Decoder,
-        chunks: &mpsc::Sender<Chunk>,
+        handing: &mut Handing,
     ) -> Result<bool, StageError> {
         let mut line = 0;
         loop {
             let received_at_us = now_us();
-            let (mut first, mut records, mut marks) = (None, 0, Vec::new());
-            while records < CHUNK_RECORDS_MAX && decoder.bytes() < CHUNK_BYTES_MAX {
-                let read = self.records.read_into(decoder, plan.topic, received_at_us);
-                // The rows of a chunk that was only begun don't leave: once the file is whole, a chunk
-                // with other bounds will hold them.
-                let Some(at) = read.map_err(|error| broken(&self.path, line, error))? else { break };
-                line = at;
-                first.get_or_insert(at);
-                records += 1;
-                if let Some(column) = plan.pace_column {
-                    let (rows_end, letters_end) = decoder.waiting();
-                    let rows_before = marks.last().map_or(0, |mark: &Mark| mark.rows_end);
-                    let recorded_at_us = decoder.last_micros(column).filter(|_| rows_end > rows_before);
-                    marks.push(Mark { line, rows_end, letters_end, recorded_at_us });
-                }
-            }
-            let Some(first) = first else { return Ok(true) };
-            let span = Span::new(first, line);
-            let chunk = Chunk { file, span, received_at_us, decoded: decoder.take(), marks };
-            if chunks.blocking_send(chunk).is_err() {
+            let read = if plan.decodes_apart && matches!(self.records, RecordReader::Lines(_)) {
+                let lines = handing.emptied.try_recv().unwrap_or_default();
+                self.read_lines(lines, &mut line)?.map(|(span, lines)| Piece::Lines {
+                    file,
+                    span,
+                    received_at_us,
+                    lines,
+                })
+            } else {
+                self.decode(plan, received_at_us, decoder, &mut line)?.map(|(span, marks)| {
+                    Piece::Chunk(Chunk { file, span, received_at_us, decoded: decoder.take(), marks })
+                })
+            };
+            let Some(piece) = read else { return Ok(true) };
+            if handing.pieces.blocking_send(piece).is_err() {
                 return Ok(false);
             }
         }
+    }
+
+    /// Decodes the records of a chunk; `None` at the end. `line` becomes that of the last record.
+    ///
+    /// # Errors
+    /// The rows of a chunk that was only begun don't leave: once the file is whole, a chunk with other bounds will hold them.
+    fn decode(
+        &mut self,
+        plan: &Plan<'_>,
+        received_at_us: i64,
+        decoder: &mut Decoder,
+        line: &mut u64,
+    ) -> Result<Option<(Span, Vec<Mark>)>, StageError> {
+        let (mut first, mut records, mut marks) = (None, 0, Vec::new());
+        while records < CHUNK_RECORDS_MAX && decoder.bytes() < CHUNK_BYTES_MAX {
+            let read = self.records.read_into(decoder, plan.topic, received_at_us);
+            let Some(at) = read.map_err(|error| broken(&self.path, *line, error))? else { break };
+            *line = at;
+            first.get_or_insert(at);
+            records += 1;
+            if let Some(column) = plan.pace_column {
+                let (rows_end, letters_end) = decoder.waiting();
+                let rows_before = marks.last().map_or(0, |mark: &Mark| mark.rows_end);
+                let recorded_at_us = decoder.last_micros(column).filter(|_| rows_end > rows_before);
+                marks.push(Mark { line: at, rows_end, letters_end, recorded_at_us });
+            }
+        }
+        Ok(first.map(|first| (Span::new(first, *line), marks)))
+    }
+
+    /// Reads the lines of a chunk, with the bounds that it has where it is decoded at once.
+    ///
+    /// # Errors
+    /// As for [`FileReader::decode`].
+    fn read_lines(&mut self, mut chunk: LineChunk, line: &mut u64) -> Result<Option<(Span, LineChunk)>, StageError> {
+        let RecordReader::Lines(lines) = &mut self.records else { return Ok(None) };
+        let mut first = None;
+        chunk.clear();
+        while chunk.len() < CHUNK_RECORDS_MAX && chunk.bytes() < CHUNK_BYTES_MAX {
+            let read = lines.read_next(&mut chunk);
+            let Some(at) = read.map_err(|error| broken(&self.path, *line, error))? else { break };
+            *line = at;
+            first.get_or_insert(at);
+        }
+        Ok(first.map(|first| (Span::new(first, *line), chunk)))
     }
 }
 

@@ -1,5 +1,6 @@
 //! The file source as the engine runs it: files in, batches and dead letters out.
 
+mod cores;
 mod corpus;
 
 use std::io::Write;

@@ -23,6 +23,7 @@ use crate::decode::Decoder;
 pub(crate) use compression::{Compression, is_cut_off, unpack};
 #[cfg(feature = "s3")]
 pub(crate) use compression::{Unpacked, unpack_within};
+pub(crate) use lines::LineChunk;
 #[cfg(feature = "s3")]
 pub(crate) use parquet::ParquetRecords;
 
