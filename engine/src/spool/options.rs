@@ -20,6 +20,9 @@ pub struct SpoolOptions {
     pub group_records_max: usize,
     /// How long the first record of a group may wait for more.
     pub group_linger: Duration,
+    /// The same for a group that has come to [`SpoolOptions::BUSY_RECORDS`], where that is longer: a sync costs the same for ten
+    /// times as many, and so does whoever is told of it.
+    pub group_linger_busy: Duration,
     /// Appended records that aren't durable yet are held up to this size; then appending waits.
     pub buffer_bytes_max: usize,
     /// The segments together are held below this size: at it, appending waits.
@@ -52,6 +55,9 @@ pub(crate) enum PlantedBug {
 }
 
 impl SpoolOptions {
+    /// Records within one linger that show a source to be busy; 25,000 a second with the default.
+    pub const BUSY_RECORDS: usize = 128;
+
     /// The defaults: 64 MiB segments, groups of 1 MiB or 5 ms, 20 GiB in all, 1 GiB left free.
     pub fn new(pipeline: impl Into<String>, source: impl Into<String>) -> Self {
         Self {
@@ -62,6 +68,7 @@ impl SpoolOptions {
             // What 1 MiB holds of the usual 115 bytes.
             group_records_max: 8192,
             group_linger: Duration::from_millis(5),
+            group_linger_busy: Duration::ZERO,
             buffer_bytes_max: 8 << 20,
             // At 1,000 messages of 170 bytes a second, more than a day of outage.
             bytes_max: 20 << 30,

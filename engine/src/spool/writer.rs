@@ -1,8 +1,8 @@
 //! Taking records in, and the thread that makes them durable in groups.
 //!
 //! Group commit adapts to the load: a group is what has come together while the one before it was
-//! being synced, or within `group_linger` of its first record, or until somebody asked for it. The
-//! buffer before the thread is bounded in bytes; when nothing becomes durable, appending waits.
+//! being synced, or within `group_linger` of its first record (`group_linger_busy` where many have come by then), or until
+//! somebody asked for it. The buffer before the thread is bounded in bytes; when nothing becomes durable, appending waits.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -224,8 +224,8 @@ impl Intake {
         match (state.records.is_empty(), state.ending) {
             (_, Some(Ending::Stop)) | (true, Some(Ending::Finish)) => Err(Next::End),
             (true, None) => Err(Next::Wait),
-            (false, None) if !state.flush && !state.is_full(options) && waited < options.group_linger => {
-                Err(Next::WaitAtMost(options.group_linger - waited))
+            (false, None) if !state.flush && !state.is_full(options) && waited < state.linger(options) => {
+                Err(Next::WaitAtMost(state.linger(options) - waited))
             }
             (false, _) => Ok(state.cut_group(options)),
         }
@@ -261,6 +261,12 @@ enum RetryFor {
 impl IntakeState {
     fn is_full(&self, options: &SpoolOptions) -> bool {
         self.records_bytes >= options.group_bytes_max || self.records.len() >= options.group_records_max
+    }
+
+    /// How long the first record of the group may wait, as far as can be said now.
+    fn linger(&self, options: &SpoolOptions) -> Duration {
+        let is_busy = self.records.len() >= SpoolOptions::BUSY_RECORDS;
+        if is_busy { options.group_linger.max(options.group_linger_busy) } else { options.group_linger }
     }
 
     fn cut_group(&mut self, options: &SpoolOptions) -> Group {
@@ -370,5 +376,29 @@ impl Drop for Committing {
         shared.intake.lock().ended = true;
         shared.intake.room.notify_one();
         shared.status.send_replace(SpoolStatus::Closed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_that_many_have_come_to_lingers_longer() {
+        let (hour, intake) = (Duration::from_secs(3600), Intake::new(1, 0));
+        let options =
+            SpoolOptions { group_linger: hour, group_linger_busy: 4 * hour, ..SpoolOptions::new("pipeline", "source") };
+        let record = Record { received_at_us: 1, flags: 0, mark: 0, topic: "a".into(), payload: Vec::new().into() };
+        let wait = || match intake.take_group(&options) {
+            Err(Next::WaitAtMost(wait)) => wait,
+            _ => panic!("it is not full, and nobody has asked for it"),
+        };
+        for number in 1..=SpoolOptions::BUSY_RECORDS {
+            assert!(number == 1 || wait() <= hour, "{number}");
+            assert_eq!(intake.push(&record, &options).expect("it is open"), Some(number as u64));
+        }
+        assert!(wait() > 3 * hour);
+        intake.flush();
+        assert!(intake.take_group(&options).is_ok_and(|group| group.records.len() == SpoolOptions::BUSY_RECORDS));
     }
 }

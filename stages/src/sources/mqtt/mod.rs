@@ -132,6 +132,8 @@ fn default_batch_rows() -> u32 {
     8192
 }
 
+/// A busy source waits so many times as long before messages are synced together and acknowledged.
+const BUSY_LINGERS: u32 = 4;
 /// What a topic and the spool's own bytes take of a record.
 const PAYLOAD_MAX: SizeText = SizeText(RECORD_BYTES_MAX as u64 - (1 << 20));
 
@@ -176,7 +178,9 @@ impl SourceConfig for MqttSourceConfig {
         if self.payload_max.0 > PAYLOAD_MAX.0 {
             return Err(BuildError::invalid("payload_max", format!("the spool holds payloads up to {PAYLOAD_MAX}")));
         }
-        let spool = self.spool.options(cx)?;
+        let mut spool = self.spool.options(cx)?;
+        // The broker waits for nothing but room in its window, of which half is never waited for.
+        spool.group_linger_busy = spool.group_linger.saturating_mul(BUSY_LINGERS);
         let schema = self.schema.as_deref().map(|name| cx.schema("schema", name)).transpose()?;
         let decoder = decoder(cx, schema.as_deref(), self.format, self.unknown_fields)?;
         let mut outputs = decoder.outputs();
