@@ -217,6 +217,10 @@ pub trait Sink: Send {
         Sharing::AtLeastOnce
     }
 
+    /// Several workers share the source, and store by this sink at once. Called when the plan is made, before all else, unless
+    /// [`Sink::sharing`] refuses it.
+    fn share(&mut self) {}
+
     /// A tenure of a partition begins, of a source that several workers share: puts its number on record, so that from
     /// here on nothing of an earlier one is stored, and then says how far the sink has come. Called between groups, again
     /// after a transient error. `parents` are the partitions that this one has come from.
@@ -228,8 +232,8 @@ pub trait Sink: Send {
         Ok(Adopted::default())
     }
 
-    /// Keeps what the next owner of a partition goes on from, in place of what was kept before. Called of a sink whose
-    /// [`Sink::sharing`] is [`Sharing::ExactlyOnce`].
+    /// Keeps what the next owner of a partition goes on from, in place of what was kept before. Called of a sink that says it
+    /// does ([`Sharing::ExactlyOnce`]).
     ///
     /// # Errors
     /// As for [`Sink::adopt`].
@@ -334,8 +338,11 @@ pub trait Sink: Send {
 /// What several workers that store by one sink can expect of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sharing {
-    /// Each row once: it refuses what comes from a worker that has lost its partition, and keeps checkpoints.
-    ExactlyOnce,
+    /// Each row once: it refuses what comes from a worker that has lost its partition.
+    ExactlyOnce {
+        /// Whether it also keeps what transforms remember, for the next owner of a partition ([`Sink::keep_checkpoint`]).
+        keeps_checkpoints: bool,
+    },
     /// Each row at least once.
     AtLeastOnce,
     /// It is one worker's alone. Says why, and what to do instead, in sentences.

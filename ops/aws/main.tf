@@ -100,6 +100,17 @@ resource "aws_s3_bucket_lifecycle_configuration" "lake" {
       days_after_initiation = 2
     }
   }
+  # What workers set aside is deleted within seconds, and their heads are written again with each group.
+  rule {
+    id     = "set-aside"
+    status = "Enabled"
+    filter {
+      prefix = "lake/_pipeline/"
+    }
+    noncurrent_version_expiration {
+      noncurrent_days = 1
+    }
+  }
   # What --keep has deleted stays as an older version for so long.
   rule {
     id     = "deleted-backups"
@@ -242,6 +253,7 @@ locals {
     source-kinesis         = {}
     source-kinesis-workers = {}
     sink-parquet           = { prefix = "lake" }
+    sink-parquet-workers   = { prefix = "lake" }
     source-s3              = { prefix = "inbox" }
     source-s3-queue        = {}
     backup                 = { prefix = "backups" }

@@ -212,7 +212,7 @@ fn build(
             Err(error) => mistakes.extend(all_mistakes(&mut stage, error, input.as_ref(), &cx)),
         }
     }
-    shared::check(&nodes, &places, &mut mistakes);
+    shared::check(&mut nodes, &places, &mut mistakes);
     if !mistakes.is_empty() {
         return Err(mistakes);
     }

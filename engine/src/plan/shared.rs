@@ -7,31 +7,34 @@ use crate::file::Mistake;
 use crate::registry::Built;
 use crate::stage::Sharing;
 
-/// Finds what would not be right with several workers. `places`: where each stage is written.
-pub(super) fn check(nodes: &[Node], places: &[Option<Range<usize>>], mistakes: &mut Vec<Mistake>) {
-    let Some(source) = nodes.iter().find(|node| is_shared(node)) else { return };
+/// Finds what would not be right with several workers, and tells the sinks of them. `places`: where each stage is written.
+pub(super) fn check(nodes: &mut [Node], places: &[Option<Range<usize>>], mistakes: &mut Vec<Mistake>) {
+    let Some(source) = nodes.iter().find(|node| is_shared(node)).map(|node| node.name.clone()) else { return };
     let mut keeps = false;
-    for (node, place) in nodes.iter().zip(places) {
-        match &node.built {
-            Built::Source(_) if node.name != source.name => {
+    for (node, place) in nodes.iter_mut().zip(places) {
+        match &mut node.built {
+            Built::Source(_) if node.name != source => {
                 let message =
-                    format!("\"{}\" shares its partitions among workers, and has the pipeline to itself", source.name);
+                    format!("\"{source}\" shares its partitions among workers, and has the pipeline to itself");
                 let hint = "Put this source into a pipeline file of its own.";
                 mistakes.push(Mistake::new(place.clone(), message).hint(hint));
             }
             Built::Sink(built) => match built.sink.sharing() {
-                Sharing::ExactlyOnce if node.required => keeps = true,
-                Sharing::ExactlyOnce => {
-                    let message = format!("\"{}\" is optional, and \"{}\" has \"workers\"", node.name, source.name);
+                Sharing::ExactlyOnce { keeps_checkpoints } if node.required => {
+                    keeps |= keeps_checkpoints;
+                    built.sink.share();
+                }
+                Sharing::ExactlyOnce { .. } => {
+                    let message = format!("\"{}\" is optional, and \"{source}\" has \"workers\"", node.name);
                     let hint = "A worker that takes a shard over has to know how far the sink has come, and so waits for it: take \
                                 \"optional\" out.";
                     mistakes.push(Mistake::new(place.clone(), message).hint(hint));
                 }
-                Sharing::AtLeastOnce => {}
+                Sharing::AtLeastOnce => built.sink.share(),
                 Sharing::Refused(hint) => {
                     let message = format!(
-                        "several workers can't store by \"{}\" ({}), and \"{}\" has \"workers\"",
-                        node.name, node.type_name, source.name
+                        "several workers can't store by \"{}\" ({}), and \"{source}\" has \"workers\"",
+                        node.name, node.type_name
                     );
                     mistakes.push(Mistake::new(place.clone(), message).hint(hint));
                 }
@@ -68,8 +71,8 @@ impl Plan {
 
     /// The sink that keeps what the next owner of a partition goes on from: the first that can.
     pub(crate) fn keeper(nodes: &[Node]) -> Option<usize> {
-        let can =
-            |node: &Node| matches!(&node.built, Built::Sink(built) if built.sink.sharing() == Sharing::ExactlyOnce);
+        let keeps = Sharing::ExactlyOnce { keeps_checkpoints: true };
+        let can = |node: &Node| matches!(&node.built, Built::Sink(built) if built.sink.sharing() == keeps);
         nodes.iter().position(|node| node.required && can(node))
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant as Deadline, timeout_at};
+use tokio::time::Instant as Deadline;
 use tokio_util::sync::CancellationToken;
 
 use super::patience::Patience;
@@ -109,6 +109,8 @@ pub(super) struct SinkTask {
     waiting: Option<(usize, Batch)>,
     /// Where several workers share the source.
     orders: Option<mpsc::UnboundedReceiver<SinkOrder>>,
+    /// One that has ended a group, to be obeyed behind it.
+    ordered: Option<SinkOrder>,
     /// The tenures that are on record, by partition.
     tenures: BTreeMap<String, u64>,
 }
@@ -134,6 +136,7 @@ impl SinkTask {
             stats,
             waiting: None,
             orders,
+            ordered: None,
             tenures: BTreeMap::new(),
         }
     }
@@ -220,7 +223,7 @@ impl SinkTask {
         self.inputs[edge].is_ordered.then(|| (partition.name().to_owned(), span))
     }
 
-    /// A group: what is there now, or what comes while it may linger.
+    /// A group: what is there now, or what comes while it may linger. Whoever orders something waits for no row to come.
     async fn collect(&mut self, edge: usize, first: Batch, inbox: &mut Inbox) -> Result<Group, StageError> {
         let deadline = Deadline::now() + self.grouping.linger;
         let mut gathered = Gathered::default();
@@ -229,7 +232,7 @@ impl SinkTask {
             let next = match inbox.try_next_batch() {
                 Some(batch) => Some(batch),
                 None if self.grouping.linger.is_zero() => None,
-                None => timeout_at(deadline, inbox.next_batch()).await.ok().flatten(),
+                None => self.next_before(deadline, inbox).await,
             };
             let Some((edge, batch)) = next else { break };
             if self.is_ahead_of_orders(&batch) {

@@ -3,5 +3,9 @@
 pub(crate) mod fault;
 mod settings;
 
+/// A folder below a sink's prefix for what is no object of rows: readers leave out what begins with an underscore, and so does
+/// the source `s3`.
+pub(crate) const ASIDE: &str = "_pipeline";
+
 pub(crate) use self::settings::S3Settings;
 pub(crate) use crate::aws::check_endpoint;

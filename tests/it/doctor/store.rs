@@ -5,10 +5,23 @@ use crate::parquet::old_store::{Condition, OldStore};
 use crate::services::{S3, bucket, s3};
 
 fn lake(bucket: &str, store: &S3) -> Patient {
+    lake_of(SIMULATOR, bucket, store)
+}
+
+fn lake_of(source: &str, bucket: &str, store: &S3) -> Patient {
     let sink = format!(
         "[sinks.lake]\ntype = \"parquet\"\ninputs = [\"in\"]\nurl = \"s3://{bucket}/raw\"\ntime_column = \"timestamp\"\n"
     );
-    Patient::new(&format!("{SIMULATOR}{sink}")).set(store.environment())
+    Patient::new(&format!("{source}{sink}")).set(store.environment())
+}
+
+/// A source that several workers share. Nobody answers it, which is no matter of the lake's.
+fn shared_lake(bucket: &str, store: &S3) -> Patient {
+    let source = "[sources.in]\ntype = \"kinesis\"\nstream = \"none\"\nschema = \"reading\"\n\
+                  workers = { application = \"none\" }\n";
+    let nobody = |name: &str| (name.to_owned(), "http://127.0.0.1:1".to_owned());
+    let nobody = [nobody("AWS_ENDPOINT_URL_KINESIS"), nobody("AWS_ENDPOINT_URL_DYNAMODB")];
+    lake_of(source, bucket, store).set(nobody)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,4 +75,22 @@ async fn a_store_that_keeps_no_conditions_and_whose_clock_is_wrong_is_told() {
         &["the clock of the object store is", "behind this machine's"],
     );
     assert_eq!(store.paths(), [""; 0], "nothing is left there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_workers_need_a_store_that_keeps_both_conditions() {
+    let name = tokio::task::spawn_blocking(bucket).await.unwrap();
+    shared_lake(&name, &s3())
+        .examine()
+        .says("lake", "create", "pass", &["only where none is"])
+        .says("lake", "swap", "pass", &["If-Match"])
+        .says("lake", "delete", "pass", &["gone again"]);
+    for (condition, check, names) in
+        [(Condition::Kept, "swap", "(If-Match)"), (Condition::Ignored, "create", "(If-None-Match)")]
+    {
+        let store = OldStore::start(condition).await;
+        let found = shared_lake("old", &S3 { endpoint: store.url.clone(), ..s3() }).examine();
+        found.says("lake", check, "fail", &["several workers can't share", names, "without \"workers\""]);
+        assert_eq!(store.paths(), [""; 0], "nothing is left there");
+    }
 }

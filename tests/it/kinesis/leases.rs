@@ -84,6 +84,7 @@ impl Pair {
         let seqs = self.site.runtime.block_on(self.putting).unwrap();
         self.site.assert_as_alone(&self.store, seqs);
         self.workers.into_iter().for_each(|worker| assert_ended_well(worker.process));
+        self.site.assert_lake_is_the_table(&self.store);
     }
 }
 

@@ -1,13 +1,17 @@
 //! Several workers on one stream: real processes that are killed, stopped past their leases, woken and added, with a real
-//! table of leases (moto's DynamoDB) and a real TimescaleDB.
+//! table of leases (moto's DynamoDB), a real TimescaleDB and a lake in a real S3 API (Ceph's).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::{Float64Type, Int64Type};
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_kinesis::types::Shard;
+use futures::TryStreamExt;
+use object_store::ObjectStore;
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
@@ -32,10 +36,11 @@ pub(super) struct Site {
     pub(super) lease: &'static str,
 }
 
-/// A database that runs store in.
+/// A database and a bucket that runs store in.
 pub(super) struct Store {
     url: String,
     client: Client,
+    bucket: String,
 }
 
 impl Site {
@@ -63,7 +68,7 @@ impl Site {
             client.batch_execute(&tables).await.expect("the tables are made");
             client
         });
-        Store { url, client }
+        Store { url, client, bucket: services::bucket() }
     }
 
     /// Starts a run of the pipeline: a worker of that name, or with `None` one that has the stream to itself.
@@ -83,8 +88,12 @@ impl Site {
         let file = self.folder.path().join(format!("{name}.toml"));
         std::fs::write(&file, text).unwrap();
         let data = self.folder.path().join(name).display().to_string();
-        let mut variables = self.stream.environment(None);
+        let lake = format!("s3://{}/lake", store.bucket);
+        // The emulators take any credentials.
+        let mut variables = services::s3().environment().to_vec();
         for (variable, value) in [
+            ("AWS_ENDPOINT_URL_KINESIS", &self.stream.endpoint),
+            ("S3_URL", &lake),
             ("AWS_ENDPOINT_URL_DYNAMODB", &self.leases_endpoint),
             ("KINESIS_STREAM", &self.stream.name),
             ("DATABASE_URL", &store.url),
@@ -173,6 +182,38 @@ impl Site {
         }
     }
 
+    /// The lake holds the rows of the table, each in one object, and nothing is left on its way there. For runs that have ended.
+    pub(super) fn assert_lake_is_the_table(&self, store: &Store) {
+        let mut lake = Vec::new();
+        for rows in self.runtime.block_on(services::read_parquet(&store.bucket, "lake")) {
+            let column = |name: &str| rows.column_by_name(name).expect(name).clone();
+            let (device, seq, score) = (column("device"), column("seq"), column("value_score"));
+            let (device, seq) = (device.as_string::<i32>(), seq.as_primitive::<Int64Type>());
+            let score = score.as_primitive::<Float64Type>();
+            for row in 0..rows.num_rows() {
+                let score = score.is_valid(row).then(|| score.value(row).to_bits());
+                lake.push((device.value(row).to_owned(), seq.value(row), score));
+            }
+        }
+        let sql = "select device, seq, value_score from readings";
+        let table = self.runtime.block_on(store.client.query(sql, &[])).expect(sql);
+        let score = |score: Option<f64>| score.map(f64::to_bits);
+        let mut table: Vec<_> = table.iter().map(|row| (row.get(0), row.get(1), score(row.get(2)))).collect();
+        lake.sort();
+        table.sort();
+        assert_eq!((lake.len(), lake == table), (table.len(), true), "each row of the table is in one object");
+        let staged: Vec<String> = self.aside(store).into_iter().filter(|key| key.contains("/staged/")).collect();
+        assert_eq!(staged, [""; 0], "nothing is left on its way");
+    }
+
+    /// Keys of what the sink keeps beside the objects of the lake.
+    fn aside(&self, store: &Store) -> Vec<String> {
+        let bucket = services::s3().client(&store.bucket);
+        let listing = bucket.list(Some(&"lake/_pipeline".into())).try_collect::<Vec<_>>();
+        let listed = self.runtime.block_on(listing).expect("a listing");
+        listed.into_iter().map(|object| object.location.to_string()).collect()
+    }
+
     /// Everything is there once, each device's in its order; windows and scores are those of a run that has the stream to
     /// itself and that nobody has disturbed.
     pub(super) fn assert_as_alone(&self, store: &Store, seqs: usize) {
@@ -191,6 +232,7 @@ impl Site {
         });
         let (status, log) = process.stop();
         assert!(status.success(), "{log}");
+        self.assert_lake_is_the_table(&alone);
         assert_eq!(self.number(store, "select count(*) from readings"), owed, "rows are lost or doubled");
         assert_eq!(self.number(store, "select count(*) from (select distinct device, seq from readings) t"), owed);
         let back = "select count(*) from (select seq - lag(seq) over (partition by device order by id) as step \
@@ -254,6 +296,8 @@ fn workers_that_are_killed_paused_past_their_lease_and_added_store_what_one_alon
     assert!(b.log().contains("the lease was lost"), "{}", b.log());
     assert!(b.log().contains("handing it over"), "{}", b.log());
     [b, c, d].into_iter().for_each(assert_ended_well);
+    site.assert_lake_is_the_table(&store);
+    assert_eq!(site.aside(&store).len(), SHARDS, "a head for each shard: {:?}", site.aside(&store));
     assert_eq!(site.owners(), BTreeMap::from([(String::new(), SHARDS)]), "what ends lets go of its leases");
 }
 
@@ -278,6 +322,7 @@ fn what_is_remembered_of_a_shard_goes_on_in_its_children() {
     let seqs = site.runtime.block_on(putting).unwrap();
     site.assert_as_alone(&store, seqs);
     [a, b].into_iter().for_each(assert_ended_well);
+    site.assert_lake_is_the_table(&store);
 
     // The stream forgets what is closed, and so do a worker, its sinks and the table of leases.
     let (shards, open) = site.runtime.block_on(async {
@@ -296,6 +341,8 @@ fn what_is_remembered_of_a_shard_goes_on_in_its_children() {
     site.runtime.block_on(site.stream.put(readings(seqs)));
     site.wait_for_rows(&store, "readings", ((seqs + 1) * DEVICES) as i64);
     assert_ended_well(c);
+    site.assert_lake_is_the_table(&store);
+    assert_eq!(site.aside(&store).len(), 3, "the heads of closed shards are gone: {:?}", site.aside(&store));
     let minutes = "select count(*) from (select device, window_start from minutes group by 1, 2 having count(*) > 1) t";
     assert_eq!(site.number(&store, minutes), 0, "what was remembered is not begun anew");
 }

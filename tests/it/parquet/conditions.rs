@@ -6,7 +6,7 @@ use pipeline_engine::stage::Fault;
 use serde_json::json;
 
 use super::old_store::{Condition, OldStore};
-use super::{DAY_US, block_on, group, readings, sink};
+use super::{DAY_US, block_on, group, lake_keys, readings, sink};
 use crate::services;
 
 #[test]
@@ -57,6 +57,57 @@ fn a_store_with_conditional_create_is_left_to_keep_it() {
         assert_eq!(sink.probe().await.expect("it can be written to"), "the store takes objects");
         sink.write(&group(&[readings(Some(DAY_US), 10)])).await.expect("it is stored");
         assert_eq!(store.asked(&format!("HEAD {}", store.paths()[0])), 0, "nobody looked");
+    });
+}
+
+#[test]
+fn several_workers_are_refused_a_store_that_does_not_keep_both_conditions() {
+    block_on(async {
+        for (condition, names) in [
+            (Condition::Kept, "(If-Match)"),
+            (Condition::Ignored, "(If-None-Match)"),
+            (Condition::NotImplemented, "(If-None-Match)"),
+        ] {
+            let store = OldStore::start(condition).await;
+            let keys = json!({ "url": "s3://old/lake", "endpoint": store.url });
+            let mut sink = sink(keys, services::s3().environment());
+            sink.share();
+            let error = sink.open().await.expect_err("rows would be stored twice");
+            assert_eq!(error.fault(), Fault::Permanent);
+            assert!(error.to_string().contains(names), "{}", error.chain());
+            assert_eq!(sink.probe().await.expect_err("the same").to_string(), error.to_string());
+            assert_eq!(store.paths(), [""; 0], "the probe is gone");
+        }
+    });
+}
+
+/// Ceph takes ETags without their quotes only.
+#[test]
+fn of_workers_that_claim_a_partition_at_once_the_store_lets_one_have_it() {
+    let bucket = services::bucket();
+    block_on(async {
+        for tenure in 1..=10 {
+            let mut claims = Vec::new();
+            for _ in 0..6 {
+                let mut sink = sink(lake_keys(&bucket), services::s3().environment());
+                sink.share();
+                claims.push(tokio::spawn(async move {
+                    sink.open().await.expect("the store keeps both conditions");
+                    loop {
+                        match sink.adopt("telemetry/shard", tenure, &[]).await {
+                            Ok(_) => return true,
+                            Err(error) if !error.superseded_partitions().is_empty() => return false,
+                            Err(error) => assert_eq!(error.fault(), Fault::Transient, "{}", error.chain()),
+                        }
+                    }
+                }));
+            }
+            let mut held = 0;
+            for claim in claims {
+                held += u32::from(claim.await.expect("no panic"));
+            }
+            assert_eq!(held, 1, "of tenure {tenure}");
+        }
     });
 }
 

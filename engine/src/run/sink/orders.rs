@@ -1,6 +1,8 @@
 //! What a sink does beside storing rows, where several workers share the source: it begins tenures, keeps checkpoints, and
 //! gives up what others have taken over.
 
+use tokio::time::{Instant as Deadline, timeout_at};
+
 use super::{Adopted, Batch, Claim, Group, Inbox, Patience, SinkOrder, SinkTask, StageError, TAKEN_OVER};
 
 impl SinkTask {
@@ -21,6 +23,9 @@ impl SinkTask {
 
     async fn ordered_or_next(&mut self, inbox: &mut Inbox) -> Result<Option<(usize, Batch)>, StageError> {
         loop {
+            if let Some(order) = self.ordered.take() {
+                self.obey(order).await?;
+            }
             let Some(orders) = &mut self.orders else { return Ok(inbox.next_batch().await) };
             tokio::select! {
                 biased;
@@ -31,6 +36,23 @@ impl SinkTask {
                 },
                 batch = inbox.next_batch() => return Ok(batch),
             }
+        }
+    }
+
+    /// The next batch of a group that lingers: `None` at its deadline, or once something is ordered.
+    pub(super) async fn next_before(&mut self, deadline: Deadline, inbox: &mut Inbox) -> Option<(usize, Batch)> {
+        let batch = timeout_at(deadline, inbox.next_batch());
+        let Some(orders) = &mut self.orders else { return batch.await.ok().flatten() };
+        tokio::select! {
+            biased;
+            order = orders.recv() => {
+                match order {
+                    Some(order) => self.ordered = Some(order),
+                    None => self.orders = None,
+                }
+                None
+            }
+            batch = batch => batch.ok().flatten(),
         }
     }
 
@@ -45,7 +67,7 @@ impl SinkTask {
     /// Obeys what was ordered before a batch was sent.
     async fn catch_up_with(&mut self, batch: &Batch) -> Result<(), StageError> {
         while self.is_ahead_of_orders(batch) {
-            let waiting = self.orders.as_mut().and_then(|orders| orders.try_recv().ok());
+            let waiting = self.ordered.take().or_else(|| self.orders.as_mut()?.try_recv().ok());
             // None waits any more: the tenure was refused.
             let Some(order) = waiting else { break };
             self.stats.holds_since(batch.ack.received_at_us());

@@ -100,13 +100,17 @@ struct Fenced {
     /// Exactly once, unless it says otherwise.
     #[serde(skip)]
     sharing: Option<Sharing>,
+    /// How long it collects rows.
+    #[serde(skip)]
+    linger: Duration,
 }
 
 impl SinkConfig for Fenced {
     const DOC: StageDoc = DOC;
 
     fn build(self, _: &SchemaRef, _: &BuildContext) -> Result<BuiltSink, BuildError> {
-        Ok(BuiltSink { sink: Box::new(self), grouping: Grouping::default(), outputs: Vec::new() })
+        let grouping = Grouping { linger: self.linger, ..Grouping::default() };
+        Ok(BuiltSink { sink: Box::new(self), grouping, outputs: Vec::new() })
     }
 }
 
@@ -117,7 +121,7 @@ impl Sink for Fenced {
     }
 
     fn sharing(&self) -> Sharing {
-        self.sharing.clone().unwrap_or(Sharing::ExactlyOnce)
+        self.sharing.clone().unwrap_or(Sharing::ExactlyOnce { keeps_checkpoints: true })
     }
 
     async fn adopt(&mut self, partition: &str, tenure: u64, _: &[String]) -> Result<Adopted, StageError> {
@@ -196,7 +200,7 @@ impl Worker {
             .data_dir(home.path())
             .source("told", Told { orders: Some(told) })
             .transform("sums", &["told"], RunningSum::default())
-            .sink("table", &["sums"], Fenced { outside: outside.clone(), sharing: None });
+            .sink("table", &["sums"], Fenced { outside: outside.clone(), ..Fenced::default() });
         let run = Run::new(beside(plan).build().unwrap());
         let stats = run.stats();
         Self { orders, task: tokio::spawn(run.until(std::future::pending())), stats, _home: home }
@@ -293,6 +297,25 @@ async fn a_worker_that_has_lost_a_partition_stores_nothing_more_of_it_and_goes_o
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_claims_a_partition_does_not_wait_for_a_group_that_collects_rows() {
+    let (outside, lake) = (Arc::new(Mutex::new(Outside::default())), Arc::new(Mutex::new(Outside::default())));
+    let linger = Duration::from_secs(3_600);
+    let collects = Fenced { outside: lake.clone(), linger, ..Fenced::default() };
+    let worker = Worker::start_with(&outside, |plan| plan.sink("lake", &["sums"], collects));
+    let early = worker.claim("early", 1).await.unwrap().partition;
+    worker.tell(Order::Send { partition: early.clone(), numbers: 1..=1 });
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert!(lake.lock().unwrap().rows.is_empty(), "it collects");
+    let asked = tokio::time::Instant::now();
+    let late = worker.claim("late", 1).await.unwrap().partition;
+    assert!(asked.elapsed() < linger, "by the clock of the test");
+    assert_eq!(lake.lock().unwrap().rows, [1], "the group has ended");
+    worker.store(&late, 5..=5).await;
+    assert_eq!(lake.lock().unwrap().rows, [1, 5]);
+    worker.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_partition_that_comes_back_begins_where_others_have_come_to() {
     let outside = Arc::new(Mutex::new(Outside::default()));
     let (here, there) = (Worker::start(&outside), Worker::start(&outside));
@@ -355,7 +378,7 @@ async fn an_optional_sink_that_has_a_later_tenure_on_record_takes_nothing_of_an_
     let outside = Arc::new(Mutex::new(Outside::default()));
     let elsewhere = Arc::new(Mutex::new(Outside::default()));
     elsewhere.lock().unwrap().tenures.insert("told/shard".to_owned(), 5);
-    let other = Fenced { outside: elsewhere.clone(), sharing: Some(Sharing::AtLeastOnce) };
+    let other = Fenced { outside: elsewhere.clone(), sharing: Some(Sharing::AtLeastOnce), ..Fenced::default() };
     let worker = Worker::start_with(&outside, |plan| plan.sink("other", &["sums"], other).optional("other"));
     let partition = worker.claim("shard", 1).await.unwrap().partition;
     worker.store(&partition, 1..=1).await;
@@ -384,8 +407,7 @@ async fn a_partition_that_is_over_is_forgotten_by_every_sink_once_its_heir_has_a
 
 #[test]
 fn what_several_workers_can_not_share_is_refused() {
-    let build = |refuses: bool, fenced: bool, alone: bool| {
-        let refusal = refuses.then_some(Sharing::Refused("Not by this one."));
+    let build_with = |refusal: Option<Sharing>, fenced: bool, alone: bool| {
         let mut plan = Plan::builder("p").source("told", Told { orders: None });
         plan = plan.transform("sums", &["told"], RunningSum::default());
         plan = match fenced {
@@ -397,7 +419,12 @@ fn what_several_workers_can_not_share_is_refused() {
         }
         plan.build().map(drop).map_err(|mistakes| mistakes.to_string())
     };
+    let build = |refuses: bool, fenced, alone| {
+        build_with(refuses.then_some(Sharing::Refused("Not by this one.")), fenced, alone)
+    };
     assert_eq!(build(false, true, true), Ok(()));
+    let once = Sharing::ExactlyOnce { keeps_checkpoints: false };
+    assert!(build_with(Some(once), true, true).unwrap_err().contains("no sink keeps that for the next worker"));
     assert!(build(true, true, true).unwrap_err().contains("several workers can't store by \"table\""));
     assert!(build(false, false, true).unwrap_err().contains("remembers what came before, and no sink keeps that"));
     assert!(build(false, true, false).unwrap_err().contains("has the pipeline to itself"));

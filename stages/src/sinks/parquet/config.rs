@@ -21,6 +21,7 @@ use super::format::{Encoder, Form, Packing};
 use super::journal::Journal;
 use super::layout::{Clock, Layout, LayoutText};
 use super::store::Store;
+use super::writer::Writer;
 use crate::s3::{S3Settings, check_endpoint};
 
 /// An object is one PUT, which S3 takes up to 5 GiB; the group and its files are in memory besides.
@@ -304,7 +305,8 @@ impl SinkConfig for ParquetConfig {
                   a disk that fails to sync (permanent): the sink stops storing until a person has mended it. \
                   Duplication window: none where the source can resume. The group's finished files are first kept in the \
                   sink's folder below the data directory, then created, then recorded there with their positions: after \
-                  a crash the same files are created, or found, whatever the clock says by then. Where that folder is \
+                  a crash the same files are created, or found, whatever the clock says by then. Several workers of one \
+                  source keep them in the bucket instead, below _pipeline/, which must keep If-Match. Where that folder is \
                   lost, or the source can't resume: one group, that is up to roll_age, roll_rows or roll_size of rows. \
                   Deduplication key: the positions of its rows in the file's footer, or in the header of packed lines \
                   (pipeline.group; pipeline.source where the source can't resume); for rows, whatever identifies a reading, such as device and time.",
@@ -319,16 +321,16 @@ impl SinkConfig for ParquetConfig {
             schema: input.clone(),
             form: self.form()?,
         };
-        let sink = Parquet {
+        let writer = Writer {
             store: self.store(&owner)?,
             encoder: Arc::new(encoder),
             layout: Arc::new(layout),
             owner,
-            journal: Journal::new(Arc::new(FsStorage), cx.state_dir()),
-            made: VecDeque::new(),
             files: cx.counter("files"),
             bytes: cx.counter("file_bytes"),
         };
+        let journal = Journal::new(Arc::new(FsStorage), cx.state_dir());
+        let sink = Parquet { writer, journal, shared: None, made: VecDeque::new() };
         Ok(BuiltSink { sink: Box::new(sink), grouping, outputs: Vec::new() })
     }
 }

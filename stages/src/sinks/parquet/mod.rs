@@ -5,7 +5,8 @@
 //!
 //! **Guarantee.** Where the source can resume, each row ends in exactly one object, through crashes
 //! at any point and outages of the store: a group is staged on the local disk with its finished
-//! objects before the first of them is created (see `journal`). Groups end by the clock as well
+//! objects before the first of them is created (see `journal`; where several workers share the source, in the
+//! bucket: see `shared`). Groups end by the clock as well
 //! (`roll_age`), but that is decided once: what was staged is created as it is, and what was not has
 //! left no object behind. So no restart, and no clock set back or forward, can cut rows otherwise
 //! than the objects that are there.
@@ -42,68 +43,82 @@ mod lake;
 mod layout;
 mod letters;
 mod provenance;
+mod shared;
 mod store;
+mod writer;
 
 use std::any::Any;
 use std::collections::VecDeque;
-use std::sync::Arc;
 
-use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
-use futures::{StreamExt, TryStreamExt, stream};
-use pipeline_engine::Counter;
 use pipeline_engine::dlq::LetterStore;
 use pipeline_engine::far_end::FarEnd;
-use pipeline_engine::stage::{Account, Committed, Examination, Group, SchemaComparison, Sharing, Sink, StageError};
+use pipeline_engine::stage::{
+    Account, Adopted, Batch, Committed, Examination, Group, SchemaComparison, Sharing, Sink, StageError,
+};
 
 use self::account::Objects;
 pub use self::config::ParquetConfig;
 pub(crate) use self::destination::Destination;
 use self::far_end::LakeEnd;
-use self::format::{Encoded, Encoder, Form};
+use self::format::{Encoded, Form};
 use self::journal::{Journal, Staged};
 pub use self::lake::Lake;
 pub(crate) use self::lake::LakeObject;
-use self::layout::{Layout, Place};
+use self::layout::Place;
 use self::letters::{LakeLetters, is_object_of};
-use self::provenance::Provenance;
-use self::store::{Guard, Listed, Object, Store};
-
-/// Objects of one group that are on their way at once. A group has one as a rule; a fleet of bad
-/// clocks can make thousands.
-const CREATES_MAX: usize = 8;
+use self::shared::SharedJournal;
+use self::store::{Guard, Listed, Object};
+use self::writer::Writer;
 
 /// How many objects are remembered to tell a twin from a retry. Twins follow closely on each other.
 const REMEMBERED_MAX: usize = 1_024;
 
 /// The running stage.
 struct Parquet {
-    store: Box<dyn Store>,
-    encoder: Arc<Encoder>,
-    layout: Arc<Layout>,
-    /// What every name begins with.
-    owner: String,
+    writer: Writer,
     journal: Journal,
+    /// In the place of the journal, where several workers share the source.
+    shared: Option<SharedJournal>,
     /// Keys of the files of earlier groups of this run that had no positions, newest last.
     made: VecDeque<String>,
-    files: Counter,
-    bytes: Counter,
 }
 
 #[async_trait]
 impl Sink for Parquet {
     /// Brings to the store what an earlier run had not finished.
     async fn open(&mut self) -> Result<(), StageError> {
-        self.store.open().await?;
+        self.writer.store.open().await?;
+        if self.shared.is_some() {
+            return self.writer.store.open_records().await;
+        }
         self.journal.open().await?;
         self.finish_staged().await
     }
 
     fn sharing(&self) -> Sharing {
-        Sharing::Refused(
-            "Its journal is on one worker's disk, where the next one can't find it. Store by a sink of type timescaledb; or \
-             read the stream once more for the lake, in a pipeline of one worker, without \"workers\".",
-        )
+        match self.writer.store.records() {
+            Some(_) => Sharing::ExactlyOnce { keeps_checkpoints: false },
+            None => Sharing::Refused(
+                "A folder is one machine's: no other worker finds there what was stored before it. Write to a bucket: \
+                 url = \"s3://bucket/prefix\". Or take \"workers\" out of the source.",
+            ),
+        }
+    }
+
+    fn share(&mut self) {
+        self.shared = Some(SharedJournal::new(&self.writer.owner));
+    }
+
+    async fn adopt(&mut self, partition: &str, tenure: u64, _: &[String]) -> Result<Adopted, StageError> {
+        let Some(shared) = &mut self.shared else { return Err(not_shared()) };
+        let positions = shared.adopt(&self.writer, partition, tenure).await?;
+        Ok(Adopted { positions, ..Adopted::default() })
+    }
+
+    async fn forget(&mut self, partition: &str, _: &[String]) -> Result<bool, StageError> {
+        let Some(shared) = &mut self.shared else { return Err(not_shared()) };
+        shared.forget(&self.writer, partition).await
     }
 
     async fn committed(&mut self) -> Result<Vec<Committed>, StageError> {
@@ -112,7 +127,12 @@ impl Sink for Parquet {
 
     /// Opening writes a probe and removes it: more than this can't be asked without changing something.
     async fn probe(&mut self) -> Result<String, StageError> {
-        Ok(match self.store.open().await? {
+        let guard = self.writer.store.open().await?;
+        if self.shared.is_some() {
+            self.writer.store.open_records().await?;
+            return Ok("the store takes objects, and keeps the conditions that several workers need".to_owned());
+        }
+        Ok(match guard {
             Guard::Store => "the store takes objects".to_owned(),
             Guard::Sink => "the store takes objects, but ignores If-None-Match: the sink will look before it writes, \
                             so let only one run write there"
@@ -121,17 +141,17 @@ impl Sink for Parquet {
     }
 
     async fn examine(&mut self, report: &Examination) {
-        self.store.examine(report).await;
+        self.writer.store.examine(report).await;
     }
 
     fn time_column(&self) -> Option<usize> {
-        self.layout.time_column()
+        self.writer.layout.time_column()
     }
 
     async fn account(&mut self) -> Result<Option<Account>, StageError> {
-        let Some(mut reader) = self.store.reader() else { return Ok(None) };
+        let Some(mut reader) = self.writer.store.reader() else { return Ok(None) };
         let mut keys = reader.keys().await?;
-        keys.retain(|key| is_object_of(&self.owner, key));
+        keys.retain(|key| is_object_of(&self.writer.owner, key));
         keys.sort_unstable();
         let mut objects = Objects::default();
         for key in keys {
@@ -145,11 +165,12 @@ impl Sink for Parquet {
 
     async fn compare_schema(&mut self) -> Result<Option<SchemaComparison>, StageError> {
         // Lines have no schema.
-        let Form::Parquet(_) = self.encoder.form else { return Ok(None) };
-        let Some(mut reader) = self.store.reader() else { return Ok(None) };
+        let Form::Parquet(_) = self.writer.encoder.form else { return Ok(None) };
+        let Some(mut reader) = self.writer.store.reader() else { return Ok(None) };
         let mut listed = reader.list().await?;
-        listed
-            .retain(|listed| is_object_of(&self.owner, &listed.key) && listed.key.ends_with(self.encoder.extension()));
+        listed.retain(|listed| {
+            is_object_of(&self.writer.owner, &listed.key) && listed.key.ends_with(self.writer.encoder.extension())
+        });
         let count = listed.len();
         let newest =
             listed.into_iter().max_by(|one, other| (one.made_at_us, &one.key).cmp(&(other.made_at_us, &other.key)));
@@ -157,51 +178,58 @@ impl Sink for Parquet {
             || SchemaComparison { against: format!("{}, which is empty", reader.place()), ..Default::default() };
         let Some(Listed { key, .. }) = newest else { return Ok(Some(none_yet())) };
         match reader.get(&key).await? {
-            Some(content) => compare::compare(&self.encoder.schema, &key, content, count).await.map(Some),
+            Some(content) => compare::compare(&self.writer.encoder.schema, &key, content, count).await.map(Some),
             None => Err(StageError::transient(format!("\"{key}\" has gone since it was listed"))),
         }
     }
 
     fn declared(&self) -> Option<Box<dyn Any + Send>> {
-        Some(Box::new(Lake::new(self.store.reader()?, &self.owner, self.encoder.schema.clone())))
+        Some(Box::new(Lake::new(self.writer.store.reader()?, &self.writer.owner, self.writer.encoder.schema.clone())))
     }
 
     fn dead_letters(&self) -> Option<Box<dyn LetterStore>> {
-        Some(Box::new(LakeLetters::new(self.store.reader()?, &self.owner)))
+        Some(Box::new(LakeLetters::new(self.writer.store.reader()?, &self.writer.owner)))
     }
 
     fn far_end(&self) -> Option<Box<dyn FarEnd>> {
-        Some(Box::new(LakeEnd::new(self.store.reader()?, &self.owner, self.encoder.schema.clone())))
+        Some(Box::new(LakeEnd::new(
+            self.writer.store.reader()?,
+            &self.writer.owner,
+            self.writer.encoder.schema.clone(),
+        )))
     }
 
     async fn write(&mut self, group: &Group) -> Result<(), StageError> {
+        if let Some(shared) = &mut self.shared {
+            // What has no positions comes last: it would not be recognised if the rest had to come again.
+            let (placed, unplaced): (Vec<_>, Vec<_>) =
+                shared::split(group).into_iter().partition(|part| !part.advances.is_empty());
+            shared.store(&self.writer, &placed).await?;
+            let unplaced: Vec<&Batch> = unplaced.into_iter().flat_map(|part| part.batches).collect();
+            return if unplaced.is_empty() { Ok(()) } else { self.write_unstaged(&unplaced).await };
+        }
+        let batches: Vec<&Batch> = group.batches().iter().collect();
         if group.advances().is_empty() {
-            return self.write_unstaged(group).await;
+            return self.write_unstaged(&batches).await;
         }
         // An earlier group whose store was away, or this very one.
         self.finish_staged().await?;
         if !self.journal.is_due(group.advances())? {
             return Ok(());
         }
-        let files = self.encode(group).await?;
-        // No two groups have the same positions, so no two objects have the same name.
-        let object = |(place, file): (Place, Encoded)| Object {
-            key: format!("{}{}", self.stem(&place, &file), self.encoder.extension()),
-            content: file.content,
-        };
-        let objects = files.into_iter().map(object).collect();
+        let objects = self.writer.named_objects(&batches, group.advances()).await?;
         self.journal.stage(Staged { advances: group.advances().to_vec(), objects }).await?;
         self.finish_staged().await
     }
 }
 
 impl Parquet {
-    /// A group whose positions mean nothing after a restart.
-    async fn write_unstaged(&mut self, group: &Group) -> Result<(), StageError> {
-        let files = self.encode(group).await?;
+    /// Rows whose positions mean nothing after a restart.
+    async fn write_unstaged(&mut self, batches: &[&Batch]) -> Result<(), StageError> {
+        let files = self.writer.encode(batches, &[]).await?;
         let object = |(place, file): (Place, Encoded)| Object { key: self.key(&place, &file), content: file.content };
         let objects: Vec<_> = files.into_iter().map(object).collect();
-        self.create(&objects).await?;
+        self.writer.create(&objects).await?;
         self.made.extend(objects.into_iter().map(|object| object.key));
         let surplus = self.made.len().saturating_sub(REMEMBERED_MAX);
         self.made.drain(..surplus);
@@ -210,42 +238,13 @@ impl Parquet {
 
     async fn finish_staged(&mut self) -> Result<(), StageError> {
         if let Some(staged) = self.journal.staged() {
-            self.create(&staged.objects).await?;
+            self.writer.create(&staged.objects).await?;
         }
         self.journal.settle().await
     }
 
-    /// All of them are in the store on return, durable.
-    async fn create(&self, objects: &[Object]) -> Result<(), StageError> {
-        let store = &self.store;
-        let create = |object: Object| async move { store.create(&object).await };
-        // Clones share the content.
-        stream::iter(objects.to_vec()).map(create).buffered(CREATES_MAX).try_collect::<()>().await?;
-        for object in objects {
-            self.files.increment();
-            self.bytes.add(object.content.len() as u64);
-        }
-        Ok(())
-    }
-
-    async fn encode(&self, group: &Group) -> Result<Vec<(Place, Encoded)>, StageError> {
-        let provenance = Provenance::of(group);
-        let batches: Vec<_> =
-            group.batches().iter().map(|batch| (batch.rows.clone(), batch.ack().received_at_us())).collect();
-        let (encoder, layout) = (self.encoder.clone(), self.layout.clone());
-        tokio::task::spawn_blocking(move || encode_folders(&encoder, &layout, batches, &provenance))
-            .await
-            .map_err(|panic| StageError::bug("encoding a file panicked").because(panic))?
-    }
-
-    /// The key without its end.
-    fn stem(&self, place: &Place, file: &Encoded) -> String {
-        let hash: String = file.digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{}{}{hash}", place.folder(&file.digest), self.owner)
-    }
-
     fn key(&self, place: &Place, file: &Encoded) -> String {
-        let (stem, extension) = (self.stem(place, file), self.encoder.extension());
+        let (stem, extension) = (self.writer.stem(place, file), self.writer.encoder.extension());
         // The very same rows of the very same positions, in an earlier group: they came by two ways
         // through the pipeline, and are two rows. A retry is none of these, its group is not made yet.
         let twins = self.made.iter().filter(|key| key.starts_with(&stem)).count();
@@ -253,15 +252,8 @@ impl Parquet {
     }
 }
 
-/// One file for each folder, with its rows in order of arrival.
-fn encode_folders(
-    encoder: &Encoder,
-    layout: &Layout,
-    batches: Vec<(RecordBatch, Option<i64>)>,
-    provenance: &Provenance,
-) -> Result<Vec<(Place, Encoded)>, StageError> {
-    let encode = |(place, batches): (Place, Vec<RecordBatch>)| Ok((place, encoder.encode(&batches, provenance)?));
-    layout.split(batches)?.into_iter().map(encode).collect()
+fn not_shared() -> StageError {
+    StageError::bug("a partition was claimed for a lake that one worker writes")
 }
 
 #[cfg(test)]

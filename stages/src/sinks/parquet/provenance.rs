@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use pipeline_engine::stage::{Advance, Group};
+use pipeline_engine::stage::{Advance, Batch};
 use pipeline_engine::{Ack, Position};
 use serde_json::{Value, json};
 
@@ -24,12 +24,12 @@ pub(super) struct Provenance {
 }
 
 impl Provenance {
-    /// What there is to say about the rows of a group.
-    pub(super) fn of(group: &Group) -> Self {
-        let advances = group.advances();
+    /// What there is to say about the rows of a group, of which these are all batches, and how far it takes the sink.
+    pub(super) fn of(batches: &[&Batch], advances: &[Advance]) -> Self {
+        let rows = batches.iter().map(|batch| batch.rows.num_rows()).sum();
         Self {
-            source: source(group.batches().iter().map(|batch| batch.ack())),
-            group: (!advances.is_empty()).then(|| whole_group(group.rows(), advances)),
+            source: source(batches.iter().map(|batch| batch.ack())),
+            group: (!advances.is_empty()).then(|| whole_group(rows, advances)),
         }
     }
 
@@ -81,7 +81,6 @@ mod tests {
 
     use arrow::datatypes::Schema;
     use arrow::record_batch::{RecordBatch, RecordBatchOptions};
-    use pipeline_engine::stage::Batch;
     use pipeline_engine::{Partition, Span};
 
     use super::*;
@@ -108,7 +107,7 @@ mod tests {
         let expected = json!([{
             "partition": "shard \"1\"", "first": "1", "last": "9", "received_from_us": 1_000, "received_to_us": 2_000,
         }]);
-        let provenance = Provenance::of(&Group::new(batches()));
+        let provenance = Provenance::of(&batches().iter().collect::<Vec<_>>(), &[]);
         assert_eq!(entry(&provenance, "pipeline.source"), Some(expected));
         assert_eq!(entry(&provenance, "pipeline.group"), None, "it can't be resumed");
     }
@@ -123,7 +122,7 @@ mod tests {
             tenure: None,
         };
         let advances = vec![advance("valid", None, 9), advance("late.rejected", Some(Position([0, 0, 1, 2])), 12)];
-        let provenance = Provenance::of(&Group::advancing(batches(), advances));
+        let provenance = Provenance::of(&batches().iter().collect::<Vec<_>>(), &advances);
         let expected = json!({ "rows": 10, "advances": [
             { "input": "valid", "partition": "shard \"1\"", "from": null, "to": "9" },
             { "input": "late.rejected", "partition": "shard \"1\"", "from": "18446744073709551618", "to": "12" },

@@ -46,7 +46,46 @@ pub(super) trait Store: Send + Sync {
     fn reader(&self) -> Option<Box<dyn Reader>> {
         None
     }
+
+    /// What several workers need of the place besides; `None` of one that is this machine's alone.
+    fn records(&self) -> Option<&dyn Records> {
+        None
+    }
+
+    /// Finds out, once the place is open, whether it keeps records as [`Records::swap`] says.
+    ///
+    /// # Errors
+    /// Permanent where it doesn't.
+    async fn open_records(&mut self) -> Result<(), StageError> {
+        Err(StageError::bug("a place that is this machine's alone was opened for several workers"))
+    }
 }
+
+/// Small objects that are changed by whoever has seen them last, and files that are set aside for a while. Keys are those of
+/// [`Object`]s; each request is all or nothing, and one that fails may have been carried out nevertheless.
+#[async_trait]
+pub(super) trait Records: Send + Sync {
+    /// A record or a file, `bytes` of it at most where that is known, and what it is told apart from later ones by; `None` if it is
+    /// not there.
+    async fn read(&self, key: &str, bytes: usize) -> Result<Option<(Bytes, Version)>, StageError>;
+
+    /// Puts a record in the place of the one that was seen last, or with `None` where none was. `None` in return: another one is
+    /// there, or being written, and nothing was changed.
+    async fn swap(&self, key: &str, content: Bytes, seen: Option<&Version>) -> Result<Option<Version>, StageError>;
+
+    /// Sets a file aside, whatever is there. It consists of these parts.
+    async fn put(&self, key: &str, parts: Vec<Bytes>) -> Result<(), StageError>;
+
+    /// Removes a record or a file. That it is not there is as good.
+    async fn remove(&self, key: &str) -> Result<(), StageError>;
+
+    /// The keys below a folder.
+    async fn list_below(&self, folder: &str) -> Result<Vec<String>, StageError>;
+}
+
+/// What a content of a record is told apart from other contents by: an ETag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Version(pub(super) String);
 
 /// Reads what a sink has created, changing nothing. Connects when it is first asked something.
 #[async_trait]

@@ -144,7 +144,7 @@ impl Sink for TimescaleDb {
     }
 
     fn sharing(&self) -> Sharing {
-        Sharing::ExactlyOnce
+        Sharing::ExactlyOnce { keeps_checkpoints: true }
     }
 
     async fn adopt(&mut self, partition: &str, tenure: u64, parents: &[String]) -> Result<Adopted, StageError> {

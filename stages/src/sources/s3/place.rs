@@ -8,8 +8,8 @@ use object_store::{Error, ObjectMeta, ObjectStore};
 use pipeline_engine::stage::{BuildError, StageError};
 
 use super::ledger::Object;
-use crate::s3::S3Settings;
 use crate::s3::fault::{self, code_in, whole_text};
+use crate::s3::{ASIDE, S3Settings};
 
 const FORMS: &str =
     "Write \"s3://bucket/prefix\": all keys that begin with the prefix are read, a folder's with a slash at its end.";
@@ -58,9 +58,11 @@ impl Place {
         format!("s3://{}/{}", self.settings.bucket, self.prefix)
     }
 
-    /// Whether an object of that key is one of ours.
+    /// Whether an object of that key is one of ours. What a sink keeps beside its objects is none.
     pub(super) fn holds(&self, key: &str) -> bool {
-        key.starts_with(&self.prefix) && self.start_after.as_deref().is_none_or(|after| key > after)
+        key.starts_with(&self.prefix)
+            && self.start_after.as_deref().is_none_or(|after| key > after)
+            && !key.split('/').any(|part| part == ASIDE)
     }
 
     /// Whether no key from this one on is ours, in the order of a listing.
@@ -144,6 +146,7 @@ mod tests {
             ("raw/2026-01-05", false, false),
             ("raw/2026-01-05/a", true, false),
             ("raw/2026-01-31/a", true, false),
+            ("raw/2026-01-31/_pipeline/heads/a", false, false),
             ("raw/2026-02-01/a", false, true),
         ] {
             assert_eq!((place.holds(key), place.is_beyond(key)), (held, beyond), "{key}");

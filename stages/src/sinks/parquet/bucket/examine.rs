@@ -6,6 +6,7 @@ use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use pipeline_engine::now_us;
 use pipeline_engine::stage::{Examination, StageError};
 
+use super::records::{IF_MATCH, IF_NONE_MATCH};
 use super::{Bucket, refuses_condition};
 use crate::s3::fault::{code_in, whole_text};
 
@@ -42,7 +43,7 @@ impl Bucket {
         report.begin("list");
         match client.list(Some(&self.prefix)).next().await {
             None | Some(Ok(_)) => report.pass("list", format!("bucket \"{}\" can be listed", self.settings.bucket)),
-            Some(Err(error)) if is_only_a_right(&error) => report.warn(
+            Some(Err(error)) if is_only_a_right(&error) && !report.run_is_shared() => report.warn(
                 "list",
                 self.told("listed", error).explanation(),
                 "The sink does without; `pipeline reconcile`, `dlq` and `schema diff` need s3:ListBucket.",
@@ -60,6 +61,8 @@ impl Bucket {
         let keeps_condition = takes_condition && matches!(put(PutMode::Create).await, Err(Error::AlreadyExists { .. }));
         if keeps_condition {
             report.pass("create", "an object is created only where none is");
+        } else if report.run_is_shared() {
+            report.fail("create", &self.refused(IF_NONE_MATCH));
         } else {
             report.warn(
                 "create",
@@ -69,6 +72,9 @@ impl Bucket {
             );
         }
         let read = self.read_back(probe, before, report).await;
+        if report.run_is_shared() {
+            self.swap_twice(probe, report).await;
+        }
         self.multipart(probe, report).await;
         self.delete(probe, report).await;
         read
@@ -92,6 +98,16 @@ impl Bucket {
         report.pass("read", "what was written comes back");
         report.compare_clock("the object store", (made_us, made_us + SECOND_US), (before_us, now_us()));
         Ok(())
+    }
+
+    /// Whether an object is changed only by whoever has seen it last.
+    async fn swap_twice(&self, probe: &Path, report: &Examination) {
+        report.begin("swap");
+        match self.tags_taken(probe).await {
+            Ok(Some(_)) => report.pass("swap", "an object is changed only by whoever has seen it last (If-Match)"),
+            Ok(None) => report.fail("swap", &self.refused(IF_MATCH)),
+            Err(error) => report.fail("swap", &error),
+        }
     }
 
     /// An upload in parts, given up. The sink itself writes each object at once.
@@ -119,11 +135,15 @@ impl Bucket {
         let Ok(client) = self.client() else { return };
         match client.delete(probe).await {
             Ok(()) => report.pass("delete", "the object of this check is gone again"),
-            Err(error) => report.warn(
-                "delete",
-                format!("the object of this check stays: \"{probe}\" ({})", self.told("cleared of it", error).explanation()),
-                "The sink does without; delete it by hand, or allow s3:DeleteObject below the prefix for `pipeline dlq purge`.",
-            ),
+            Err(error) => {
+                let text = self.told("cleared of it", error).explanation();
+                let fix = if report.run_is_shared() {
+                    "Several workers leave files behind without it: allow s3:DeleteObject below \"_pipeline/\"."
+                } else {
+                    "The sink does without; delete it by hand, or allow s3:DeleteObject below the prefix for `pipeline dlq purge`."
+                };
+                report.warn("delete", format!("the object of this check stays: \"{probe}\" ({text})"), fix);
+            }
         }
     }
 

@@ -11,6 +11,7 @@
 
 mod examine;
 mod read;
+mod records;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,9 +21,10 @@ use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use pipeline_engine::stage::{Examination, StageError};
 
-use super::store::{Guard, Object, Reader, Store, taken};
-use crate::s3::S3Settings;
+use self::records::Tags;
+use super::store::{Guard, Object, Reader, Records, Store, taken};
 use crate::s3::fault::{self, code_in, whole_text};
+use crate::s3::{ASIDE, S3Settings};
 
 /// Codes of stores that refuse a request for its condition, and not for what it asks.
 const CONDITION_REFUSED_CODES: [&str; 4] = ["NotImplemented", "InvalidArgument", "InvalidRequest", "MethodNotAllowed"];
@@ -33,9 +35,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes a second through which an object must fit: the uplink of a remote site.
 const SLOWEST_LINE: u64 = 32 << 10;
 
-/// Readers leave out folders that begin with an underscore.
-const ASIDE: &str = "_pipeline";
-
 /// A prefix of a bucket.
 pub(super) struct Bucket {
     settings: S3Settings,
@@ -44,12 +43,21 @@ pub(super) struct Bucket {
     probe: String,
     client: Option<Arc<dyn ObjectStore>>,
     guard: Guard,
+    tags: Tags,
 }
 
 impl Bucket {
     pub(super) fn new(settings: S3Settings, prefix: Path, owner: &str) -> Self {
         let probe = owner.trim_end_matches('-').to_owned();
-        Self { settings, prefix, probe, client: None, guard: Guard::Store }
+        Self { settings, prefix, probe, client: None, guard: Guard::Store, tags: Tags::Quoted }
+    }
+
+    /// Open, over any store.
+    #[cfg(test)]
+    pub(super) fn over(client: Arc<dyn ObjectStore>) -> Self {
+        let (bucket, endpoint) = ("lake".to_owned(), None);
+        let settings = S3Settings { bucket, endpoint, region: None, allow_http: false, environment: None };
+        Self { client: Some(client), ..Self::new(settings, Path::from("raw"), "iot-lake-") }
     }
 
     fn client(&self) -> Result<&Arc<dyn ObjectStore>, StageError> {
@@ -150,21 +158,38 @@ impl Store for Bucket {
     }
 
     async fn create(&self, object: &Object) -> Result<(), StageError> {
-        let patience = ANSWER_TIMEOUT + Duration::from_secs(object.content.len() as u64 / SLOWEST_LINE);
         // An object that is there although its answer did not come is found by the next try.
-        tokio::time::timeout(patience, self.create_patiently(object)).await.unwrap_or_else(|_| {
-            let (place, seconds) = (self.settings.place(), patience.as_secs());
-            let text = format!(
-                "bucket \"{}\" was not written to: {place} gave no answer in {seconds} s",
-                self.settings.bucket
-            );
-            Err(StageError::transient(text))
-        })
+        self.answered("written to", object.content.len(), self.create_once(object)).await
+    }
+
+    fn records(&self) -> Option<&dyn Records> {
+        Some(self)
+    }
+
+    async fn open_records(&mut self) -> Result<(), StageError> {
+        self.tags = self.probe_records().await?;
+        Ok(())
     }
 }
 
 impl Bucket {
-    async fn create_patiently(&self, object: &Object) -> Result<(), StageError> {
+    /// The answer to a request that carries so many bytes, unless it takes longer than a slow line would need.
+    async fn answered<T>(
+        &self,
+        verb: &str,
+        bytes: usize,
+        request: impl Future<Output = Result<T, StageError>>,
+    ) -> Result<T, StageError> {
+        let patience = ANSWER_TIMEOUT + Duration::from_secs(bytes as u64 / SLOWEST_LINE);
+        tokio::time::timeout(patience, request).await.unwrap_or_else(|_| {
+            let (place, seconds) = (self.settings.place(), patience.as_secs());
+            let text =
+                format!("bucket \"{}\" was not {verb}: {place} gave no answer in {seconds} s", self.settings.bucket);
+            Err(StageError::transient(text))
+        })
+    }
+
+    async fn create_once(&self, object: &Object) -> Result<(), StageError> {
         let location = self.location(&object.key)?;
         let client = self.client()?;
         let mode = match self.guard {

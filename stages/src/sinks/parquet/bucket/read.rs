@@ -24,7 +24,7 @@ impl Bucket {
         self.client().cloned()
     }
 
-    fn key_of(&self, location: &Path) -> Option<String> {
+    pub(super) fn key_of(&self, location: &Path) -> Option<String> {
         let parts: Vec<_> = location.prefix_match(&self.prefix)?.map(|part| part.as_ref().to_owned()).collect();
         Some(parts.join("/"))
     }

@@ -10,6 +10,7 @@ use object_store::{
 use pipeline_engine::stage::Fault;
 
 use super::*;
+use crate::sinks::parquet::store::Version;
 
 /// What goes wrong in a store.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -19,6 +20,10 @@ enum Weakness {
     LosesReplies,
     /// `If-None-Match` means nothing to it.
     Overwrites,
+    /// `If-Match` means nothing to it.
+    Updates,
+    /// Knows an ETag only without its quotes, as Ceph does.
+    Bare,
     /// Answers 501 to `If-None-Match`.
     Refuses,
     /// Takes a request and says nothing.
@@ -47,6 +52,13 @@ impl ObjectStore for Weak {
     async fn put_opts(&self, at: &Path, content: PutPayload, mut how: PutOptions) -> object_store::Result<PutResult> {
         match self.1 {
             Weakness::Overwrites => how.mode = PutMode::Overwrite,
+            Weakness::Updates if matches!(how.mode, PutMode::Update(_)) => how.mode = PutMode::Overwrite,
+            Weakness::Bare => {
+                if let PutMode::Update(seen) = &mut how.mode {
+                    // The store beneath wants the quotes.
+                    seen.e_tag = seen.e_tag.take().map(|tag| format!("\"{tag}\""));
+                }
+            }
             Weakness::Conflicts => {
                 return Err(Error::AlreadyExists { path: at.to_string(), source: "409 Conflict".into() });
             }
@@ -55,7 +67,7 @@ impl ObjectStore for Weak {
             }
             Weakness::Answers(text) => return Err(generic(text)),
             Weakness::Hangs => std::future::pending().await,
-            Weakness::None | Weakness::LosesReplies | Weakness::Refuses => {}
+            Weakness::None | Weakness::LosesReplies | Weakness::Refuses | Weakness::Updates => {}
         }
         let done = self.0.put_opts(at, content, how).await?;
         if self.1 == Weakness::LosesReplies { Err(generic("connection reset")) } else { Ok(done) }
@@ -94,11 +106,7 @@ impl ObjectStore for Weak {
 }
 
 fn bucket(weakness: Weakness) -> Bucket {
-    let settings =
-        S3Settings { bucket: "lake".to_owned(), endpoint: None, region: None, allow_http: false, environment: None };
-    let mut bucket = Bucket::new(settings, Path::from("raw"), "iot-lake-");
-    bucket.client = Some(Arc::new(Weak(InMemory::new(), weakness)));
-    bucket
+    Bucket::over(Arc::new(Weak(InMemory::new(), weakness)))
 }
 
 fn object(content: &'static str) -> Object {
@@ -189,5 +197,44 @@ async fn answers_of_the_store_are_told_apart() {
     for (text, fault, code) in cases {
         let error = bucket(Weakness::Answers(text)).create(&object("rows")).await.unwrap_err();
         assert_eq!((error.fault(), error.outside_code()), (fault, code), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_record_is_changed_only_by_whoever_has_seen_it_last() {
+    let bucket = bucket(Weakness::None);
+    let swap = async |content: &'static str, seen: Option<&Version>| {
+        bucket.swap("_pipeline/heads/x.head", content.into(), seen).await.unwrap()
+    };
+    let first = swap("first", None).await.unwrap();
+    assert_eq!(swap("other", None).await, None, "one is there");
+    let second = swap("second", Some(&first)).await.unwrap();
+    assert_eq!(swap("other", Some(&first)).await, None, "it was changed");
+    let read = bucket.read("_pipeline/heads/x.head", 0).await.unwrap();
+    assert_eq!(read, Some(("second".into(), second.clone())));
+    assert_eq!(bucket.list_below("_pipeline/heads").await.unwrap(), ["_pipeline/heads/x.head"]);
+    bucket.remove("_pipeline/heads/x.head").await.unwrap();
+    bucket.remove("_pipeline/heads/x.head").await.unwrap();
+    assert_eq!(swap("other", Some(&second)).await, None, "it is gone");
+    assert_eq!(bucket.read("_pipeline/heads/x.head", 0).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn several_workers_are_refused_a_store_that_does_not_keep_both_conditions() {
+    for (weakness, tags) in [(Weakness::None, Tags::Quoted), (Weakness::Bare, Tags::Bare)] {
+        let bucket = bucket(weakness);
+        assert_eq!(bucket.probe_records().await.unwrap(), tags);
+        assert_eq!(bucket.client().unwrap().list(None).count().await, 0, "the probe is gone");
+    }
+    for (weakness, condition) in [
+        (Weakness::Updates, "(If-Match)"),
+        (Weakness::Overwrites, "(If-None-Match)"),
+        (Weakness::Refuses, "(If-None-Match)"),
+    ] {
+        let mut bucket = bucket(weakness);
+        bucket.guard = bucket.probe().await.unwrap();
+        let error = bucket.probe_records().await.unwrap_err();
+        assert_eq!(error.fault(), Fault::Permanent);
+        assert!(error.to_string().ends_with(condition), "{error}");
     }
 }

@@ -15,7 +15,7 @@ const FORMAT: u32 = 1;
 
 /// Why the bytes are not what was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Unreadable {
+pub(in crate::sinks::parquet) enum Unreadable {
     #[error("its checksum is wrong")]
     Damaged,
     #[error("another version of the program wrote it, in format {0}")]
@@ -84,7 +84,7 @@ impl Positions {
 
 impl Staged {
     /// What comes before the objects' own bytes.
-    pub(super) fn encode_head(&self) -> Vec<u8> {
+    pub(in crate::sinks::parquet) fn encode_head(&self) -> Vec<u8> {
         let advance = |advance: &Advance| AdvanceText {
             input: advance.input.clone(),
             partition: advance.partition.clone(),
@@ -103,7 +103,7 @@ impl Staged {
         })
     }
 
-    pub(super) fn decode(bytes: &Bytes) -> Result<Self, Unreadable> {
+    pub(in crate::sinks::parquet) fn decode(bytes: &Bytes) -> Result<Self, Unreadable> {
         let (line, contents): (StagedLine, _) = unseal(bytes)?;
         let mut contents = bytes.slice_ref(contents);
         let mut objects = Vec::with_capacity(line.objects.len());
@@ -156,7 +156,7 @@ fn first_line(bytes: &[u8]) -> Result<(&[u8], &[u8]), Unreadable> {
     Ok((&bytes[..end], &bytes[end + 1..]))
 }
 
-fn sha256(bytes: &[u8]) -> String {
+pub(in crate::sinks::parquet) fn sha256(bytes: &[u8]) -> String {
     digest(&SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -16,7 +16,7 @@
 //! still holds the rows, they are stored a second time.
 
 mod files;
-mod format;
+pub(super) mod format;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -86,20 +86,9 @@ impl Journal {
     /// # Errors
     /// It does not go on from where the sink is.
     pub(super) fn is_due(&self, advances: &[Advance]) -> Result<bool, StageError> {
-        let nothing = Positions::default();
-        let (positions, settled) = match &self.opened {
-            Some(opened) => (&opened.positions, &opened.settled[..]),
-            None => (&nothing, &[][..]),
-        };
-        if settled == advances {
-            return Ok(false);
-        }
-        match positions.standing(advances) {
-            Standing::Next => Ok(true),
-            Standing::Reached => Err(StageError::bug("a group came that is stored already")),
-            Standing::Elsewhere(what) => {
-                Err(StageError::bug(format!("a group came that does not go on from what is stored: {what}")))
-            }
+        match &self.opened {
+            Some(opened) => opened.positions.is_due(&opened.settled, advances),
+            None => Positions::default().is_due(&[], advances),
         }
     }
 
@@ -147,10 +136,10 @@ fn load(place: &Place) -> Result<Opened, StageError> {
 
 /// How far the sink has come: for each input and partition the last position that is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Positions(BTreeMap<(String, String), Position>);
+pub(super) struct Positions(pub(super) BTreeMap<(String, String), Position>);
 
 /// A group, as seen from where the sink is.
-enum Standing {
+pub(super) enum Standing {
     /// It goes on from here.
     Next,
     /// The sink has come as far, or farther.
@@ -160,7 +149,24 @@ enum Standing {
 }
 
 impl Positions {
-    fn standing(&self, advances: &[Advance]) -> Standing {
+    /// Whether a group has still to be stored: not if it is the one that was `settled` last.
+    ///
+    /// # Errors
+    /// It does not go on from here.
+    pub(super) fn is_due(&self, settled: &[Advance], advances: &[Advance]) -> Result<bool, StageError> {
+        if settled == advances {
+            return Ok(false);
+        }
+        match self.standing(advances) {
+            Standing::Next => Ok(true),
+            Standing::Reached => Err(StageError::bug("a group came that is stored already")),
+            Standing::Elsewhere(what) => {
+                Err(StageError::bug(format!("a group came that does not go on from what is stored: {what}")))
+            }
+        }
+    }
+
+    pub(super) fn standing(&self, advances: &[Advance]) -> Standing {
         let here = |advance: &Advance| self.0.get(&(advance.input.clone(), advance.partition.clone())).copied();
         if advances.iter().all(|advance| here(advance) >= Some(advance.to)) {
             return Standing::Reached;
@@ -177,7 +183,7 @@ impl Positions {
         ))
     }
 
-    fn after(&self, advances: &[Advance]) -> Self {
+    pub(super) fn after(&self, advances: &[Advance]) -> Self {
         let mut after = self.clone();
         for advance in advances {
             after.0.insert((advance.input.clone(), advance.partition.clone()), advance.to);
@@ -185,7 +191,7 @@ impl Positions {
         after
     }
 
-    fn committed(&self) -> Vec<Committed> {
+    pub(super) fn committed(&self) -> Vec<Committed> {
         let entry = |((input, partition), position): (&(String, String), &Position)| Committed {
             input: input.clone(),
             partition: partition.clone(),

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 pub(super) const NULL: &str = "__HIVE_DEFAULT_PARTITION__";
 
 /// Appends a value: letters, digits, `-`, `_`, `.` and `@` as they are, all else as `%` and two digits a byte.
-pub(super) fn push_value(path: &mut String, value: &str) {
+pub(in crate::sinks::parquet) fn push_value(path: &mut String, value: &str) {
     if value.is_empty() {
         // As Hive has it, which knows no empty name.
         return path.push_str(NULL);

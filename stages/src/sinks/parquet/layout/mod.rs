@@ -14,6 +14,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use pipeline_engine::stage::BuildError;
 use pipeline_engine::{dead_letter, now_us};
 
+pub(super) use self::escape::push_value;
 use self::template::{RANDOM, Role, Template, Values};
 use crate::time_pattern::Zone;
 

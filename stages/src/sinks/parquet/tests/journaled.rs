@@ -339,7 +339,7 @@ async fn a_store_that_loses_every_reply_gets_each_object_of_a_staged_group_once(
     let kept = store.0.lock().unwrap();
     assert_eq!(kept.len(), 21, "one a day");
     assert!(kept.values().all(|(_, content)| content.is_some()));
-    assert_eq!(sink.files.get(), 21);
+    assert_eq!(sink.writer.files.get(), 21);
 }
 
 #[tokio::test]

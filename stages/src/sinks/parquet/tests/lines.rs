@@ -6,6 +6,8 @@ use pipeline_engine::dead_letter::{DeadLetter, DeadLetters};
 use pipeline_engine::dlq::LetterFilter;
 use pipeline_engine::stage::Advance;
 
+use futures::TryStreamExt;
+
 use super::*;
 
 const PACKINGS: [&str; 3] = ["gzip", "zstd", "none"];

@@ -4,23 +4,27 @@ mod config;
 mod crashes;
 mod journaled;
 mod lines;
+mod shared;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use arrow::array::{Float64Array, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression as Codec, ZstdLevel};
 use pipeline_engine::spool::FsStorage;
 use pipeline_engine::stage::{Batch, BuildError, BuiltSink, Fault, SinkConfig};
-use pipeline_engine::{Partition, Span, schema, testing};
+use pipeline_engine::{Counter, Partition, Span, schema, testing};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::layout::{Clock, LayoutText};
+use super::format::Encoder;
+use super::layout::{Clock, Layout, LayoutText};
+use super::store::Store;
 use super::*;
 
 const DAY_US: i64 = 86_400_000_000;
@@ -82,16 +86,15 @@ const PLAIN: Form = Form::Parquet(Codec::UNCOMPRESSED);
 fn on(store: Box<dyn Store>, journal: Journal, form: Form) -> Parquet {
     let encoder = Encoder { pipeline: "iot".to_owned(), stage: "lake".to_owned(), schema: input(), form };
     let by_day = LayoutText { prefix: None, error_prefix: None, time_zone: None, partitions_max: 1 };
-    Parquet {
+    let writer = Writer {
         store,
         encoder: Arc::new(encoder),
         layout: Arc::new(Layout::new(by_day, Clock::Column(0), &input()).unwrap()),
         owner: "iot-lake-".to_owned(),
-        journal,
-        made: VecDeque::new(),
         files: Counter::default(),
         bytes: Counter::default(),
-    }
+    };
+    Parquet { writer, journal, shared: None, made: VecDeque::new() }
 }
 
 /// A group of one batch of a partition's first rows.
@@ -215,5 +218,5 @@ async fn a_group_tried_again_until_it_is_stored_is_stored_once() {
     let kept = store.0.lock().unwrap();
     assert_eq!(kept.len(), 20, "one file a day");
     assert!(kept.values().all(|(_, content)| content.is_some()));
-    assert_eq!(sink.files.get(), 20);
+    assert_eq!(sink.writer.files.get(), 20);
 }
