@@ -203,6 +203,12 @@ impl SourceContext {
         self.tenures.forget(&full(name), &heirs).await
     }
 
+    /// Asks the sinks not to wait for more rows: somebody waits for those that they have. What is still on its way to them is
+    /// not meant, so whoever waits asks again.
+    pub fn want_stored(&self) {
+        self.tenures.want_stored();
+    }
+
     /// Asks for a checkpoint now, and not after the interval: [`Partition::checkpointed`] tells when it is there.
     pub fn want_checkpoint(&self) {
         self.tenures.want_checkpoint();

@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::ack::Partition;
@@ -55,6 +55,13 @@ pub(crate) enum SinkOrder {
     Forget { partition: String, heirs: Vec<String>, answer: oneshot::Sender<Result<bool, StageError>> },
 }
 
+/// What a sink hears from those who share partitions.
+pub(crate) struct Orders {
+    pub received: mpsc::UnboundedReceiver<SinkOrder>,
+    /// Changes while somebody waits for all that was sent to be stored: it collects no longer then.
+    pub wanted: watch::Receiver<()>,
+}
+
 /// What a sink is told of a tenure that begins.
 #[derive(Debug, Clone)]
 pub(crate) struct Claim {
@@ -77,17 +84,16 @@ struct Shared {
     sinks: Mutex<Vec<(mpsc::UnboundedSender<SinkOrder>, bool)>>,
     /// A checkpoint is wanted now.
     wanted: Notify,
+    /// See [`Orders::wanted`].
+    stored: watch::Sender<()>,
 }
 
 impl Tenures {
     /// The way to ask another sink.
-    pub(crate) fn add_sink(
-        &self,
-        required: bool,
-    ) -> (mpsc::UnboundedSender<SinkOrder>, mpsc::UnboundedReceiver<SinkOrder>) {
-        let (orders, ordered) = mpsc::unbounded_channel();
+    pub(crate) fn add_sink(&self, required: bool) -> (mpsc::UnboundedSender<SinkOrder>, Orders) {
+        let (orders, received) = mpsc::unbounded_channel();
         lock(&self.0.sinks).push((orders.clone(), required));
-        (orders, ordered)
+        (orders, Orders { received, wanted: self.0.stored.subscribe() })
     }
 
     /// Puts a tenure on record in every sink, and gathers what they say.
@@ -141,6 +147,11 @@ impl Tenures {
 
     pub(crate) fn active(&self) -> Vec<Partition> {
         lock(&self.0.active).values().cloned().collect()
+    }
+
+    /// Has every sink store what it has collected, without waiting for that.
+    pub(crate) fn want_stored(&self) {
+        self.0.stored.send_replace(());
     }
 
     pub(crate) fn want_checkpoint(&self) {

@@ -11,7 +11,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
 use tokio::time::Instant as Deadline;
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +22,7 @@ use crate::position::Position;
 use crate::queue::{Inbox, Outbox};
 use crate::stage::{Adopted, Advance, BuiltSink, Group, Grouping, Port, Sink};
 use crate::stats::{Counter, StageState, StageStats};
-use crate::tenure::{Claim, SinkOrder};
+use crate::tenure::{Claim, Orders, SinkOrder};
 
 /// An attempt that takes longer is told of, and again each time it has taken twice as long.
 const LONG: Duration = Duration::from_secs(30);
@@ -108,7 +107,7 @@ pub(super) struct SinkTask {
     /// In the sink's hands until the group before it is stored.
     waiting: Option<(usize, Batch)>,
     /// Where several workers share the source.
-    orders: Option<mpsc::UnboundedReceiver<SinkOrder>>,
+    orders: Option<Orders>,
     /// One that has ended a group, to be obeyed behind it.
     ordered: Option<SinkOrder>,
     /// The tenures that are on record, by partition.
@@ -122,7 +121,7 @@ impl SinkTask {
         on_permanent: OnPermanent,
         outbox: Outbox,
         stats: Arc<StageStats>,
-        orders: Option<mpsc::UnboundedReceiver<SinkOrder>>,
+        orders: Option<Orders>,
     ) -> Self {
         Self {
             sink: built.sink,
@@ -223,7 +222,8 @@ impl SinkTask {
         self.inputs[edge].is_ordered.then(|| (partition.name().to_owned(), span))
     }
 
-    /// A group: what is there now, or what comes while it may linger. Whoever orders something waits for no row to come.
+    /// A group: what is there now, or what comes while it may linger. Whoever orders something, or waits for what it has, waits
+    /// for no more to come.
     async fn collect(&mut self, edge: usize, first: Batch, inbox: &mut Inbox) -> Result<Group, StageError> {
         let deadline = Deadline::now() + self.grouping.linger;
         let mut gathered = Gathered::default();

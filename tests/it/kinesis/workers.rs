@@ -184,7 +184,7 @@ impl Site {
 
     /// The lake holds the rows of the table, each in one object, and nothing is left on its way there. For runs that have ended.
     pub(super) fn assert_lake_is_the_table(&self, store: &Store) {
-        let mut lake = Vec::new();
+        let mut lake: Vec<(String, i64, Option<u64>)> = Vec::new();
         for rows in self.runtime.block_on(services::read_parquet(&store.bucket, "lake")) {
             let column = |name: &str| rows.column_by_name(name).expect(name).clone();
             let (device, seq, score) = (column("device"), column("seq"), column("value_score"));
@@ -198,7 +198,8 @@ impl Site {
         let sql = "select device, seq, value_score from readings";
         let table = self.runtime.block_on(store.client.query(sql, &[])).expect(sql);
         let score = |score: Option<f64>| score.map(f64::to_bits);
-        let mut table: Vec<_> = table.iter().map(|row| (row.get(0), row.get(1), score(row.get(2)))).collect();
+        let mut table: Vec<(String, i64, Option<u64>)> =
+            table.iter().map(|row| (row.get(0), row.get(1), score(row.get(2)))).collect();
         lake.sort();
         table.sort();
         assert_eq!((lake.len(), lake == table), (table.len(), true), "each row of the table is in one object");

@@ -29,7 +29,7 @@ impl SinkTask {
             let Some(orders) = &mut self.orders else { return Ok(inbox.next_batch().await) };
             tokio::select! {
                 biased;
-                order = orders.recv() => match order {
+                order = orders.received.recv() => match order {
                     Some(order) => self.obey(order).await?,
                     // Nobody orders anything any more.
                     None => self.orders = None,
@@ -39,19 +39,20 @@ impl SinkTask {
         }
     }
 
-    /// The next batch of a group that lingers: `None` at its deadline, or once something is ordered.
+    /// The next batch of a group that lingers: `None` at its deadline, or once something is ordered, or somebody waits.
     pub(super) async fn next_before(&mut self, deadline: Deadline, inbox: &mut Inbox) -> Option<(usize, Batch)> {
         let batch = timeout_at(deadline, inbox.next_batch());
         let Some(orders) = &mut self.orders else { return batch.await.ok().flatten() };
         tokio::select! {
             biased;
-            order = orders.recv() => {
+            order = orders.received.recv() => {
                 match order {
                     Some(order) => self.ordered = Some(order),
                     None => self.orders = None,
                 }
                 None
             }
+            Ok(()) = orders.wanted.changed() => None,
             batch = batch => batch.ok().flatten(),
         }
     }
@@ -67,7 +68,7 @@ impl SinkTask {
     /// Obeys what was ordered before a batch was sent.
     async fn catch_up_with(&mut self, batch: &Batch) -> Result<(), StageError> {
         while self.is_ahead_of_orders(batch) {
-            let waiting = self.ordered.take().or_else(|| self.orders.as_mut()?.try_recv().ok());
+            let waiting = self.ordered.take().or_else(|| self.orders.as_mut()?.received.try_recv().ok());
             // None waits any more: the tenure was refused.
             let Some(order) = waiting else { break };
             self.stats.holds_since(batch.ack.received_at_us());

@@ -26,6 +26,7 @@ enum Order {
     },
     Retire(Partition),
     WantCheckpoint,
+    WantStored,
     Forget {
         partition: &'static str,
         heir: &'static str,
@@ -65,6 +66,7 @@ impl Source for Told {
                 }
                 Order::Retire(partition) => cx.retire(&partition).await,
                 Order::WantCheckpoint => cx.want_checkpoint(),
+                Order::WantStored => cx.want_stored(),
                 Order::Forget { partition, heir, answer } => {
                     answer.send(cx.forget(partition, &[heir.to_owned()]).await).ok();
                 }
@@ -297,7 +299,7 @@ async fn a_worker_that_has_lost_a_partition_stores_nothing_more_of_it_and_goes_o
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_claims_a_partition_does_not_wait_for_a_group_that_collects_rows() {
+async fn who_claims_a_partition_or_gives_one_up_does_not_wait_for_a_group_that_collects_rows() {
     let (outside, lake) = (Arc::new(Mutex::new(Outside::default())), Arc::new(Mutex::new(Outside::default())));
     let linger = Duration::from_secs(3_600);
     let collects = Fenced { outside: lake.clone(), linger, ..Fenced::default() };
@@ -310,7 +312,12 @@ async fn who_claims_a_partition_does_not_wait_for_a_group_that_collects_rows() {
     let late = worker.claim("late", 1).await.unwrap().partition;
     assert!(asked.elapsed() < linger, "by the clock of the test");
     assert_eq!(lake.lock().unwrap().rows, [1], "the group has ended");
-    worker.store(&late, 5..=5).await;
+    worker.tell(Order::Send { partition: late.clone(), numbers: 5..=5 });
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(lake.lock().unwrap().rows, [1], "it collects");
+    worker.tell(Order::WantStored);
+    late.settled().await;
+    assert!(asked.elapsed() < linger, "by the clock of the test");
     assert_eq!(lake.lock().unwrap().rows, [1, 5]);
     worker.end().await;
 }

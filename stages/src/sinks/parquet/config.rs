@@ -39,7 +39,7 @@ const PARTITIONS_MAX: usize = 10_000;
 #[serde(deny_unknown_fields)]
 pub struct ParquetConfig {
     /// Where files go: `s3://bucket/prefix`, or a folder such as `./data/lake`, `/var/lake` or
-    /// `file:///var/lake`.
+    /// `file:///var/lake`. Where several workers share the source, a bucket.
     url: String,
     /// The S3 API to use, if not that of AWS: `https://s3.example.com`. Overrides AWS_ENDPOINT_URL.
     endpoint: Option<String>,

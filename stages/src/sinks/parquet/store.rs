@@ -73,7 +73,8 @@ pub(super) trait Records: Send + Sync {
     /// there, or being written, and nothing was changed.
     async fn swap(&self, key: &str, content: Bytes, seen: Option<&Version>) -> Result<Option<Version>, StageError>;
 
-    /// Sets a file aside, whatever is there. It consists of these parts.
+    /// Sets a file aside, which consists of these parts. Its name says what is in it: one of that name and size that is there
+    /// already counts.
     async fn put(&self, key: &str, parts: Vec<Bytes>) -> Result<(), StageError>;
 
     /// Removes a record or a file. That it is not there is as good.

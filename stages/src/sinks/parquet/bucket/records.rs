@@ -12,7 +12,7 @@ use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutPayload, Upda
 use pipeline_engine::stage::StageError;
 
 use super::{Bucket, refuses_condition};
-use crate::sinks::parquet::store::{Guard, Records, Version};
+use crate::sinks::parquet::store::{Guard, Records, Version, taken};
 
 const WHO_SWAPS: &str = "Several workers need a store that keeps If-Match and If-None-Match, as Amazon S3 and Ceph do. On this one \
                          let one worker write the lake: read the stream once more for it, in a pipeline without \"workers\".";
@@ -79,8 +79,12 @@ impl Bucket {
             Err(error) if refuses_condition(&error) => Ok(None),
             Err(error) => Err(self.failed("written to", error)),
         };
-        let Some(Some(tag)) = put("first", PutMode::Overwrite).await? else { return Ok(None) };
-        let first = Version(tag);
+        let tag = match put("first", PutMode::Create).await? {
+            Some(tag) => tag,
+            // It is there already.
+            None => client.head(probe).await.map_err(|error| self.failed("read", error))?.e_tag,
+        };
+        let Some(first) = tag.map(Version) else { return Ok(None) };
         for tags in [Tags::Quoted, Tags::Bare] {
             if put("second", tags.mode(&first)).await?.is_some() {
                 let is_taken_when_stale = put("third", tags.mode(&first)).await?.is_some();
@@ -132,11 +136,23 @@ impl Records for Bucket {
     }
 
     async fn put(&self, key: &str, parts: Vec<Bytes>) -> Result<(), StageError> {
-        let bytes = parts.iter().map(Bytes::len).sum();
+        let bytes: usize = parts.iter().map(Bytes::len).sum();
         let location = self.location(key)?;
         let put = async {
-            let put = self.client()?.put(&location, PutPayload::from_iter(parts)).await;
-            put.map(drop).map_err(|error| self.failed("written to", error))
+            let client = self.client()?;
+            match client.put_opts(&location, PutPayload::from_iter(parts), PutMode::Create.into()).await {
+                Ok(_) => Ok(()),
+                // By a request before whose answer was lost, or that is still being carried out.
+                Err(Error::AlreadyExists { .. }) => match client.head(&location).await {
+                    Ok(found) if found.size == bytes as u64 => Ok(()),
+                    Ok(_) => Err(taken(location.as_ref())),
+                    Err(Error::NotFound { .. }) => {
+                        Err(StageError::transient(format!("\"{location}\" was being written by another request")))
+                    }
+                    Err(error) => Err(self.failed("read", error)),
+                },
+                Err(error) => Err(self.failed("written to", error)),
+            }
         };
         self.answered("written to", bytes, put).await
     }

@@ -238,3 +238,16 @@ async fn several_workers_are_refused_a_store_that_does_not_keep_both_conditions(
         assert!(error.to_string().ends_with(condition), "{error}");
     }
 }
+
+#[tokio::test]
+async fn a_file_is_set_aside_once_and_an_answer_that_was_lost_is_no_matter() {
+    let put =
+        async |bucket: &Bucket, rows: &'static str| bucket.put("staged/x", vec!["head".into(), rows.into()]).await;
+    let losing = bucket(Weakness::LosesReplies);
+    assert_eq!(put(&losing, "rows").await.unwrap_err().fault(), Fault::Transient);
+    put(&losing, "rows").await.unwrap();
+    assert_eq!(losing.read("staged/x", 8).await.unwrap().unwrap().0, "headrows");
+    assert_eq!(put(&losing, "more rows").await.unwrap_err().fault(), Fault::Permanent);
+    // Another request for the same key is being carried out, and may yet fail.
+    assert_eq!(put(&bucket(Weakness::Conflicts), "rows").await.unwrap_err().fault(), Fault::Transient);
+}

@@ -220,7 +220,9 @@ impl Held {
             }
             found => {
                 let named = found.and_then(|(head, _)| head.staged);
-                if let Some((file, _)) = self.staged.take_if(|(file, _)| Some(&*file) != named.as_ref()) {
+                if let Some((file, _)) = self.staged.take()
+                    && Some(&file) != named.as_ref()
+                {
                     remove(records, &file).await;
                 }
                 Err(self.place.superseded())

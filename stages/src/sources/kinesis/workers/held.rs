@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::lease::Checkpoint;
 
-/// How often a checkpoint is asked for while everything that was read of a shard waits for one.
+/// How often sinks are asked to store what they collect, and a checkpoint is asked for, while everything that was read of a shard waits for one.
 const ASK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A lease of ours.
@@ -90,13 +90,20 @@ pub(super) async fn stored(
     patience: Option<Duration>,
 ) -> bool {
     let all = async {
-        let progress = partition.settled().await;
+        let progress = loop {
+            cx.want_stored();
+            if let Ok(progress) = tokio::time::timeout(ASK_INTERVAL, partition.settled()).await {
+                break progress;
+            }
+        };
         if progress.failed {
             return false;
         }
         let last = progress.delivered.unwrap_or(after);
         let mut checkpointed = partition.checkpointed();
         loop {
+            // A checkpoint waits for the rows of all other shards.
+            cx.want_stored();
             cx.want_checkpoint();
             let reached = checkpointed.wait_for(|kept| kept.is_some_and(|kept| kept >= last));
             if let Ok(reached) = tokio::time::timeout(ASK_INTERVAL, reached).await {
