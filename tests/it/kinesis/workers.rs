@@ -295,7 +295,8 @@ fn workers_that_are_killed_paused_past_their_lease_and_added_store_what_one_alon
     let seqs = site.runtime.block_on(putting).unwrap();
     site.assert_as_alone(&store, seqs);
     assert!(b.log().contains("the lease was lost"), "{}", b.log());
-    assert!(b.log().contains("handing it over"), "{}", b.log());
+    // Which of the two, is the machine's to say: where it is slow, a lease of one may run out before that.
+    assert!([&b, &c].iter().any(|worker| worker.log().contains("handing it over")), "{}{}", b.log(), c.log());
     [b, c, d].into_iter().for_each(assert_ended_well);
     site.assert_lake_is_the_table(&store);
     assert_eq!(site.aside(&store).len(), SHARDS, "a head for each shard: {:?}", site.aside(&store));
