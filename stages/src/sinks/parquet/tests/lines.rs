@@ -2,11 +2,10 @@
 
 use std::fs;
 
+use futures::TryStreamExt;
 use pipeline_engine::dead_letter::{DeadLetter, DeadLetters};
 use pipeline_engine::dlq::LetterFilter;
 use pipeline_engine::stage::Advance;
-
-use futures::TryStreamExt;
 
 use super::*;
 
