@@ -8,7 +8,10 @@ mod in_memory;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
-use in_memory::{BATCH_ROWS, BATCHES};
+use in_memory::BATCH_ROWS;
+
+/// Batches of one iteration.
+const BATCHES: u64 = 100;
 
 fn whole_dag(criterion: &mut Criterion) {
     let folder = tempfile::tempdir().expect("a folder");
@@ -19,7 +22,7 @@ fn whole_dag(criterion: &mut Criterion) {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         let runtime = builder.worker_threads(workers).enable_all().build().expect("a runtime");
         group.bench_function(format!("decode_validate_enrich_anomaly/{workers}_workers"), |bencher| {
-            bencher.iter(|| in_memory::run(&runtime, &table));
+            bencher.iter(|| in_memory::run(&runtime, &table, BATCHES));
         });
     }
     group.finish();

@@ -15,7 +15,7 @@ use pipeline_stages::sinks::timescaledb::copy::Chunks;
 
 use crate::machine::{self, Pipeline};
 use crate::table::{Line, Target};
-use crate::{Options, fleet, in_turns};
+use crate::{Options, fleet, in_turns, peers};
 
 const MESSAGES: u64 = 1_000_000;
 /// Rows of one `COPY` of the limit, and of one batch of the writer: what a sink gets under load.
@@ -76,7 +76,9 @@ pub fn to_table(options: &Options) -> Vec<Line> {
     };
     let (ours, limit) = in_turns(options.rounds, ours, limit);
     runtime.block_on(database.batch_execute("DROP TABLE load_ours, load_limit")).expect("tables of ours");
-    vec![Line {
+    let readings = [("READINGS", lines.display().to_string())];
+    let peers = peers::lines(options, "file", MESSAGES, &readings, || {});
+    let line = Line {
         path: "file to TimescaleDB, unique key".to_owned(),
         unit: "rows/s",
         ours,
@@ -86,7 +88,8 @@ pub fn to_table(options: &Options) -> Vec<Line> {
             "{:.2} us of our CPU a message; limit: binary COPY of encoded rows, 10,000 a transaction",
             crate::median(cpu)
         ),
-    }]
+    };
+    std::iter::once(line).chain(peers).collect()
 }
 
 /// Seconds that it takes to copy rows, which are bytes already, a transaction for each batch.

@@ -9,7 +9,6 @@ use pipeline_engine::stage::*;
 use pipeline_engine::{Plan, Run, Span, Variables};
 use pipeline_stages::decode::{Decoded, Decoder, Format, Message, Ordered};
 
-pub const BATCHES: u64 = 100;
 pub const BATCH_ROWS: u64 = 8_192;
 
 const PIPELINE: &str = r#"
@@ -23,6 +22,7 @@ const PIPELINE: &str = r#"
     [sources.payloads]
     type = "payloads"
     schema = "telemetry"
+    batches = "${BATCHES}"
 
     [transforms.valid]
     type = "validate"
@@ -56,10 +56,12 @@ const PIPELINE: &str = r#"
 #[serde(deny_unknown_fields)]
 struct PayloadsConfig {
     schema: String,
+    batches: u64,
 }
 
 struct Payloads {
     decoder: Decoder,
+    batches: u64,
     payloads: Arc<[String]>,
 }
 
@@ -71,7 +73,7 @@ impl SourceConfig for PayloadsConfig {
         let decoder = Decoder::new(Some(&schema), Format::Json, &cx.stage);
         let outputs = decoder.outputs();
         let payloads = (0..BATCH_ROWS).map(payload).collect();
-        Ok(BuiltSource { source: Box::new(Payloads { decoder, payloads }), outputs })
+        Ok(BuiltSource { source: Box::new(Payloads { decoder, batches: self.batches, payloads }), outputs })
     }
 }
 
@@ -91,7 +93,7 @@ impl Source for Payloads {
         let partition = cx.partition("memory");
         let bytes = self.payloads.iter().map(String::len).sum();
         let mut decoding = Ordered::new(self.decoder);
-        let mut batches = 0..BATCHES;
+        let mut batches = 0..self.batches;
         loop {
             while decoding.has_room()
                 && let Some(batch) = batches.next()
@@ -121,9 +123,14 @@ fn decode(decoder: &mut Decoder, payloads: &[String], batch: u64) -> Decoded {
     decoder.take()
 }
 
-fn plan(table: &str) -> Plan {
+fn plan(table: &str, batches: u64) -> Plan {
     let registry = pipeline_stages::registry().with_source::<PayloadsConfig>();
-    let variables = Variables { get: &|name| (name == "TABLE").then(|| table.to_owned()), ..Variables::of_process() };
+    let get = |name: &str| match name {
+        "TABLE" => Some(table.to_owned()),
+        "BATCHES" => Some(batches.to_string()),
+        _ => None,
+    };
+    let variables = Variables { get: &get, ..Variables::of_process() };
     match Plan::parse(PIPELINE, "dag.toml", &registry, &variables) {
         Ok(plan) => plan,
         Err(mistakes) => panic!("{mistakes}"),
@@ -138,11 +145,11 @@ pub fn devices(folder: &Path) -> String {
     table.display().to_string()
 }
 
-/// Runs all batches through the pipeline.
-pub fn run(runtime: &tokio::runtime::Runtime, table: &str) {
-    let run = Run::new(plan(table));
+/// Runs so many batches through the pipeline.
+pub fn run(runtime: &tokio::runtime::Runtime, table: &str, batches: u64) {
+    let run = Run::new(plan(table, batches));
     let report = runtime
         .block_on(async { tokio::spawn(run.until(std::future::pending())).await.expect("no panic").expect("it runs") });
     let refused = report.stage("refused").map_or(0, |sink| sink.rows_stored());
-    assert_eq!(refused, BATCHES * (BATCH_ROWS / 100), "every bad payload is refused");
+    assert_eq!(refused, batches * (BATCH_ROWS / 100), "every bad payload is refused");
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::rate::{self, Load};
 use crate::table::{Line, Target};
-use crate::{Options, fleet};
+use crate::{Options, fleet, machine};
 
 const RATE: u64 = 1_000;
 const SECONDS: u64 = 20;
@@ -118,7 +118,7 @@ fn start_to_first_row() -> f64 {
     );
     std::fs::write(&file, text).expect("a folder of ours");
     let started = Instant::now();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_pipeline"))
+    let mut child = Command::new(machine::binary())
         .args(["--log", "warn", "run"])
         .arg(&file)
         .stdin(Stdio::null())

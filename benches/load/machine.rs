@@ -20,8 +20,13 @@ pub fn description(bench: &str) -> String {
     let load: String = load.split(' ').take(3).collect::<Vec<_>>().join(" ");
     let commit = output(Command::new("git").args(["log", "-1", "--format=%h of %cs"]));
     let profile = if cfg!(debug_assertions) { "a DEBUG build, no figure of which counts" } else { "optimised" };
+    let binary = match std::env::var_os("PIPELINE_BINARY") {
+        Some(path) if Path::new(&path).components().any(|part| part.as_os_str() == "release") => "a release build",
+        Some(_) => "the binary that PIPELINE_BINARY names",
+        None => "a binary of the same profile",
+    };
     format!(
-        "`cargo bench --bench {bench}`: {cores} cores ({}), load average before it {load}, {profile}, commit {commit}.",
+        "`cargo bench --bench {bench}`: {cores} cores ({}), load average before it {load}, {profile}, {binary}, commit {commit}.",
         model.trim_start_matches(['\t', ' ', ':'])
     )
 }
@@ -67,6 +72,11 @@ pub fn broker() -> String {
     service("TEST_MQTT_URL").trim_start_matches("mqtt://").to_owned()
 }
 
+/// The binary that is measured: the one that users get, where it is named, or else that of this profile.
+pub fn binary() -> PathBuf {
+    std::env::var_os("PIPELINE_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_pipeline").into()).into()
+}
+
 /// A pipeline that runs in a folder of its own.
 pub struct Pipeline {
     child: Child,
@@ -88,7 +98,7 @@ impl Pipeline {
         let log = folder.join("pipeline.log");
         let out = fs::File::create(&log).expect("a folder of ours");
         let started = Instant::now();
-        let child = Command::new(env!("CARGO_BIN_EXE_pipeline"))
+        let child = Command::new(binary())
             .args(["--log", "info", "run"])
             .arg(&file)
             .stdin(Stdio::null())

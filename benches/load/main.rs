@@ -5,7 +5,7 @@
 //! cargo bench --bench load -- --only drain,file    # some of them
 //! cargo bench --bench load -- --write              # and puts the table into benches/README.md, the plot beside it
 //! cargo bench --bench load -- --hold 30m           # 10,000 devices at 10,000 messages a second for so long
-//! cargo bench --bench load -- --peer 'drain:vector --config vector.toml'   # somebody else on the same path
+//! cargo bench --bench load -- --only drain --peer 'drain:vector --config vector.toml'   # somebody else on the same path
 //! ```
 //!
 //! Starts Mosquitto and TimescaleDB by `tests/services` (a set of its own), and the real binary of this profile. A limit is
@@ -21,6 +21,7 @@ mod in_memory;
 mod latency;
 mod machine;
 mod mqtt;
+mod peers;
 mod queue;
 mod rate;
 mod table;
@@ -65,6 +66,9 @@ impl Options {
                 "--peer" => {
                     let text = value()?;
                     let (path, command) = text.split_once(':').ok_or("--peer wants PATH:COMMAND")?;
+                    if !peers::PATHS.contains(&path) {
+                        return Err(format!("--peer: no peer can be tried on {path}: {} can", peers::PATHS.join(", ")));
+                    }
                     options.peers.push((path.to_owned(), command.to_owned()));
                 }
                 // What cargo itself passes on, and the flag that has nothing to say here.

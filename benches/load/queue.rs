@@ -9,7 +9,7 @@ use pipeline_stages::sinks::timescaledb::copy::Chunks;
 use crate::machine::{self, Pipeline};
 use crate::mqtt::{self, Connection};
 use crate::table::{Line, Target};
-use crate::{Options, fleet, in_turns, median};
+use crate::{Options, fleet, in_turns, median, peers};
 
 const DRAINED: u64 = 400_000;
 const LIVE: u64 = 300_000;
@@ -104,7 +104,8 @@ pub fn drain(options: &Options) -> Vec<Line> {
             more: "all threads, from start to the last row; the limit is the loop above".to_owned(),
         },
     ];
-    lines.extend(peers(options, "drain"));
+    lines.extend(peers::lines(options, "drain", DRAINED, &[], || preload("load-peer", "load/peer")));
+    forget("load-peer");
     lines
 }
 
@@ -188,54 +189,12 @@ pub fn live(options: &Options) -> Vec<Line> {
         LIVE as f64 / took.as_secs_f64()
     };
     let (ours, limit) = in_turns(options.rounds, ours, limit);
-    let mut lines = vec![Line {
+    vec![Line {
         path: "MQTT live, to TimescaleDB and Parquet".to_owned(),
         unit: "messages/s",
         ours,
         limit,
         target: Target::Ratio(0.95),
         more: format!("{:.2} us of our CPU a message; limit: a bare subscriber, which stores nothing", median(cpu)),
-    }];
-    lines.extend(peers(options, "live"));
-    lines
-}
-
-/// Other programs on the same path: their command is started once the queue is there (or before the fleet publishes), and is
-/// to fill the table `load_peer` from the topic `load/peer`.
-fn peers(options: &Options, path: &str) -> Vec<Line> {
-    let commands = options.peers.iter().filter(|(of, _)| of == path);
-    commands
-        .map(|(_, command)| Line {
-            path: format!("{path}: `{command}`"),
-            unit: "messages/s",
-            ours: (0..options.rounds).map(|_| peer(command)).collect(),
-            limit: Vec::new(),
-            target: Target::None,
-            more: "a peer".to_owned(),
-        })
-        .collect()
-}
-
-fn peer(command: &str) -> f64 {
-    let runtime = machine::runtime();
-    let database = runtime.block_on(machine::database());
-    runtime.block_on(database.batch_execute(&fleet::create_table("load_peer"))).expect("a table");
-    preload("load-peer", "load/peer");
-    let started = Instant::now();
-    let mut shell = std::process::Command::new("sh");
-    shell.args(["-c", &format!("exec {command}")]);
-    shell.env("MQTT_URL", machine::service("TEST_MQTT_URL")).env("DATABASE_URL", machine::service("TEST_DATABASE_URL"));
-    let mut child = shell.spawn().expect("a shell");
-    let good = fleet::good(DRAINED) as i64;
-    let took = loop {
-        let row = runtime.block_on(database.query_one("SELECT count(*) FROM load_peer", &[])).expect("a count");
-        if row.get::<_, i64>(0) >= good {
-            break started.elapsed();
-        }
-        assert!(started.elapsed() < Duration::from_secs(300), "the peer does not come to an end");
-        std::thread::sleep(Duration::from_millis(50));
-    };
-    child.kill().and_then(|()| child.wait()).expect("a child of ours");
-    forget("load-peer");
-    DRAINED as f64 / took.as_secs_f64()
+    }]
 }
