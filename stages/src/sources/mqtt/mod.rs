@@ -76,7 +76,8 @@ pub struct MqttSourceConfig {
     #[serde(default = "default_keep_alive")]
     keep_alive: DurationText,
     /// How many messages the broker may send before the first of them is on disk and acknowledged. With
-    /// MQTT 3.1.1 the broker decides (Mosquitto: 20).
+    /// MQTT 3.1.1 the broker decides (Mosquitto: 20). So many of the newest are looked through at a start, for the broker may send
+    /// them again: where messages are large and the disk is slow, take less.
     #[serde(default = "default_receive_maximum")]
     receive_maximum: u16,
     /// A larger payload is not decoded: its beginning leaves by `rejected`, with the reason `oversize`.
@@ -255,7 +256,12 @@ impl Source for Mqtt {
         let opened = spooled::open(&cx, &self.stage, self.spool_dir, self.spool).await?;
         let Some(Opened { spool, writer, report }) = opened else { return Ok(()) };
         let unacked_max = self.settings.direction.unacked_max(self.settings.protocol);
-        let recent = spooled::newest_records(&spool, unacked_max).await?;
+        let (mut redeliveries, mut last_run_received_us) = (Redeliveries::new(unacked_max), None);
+        spooled::visit_newest(&spool, unacked_max, |lsn, record| {
+            redeliveries.note_earlier(&record, lsn);
+            last_run_received_us = Some(record.received_at_us);
+        })
+        .await?;
         let intake = Intake {
             stage: self.stage.clone(),
             settings: self.settings,
@@ -263,7 +269,7 @@ impl Source for Mqtt {
             qos: self.qos,
             payload_bytes_max: self.payload_bytes_max,
             stop: cx.stop_token(),
-            last_run_received_us: recent.last().map(|(_, record)| record.received_at_us),
+            last_run_received_us,
             counters: Counters {
                 connections_lost: cx.counter("connections_lost"),
                 reconnects: cx.counter("reconnects"),
@@ -274,7 +280,6 @@ impl Source for Mqtt {
             intake: cx.intake(),
             broker: cx.outside(),
         };
-        let redeliveries = Redeliveries::new(unacked_max, &recent);
         let durable = spool.durable();
         let forward = Forward {
             stage: self.stage,

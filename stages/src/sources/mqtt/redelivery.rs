@@ -32,13 +32,16 @@ struct Seen {
 }
 
 impl Redeliveries {
-    /// With what earlier runs have left in the spool.
-    pub(super) fn new(max: usize, recent: &[(u64, Record)]) -> Self {
-        let mut known = Self { newest: Vec::new(), order: VecDeque::new(), max, hasher: RandomState::with_seed(0) };
-        for (lsn, record) in recent.iter().filter(|(_, record)| record.flags & OWED != 0) {
-            known.note(record, *lsn);
+    /// `max`: how many may be unacknowledged at once.
+    pub(super) fn new(max: usize) -> Self {
+        Self { newest: Vec::new(), order: VecDeque::new(), max, hasher: RandomState::with_seed(0) }
+    }
+
+    /// Notes what an earlier run has left in the spool, unless nobody waits for its acknowledgement.
+    pub(super) fn note_earlier(&mut self, record: &Record, lsn: u64) {
+        if record.flags & OWED != 0 {
+            self.note(record, lsn);
         }
-        known
     }
 
     /// Notes a message that is now in the spool.
@@ -88,7 +91,8 @@ mod tests {
 
     #[test]
     fn a_repetition_is_known_by_number_and_content() {
-        let mut known = Redeliveries::new(10, &[(5, record(1, "a"))]);
+        let mut known = Redeliveries::new(10);
+        known.note_earlier(&record(1, "a"), 5);
         known.note(&record(2, "b"), 6);
         assert_eq!(known.find(&record(1, "a")), Some(5), "from an earlier run");
         assert_eq!(known.find(&record(2, "b")), Some(6));
@@ -100,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_number_that_is_used_again_is_the_newer_message() {
-        let mut known = Redeliveries::new(10, &[]);
+        let mut known = Redeliveries::new(10);
         known.note(&record(1, "old"), 1);
         known.note(&record(1, "new"), 2);
         assert_eq!(known.find(&record(1, "old")), None);
@@ -109,7 +113,7 @@ mod tests {
 
     #[test]
     fn no_more_are_kept_than_can_come_again() {
-        let mut known = Redeliveries::new(3, &[]);
+        let mut known = Redeliveries::new(3);
         for (lsn, mark) in [(1, 1), (2, 2), (3, 1), (4, 3), (5, 4)] {
             known.note(&record(mark, "same"), lsn);
         }
@@ -122,6 +126,8 @@ mod tests {
     #[test]
     fn what_nobody_repeats_is_not_kept() {
         let at_most_once = Record { flags: 0, ..record(0, "a") };
-        assert_eq!(Redeliveries::new(10, &[(1, at_most_once)]).find(&record(0, "a")), None);
+        let mut known = Redeliveries::new(10);
+        known.note_earlier(&at_most_once, 1);
+        assert_eq!(known.find(&record(0, "a")), None);
     }
 }

@@ -162,18 +162,8 @@ fn outcome(ended: Result<Result<(), StageError>, JoinError>) -> Result<(), Stage
     ended.unwrap_or_else(|error| Err(StageError::bug("the intake panicked").because(error)))
 }
 
-/// The newest records that are durable, at most so many, with their numbers; the oldest first. Damaged
-/// ones are left out: whoever forwards reports them.
-///
-/// # Errors
-/// The disk can't be read.
-pub(crate) async fn newest_records(spool: &Spool, count: usize) -> Result<Vec<(u64, Record)>, StageError> {
-    let mut records = Vec::new();
-    visit_newest(spool, count, |lsn, record| records.push((lsn, record))).await?;
-    Ok(records)
-}
-
-/// Shows each of them, as [`newest_records`] gives them, without keeping any.
+/// Shows the newest records that are durable, at most so many, with their numbers; the oldest first. Damaged ones are left
+/// out: whoever forwards reports them. None is kept: so many payloads may be more than there is memory.
 ///
 /// # Errors
 /// The disk can't be read.
