@@ -122,7 +122,7 @@ impl RunStats {
             balance.duplicate = duplicate + before;
             balance.shed = sum(EdgeStats::shed_rows);
         } else {
-            balance.passed_on = stage.rows_out(Port::MAIN);
+            balance.passed_on = stage.rows_passed_on();
             balance.filtered = stage.rows_filtered();
             balance.made = stage.rows_made();
         }

@@ -43,6 +43,16 @@ impl Port {
     pub const fn name(self) -> &'static str {
         self.0
     }
+
+    /// A port that the configuration names, once for the life of the program: there are as many as the file has.
+    pub fn configured(name: impl Into<String>) -> Self {
+        Self(Box::leak(name.into().into_boxed_str()))
+    }
+
+    /// Whether it stands in a [`StageDoc`] for ports that the configuration names.
+    pub(crate) fn is_placeholder(self) -> bool {
+        !self.0.is_empty() && self.0.bytes().all(|byte| byte.is_ascii_uppercase())
+    }
 }
 
 /// Reads rows from outside.
@@ -522,7 +532,8 @@ pub struct StageDoc {
     pub type_name: &'static str,
     /// One sentence: what it does for the pipeline.
     pub summary: &'static str,
-    /// Ports besides the main one: name and what leaves by it.
+    /// Ports besides the main one: name and what leaves by it. A name in capitals, such as `NAME`, stands for those that the
+    /// configuration gives.
     pub ports: &'static [(&'static str, &'static str)],
     /// What happens on a transient and on a permanent failure, how large the duplication window
     /// is, and what the key for deduplication is.

@@ -90,9 +90,10 @@ pub struct StageStats {
     /// `source`, `transform` or `sink`.
     pub kind: &'static str,
     rows_in: AtomicU64,
-    rows_out: Vec<(Port, AtomicU64)>,
-    /// One for each port, closed until somebody wants to look.
-    taps: Vec<Tap>,
+    /// Those that every stage of this type has.
+    own_ports: Vec<PortStats>,
+    /// Those that the configuration names.
+    configured_ports: OnceLock<Vec<PortStats>>,
     rows_filtered: AtomicU64,
     rows_made: AtomicU64,
     rows_in_hand: AtomicI64,
@@ -128,6 +129,20 @@ pub struct StageStats {
     named: Mutex<BTreeMap<&'static str, Counter>>,
 }
 
+#[derive(Debug)]
+struct PortStats {
+    port: Port,
+    rows: AtomicU64,
+    /// Closed until somebody wants to look.
+    tap: Tap,
+}
+
+impl PortStats {
+    fn new(port: Port) -> Self {
+        Self { port, rows: AtomicU64::new(0), tap: Tap::default() }
+    }
+}
+
 impl StageStats {
     pub(crate) fn new(name: &str, type_name: &'static str, kind: &'static str, ports: &[Port]) -> Self {
         Self {
@@ -135,8 +150,8 @@ impl StageStats {
             type_name,
             kind,
             rows_in: AtomicU64::new(0),
-            rows_out: ports.iter().map(|port| (*port, AtomicU64::new(0))).collect(),
-            taps: ports.iter().map(|_| Tap::default()).collect(),
+            own_ports: ports.iter().copied().filter(|port| !port.is_placeholder()).map(PortStats::new).collect(),
+            configured_ports: OnceLock::new(),
             rows_filtered: AtomicU64::new(0),
             rows_made: AtomicU64::new(0),
             rows_in_hand: AtomicI64::new(0),
@@ -174,12 +189,41 @@ impl StageStats {
 
     /// Rows that left by a port, whether or not anybody reads it.
     pub fn rows_out(&self, port: Port) -> u64 {
-        self.rows_out.iter().find(|(name, _)| *name == port).map_or(0, |(_, rows)| rows.load(Relaxed))
+        self.port(port).map_or(0, |port| port.rows.load(Relaxed))
     }
 
     /// Every port with the rows that left by it.
     pub fn ports(&self) -> impl Iterator<Item = (Port, u64)> + '_ {
-        self.rows_out.iter().map(|(port, rows)| (*port, rows.load(Relaxed)))
+        self.all_ports().map(|port| (port.port, port.rows.load(Relaxed)))
+    }
+
+    /// Rows that left by the main port or one that the configuration names: those that the stage was given, on their way.
+    pub fn rows_passed_on(&self) -> u64 {
+        self.rows_out(Port::MAIN) + self.configured().iter().map(|port| port.rows.load(Relaxed)).sum::<u64>()
+    }
+
+    /// Whether rows that the stage was given leave by this port, as they are or refused, and not rows that it made of them.
+    pub(crate) fn passes_on(&self, port: Port) -> bool {
+        [Port::MAIN, Port::REJECTED].contains(&port) || self.configured().iter().any(|known| known.port == port)
+    }
+
+    /// Takes in the ports that the configuration names, once they are known.
+    pub(crate) fn set_ports(&self, ports: impl Iterator<Item = Port>) {
+        let is_new = |port: &Port| self.own_ports.iter().all(|known| known.port != *port);
+        // A stage is built once for its statistics.
+        self.configured_ports.set(ports.filter(is_new).map(PortStats::new).collect()).ok();
+    }
+
+    fn configured(&self) -> &[PortStats] {
+        self.configured_ports.get().map_or(&[], Vec::as_slice)
+    }
+
+    fn all_ports(&self) -> impl Iterator<Item = &PortStats> {
+        self.own_ports.iter().chain(self.configured())
+    }
+
+    fn port(&self, port: Port) -> Option<&PortStats> {
+        self.all_ports().find(|known| known.port == port)
     }
 
     /// Rows that a transform was given and has passed on by neither the main port nor `rejected`.
@@ -270,7 +314,7 @@ impl StageStats {
 
     /// Where to look at the newest rows that leave by a port; `None` for a port that the stage does not have.
     pub fn tap(&self, port: Port) -> Option<&Tap> {
-        self.rows_out.iter().position(|(name, _)| *name == port).map(|index| &self.taps[index])
+        self.port(port).map(|port| &port.tap)
     }
 
     /// The column of what a source sends, or of what a sink is given, that says when a row happened.
@@ -364,8 +408,8 @@ impl StageStats {
     }
 
     pub(crate) fn left(&self, port: Port, rows: usize) {
-        if let Some((_, count)) = self.rows_out.iter().find(|(name, _)| *name == port) {
-            count.fetch_add(rows as u64, Relaxed);
+        if let Some(port) = self.port(port) {
+            port.rows.fetch_add(rows as u64, Relaxed);
         }
     }
 

@@ -91,7 +91,7 @@ fn readable(stage: &DraftStage<'_>, port: &str) -> bool {
         "" => stage.kind != Kind::Sink,
         // The type is unknown: its ports are too.
         _ if stage.type_name.is_empty() => true,
-        port => stage.ports.iter().any(|(name, _)| *name == port),
+        port => stage.ports.iter().any(|(name, _)| *name == port || Port::new(name).is_placeholder()),
     }
 }
 
@@ -267,6 +267,7 @@ fn node(stage: DraftStage<'_>, built: Built, anew: Option<Anew>, stats: Arc<Stag
         Built::Sink(sink) => sink.outputs.clone(),
     };
     let DraftStage { name, kind, type_name, required, .. } = stage;
+    stats.set_ports(outputs.iter().map(|(port, _)| *port));
     Node { name, kind, type_name, outputs, required, built, anew, stats }
 }
 
@@ -291,7 +292,8 @@ fn inputs_of(
         let node = &nodes[from];
         let Some((port, schema)) = node.outputs.iter().find(|(port, _)| port.name() == link.port) else {
             let has = node.outputs.iter().map(|(port, _)| if port.name().is_empty() { "(main)" } else { port.name() });
-            let message = format!("\"{}\" has no port \"{}\" as it is configured", node.name, link.port);
+            let port = if link.port.is_empty() { "main port".to_owned() } else { format!("port \"{}\"", link.port) };
+            let message = format!("\"{}\" has no {port} as it is configured", node.name);
             let hint = format!("Its ports: {}.", has.collect::<Vec<_>>().join(", "));
             mistakes.push(Mistake::new(link.place.clone(), message).hint(hint));
             complete = false;

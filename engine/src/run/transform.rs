@@ -207,7 +207,7 @@ impl TransformTask {
 
     async fn send_all(&mut self, given: usize, emitter: &mut Emitter) -> Result<(), StageError> {
         let emitted = joined(emitter.take())?;
-        let passed_on = emitted.iter().filter(|(port, _)| [Port::MAIN, Port::REJECTED].contains(port));
+        let passed_on = emitted.iter().filter(|(port, _)| self.stats.passes_on(*port));
         self.stats.transformed(given, passed_on.map(|(_, batch)| batch.rows.num_rows()).sum());
         for (port, batch) in emitted {
             let rows = batch.rows.num_rows();

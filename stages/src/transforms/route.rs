@@ -61,8 +61,7 @@ impl TransformConfig for RouteConfig {
                     .hint("Lower-case letters, digits and underscores, and not \"rejected\"."));
             }
             let condition = Condition::parse(&key, text, input, cx)?;
-            // A port lives as long as the program, and there are as many as the file names.
-            let port = Port::new(Box::leak(name.clone().into_boxed_str()));
+            let port = Port::configured(name);
             routes.push((port, condition));
             outputs.push((port, input.clone()));
         }
