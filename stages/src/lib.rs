@@ -84,6 +84,7 @@ pub fn registry() -> Registry {
         .with_transform::<transforms::filter::FilterConfig>()
         .with_transform::<transforms::gaps::GapsConfig>()
         .with_transform::<transforms::geofence::GeofenceConfig>()
+        .with_transform::<transforms::partition::PartitionConfig>()
         .with_transform::<transforms::route::RouteConfig>()
         .with_transform::<transforms::rule::RuleConfig>()
         .with_transform::<transforms::silence::SilenceConfig>()

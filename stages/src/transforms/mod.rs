@@ -13,6 +13,7 @@ mod followed;
 pub mod gaps;
 pub mod geofence;
 mod keys;
+pub mod partition;
 mod refusal;
 pub mod route;
 pub mod rule;
