@@ -22,7 +22,7 @@ fn whole_dag(criterion: &mut Criterion) {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         let runtime = builder.worker_threads(workers).enable_all().build().expect("a runtime");
         group.bench_function(format!("decode_validate_enrich_anomaly/{workers}_workers"), |bencher| {
-            bencher.iter(|| in_memory::run(&runtime, &table, BATCHES));
+            bencher.iter(|| in_memory::run(&runtime, &table, BATCHES, in_memory::ZSCORE));
         });
     }
     group.finish();

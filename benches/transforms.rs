@@ -25,6 +25,7 @@ use pipeline_stages::transforms::exec::ExecConfig;
 use pipeline_stages::transforms::filter::FilterConfig;
 use pipeline_stages::transforms::gaps::GapsConfig;
 use pipeline_stages::transforms::geofence::GeofenceConfig;
+use pipeline_stages::transforms::partition::PartitionConfig;
 use pipeline_stages::transforms::route::RouteConfig;
 use pipeline_stages::transforms::rule::RuleConfig;
 use pipeline_stages::transforms::silence::SilenceConfig;
@@ -195,6 +196,8 @@ fn choose(criterion: &mut Criterion) {
     run_both(criterion, "filter", "keeps half", || built::<FilterConfig>(keep), &batches);
     let routes = "[routes]\nwarm = \"temperature > 21\"\ndry = \"humidity < 50\"";
     run_both(criterion, "route", "two ways and the rest", || built::<RouteConfig>(routes), &batches);
+    let parts = "key = [\"device_id\"]\nparts = 2";
+    run_both(criterion, "partition", "two parts", || built::<PartitionConfig>(parts), &batches);
 }
 
 fn enrich(criterion: &mut Criterion) {

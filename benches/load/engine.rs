@@ -3,6 +3,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use crate::in_memory::{Scoring, ZSCORE};
 use crate::table::{Line, Target};
 use crate::{Options, fleet, in_memory};
 
@@ -13,13 +14,14 @@ const MESSAGES: u64 = BATCHES * in_memory::BATCH_ROWS;
 pub fn measure(options: &Options) -> Vec<Line> {
     let folder = tempfile::tempdir().expect("a folder");
     let table = in_memory::devices(folder.path());
-    let run = |workers: usize| {
+    let run_by = |workers: usize, how: Scoring| {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
         let runtime = runtime.expect("a runtime");
         let started = Instant::now();
-        in_memory::run(&runtime, &table, BATCHES);
+        in_memory::run(&runtime, &table, BATCHES, how);
         MESSAGES as f64 / started.elapsed().as_secs_f64()
     };
+    let run = |workers: usize| run_by(workers, ZSCORE);
     let (one, decoded) = crate::in_turns(options.rounds, || run(1), decode_only);
     let (two, one_again) = crate::in_turns(options.rounds, || run(2), || run(1));
     // What the machine gives: its cores may share what they compute with, and always share the memory.
@@ -29,6 +31,9 @@ pub fn measure(options: &Options) -> Vec<Line> {
             .sum()
     };
     let (apart, one_beside) = crate::in_turns(options.rounds, apart, || run(1));
+    // By the method that costs most, which is more than all before it together.
+    let auto = |parts: u16| run_by(2, Scoring { method: "auto", parts });
+    let (parts, whole) = crate::in_turns(options.rounds, || auto(2), || auto(1));
     vec![
         Line {
             path: "engine alone, one core".to_owned(),
@@ -54,6 +59,14 @@ pub fn measure(options: &Options) -> Vec<Line> {
             limit: one_beside,
             target: Target::None,
             more: "they share nothing but the machine: as far as any program gets by its second core".to_owned(),
+        },
+        Line {
+            path: "anomaly `auto` in two parts, to one".to_owned(),
+            unit: "rows/s",
+            ours: parts,
+            limit: whole,
+            target: Target::None,
+            more: "two cores in both; devices dealt out by `partition` to two stages, or all in one".to_owned(),
         },
     ]
 }

@@ -31,14 +31,18 @@ fn json_lines(folder: &Path) -> PathBuf {
     path
 }
 
-fn pipeline(lines: &Path, sink: &str) -> String {
+/// Reads the file; what is refused goes nowhere.
+fn source(lines: &Path) -> String {
     format!(
         "{}\n[sources.readings]\ntype = \"file\"\npath = \"{}\"\nformat = \"jsonl\"\nschema = \"telemetry\"\n\
-         [sinks.refused]\ntype = \"discard\"\ninputs = [\"readings.rejected\"]\n\
-         [sinks.stored]\ninputs = [\"readings\"]\n{sink}",
+         [sinks.refused]\ntype = \"discard\"\ninputs = [\"readings.rejected\"]\n",
         fleet::SCHEMA,
         lines.display()
     )
+}
+
+fn pipeline(lines: &Path, sink: &str) -> String {
+    source(lines) + "[sinks.stored]\ninputs = [\"readings\"]\n" + sink
 }
 
 pub fn to_table(options: &Options) -> Vec<Line> {
@@ -108,6 +112,43 @@ async fn copy(database: &tokio_postgres::Client, table: &str, batches: &[RecordB
         sink.finish().await.expect("COPY");
     }
     started.elapsed().as_secs_f64()
+}
+
+/// The same by two sinks with a connection and half of the devices each, beside one sink.
+pub fn by_two_connections(options: &Options) -> Vec<Line> {
+    let runtime = machine::runtime();
+    let database = runtime.block_on(machine::database());
+    let url = machine::service("TEST_DATABASE_URL");
+    let folder = tempfile::tempdir().expect("a folder");
+    let lines = json_lines(folder.path());
+    let good = fleet::good(MESSAGES);
+    let sink = |name: &str, input: &str| {
+        format!(
+            "[sinks.{name}]\ntype = \"timescaledb\"\ninputs = [\"{input}\"]\nurl = \"{url}\"\ntable = \"load_ours\"\n\
+             key = [\"device_id\", \"timestamp\", \"seq\"]\n"
+        )
+    };
+    let split = "[transforms.split]\ntype = \"partition\"\ninputs = [\"readings\"]\nkey = [\"device_id\"]\nparts = 2\n";
+    let two = source(&lines) + split + &sink("first", "split.0") + &sink("second", "split.1");
+    let one = source(&lines) + &sink("stored", "readings");
+    let rate = |text: &str| {
+        runtime.block_on(database.batch_execute(&fleet::create_table("load_ours"))).expect("a table");
+        let run = tempfile::tempdir().expect("a folder");
+        let took = Pipeline::start(run.path(), text).wait();
+        let row = runtime.block_on(database.query_one("SELECT count(*) FROM load_ours", &[]));
+        assert_eq!(row.expect("a count").get::<_, i64>(0), good as i64, "every good row once");
+        good as f64 / took.as_secs_f64()
+    };
+    let (ours, limit) = in_turns(options.rounds, || rate(&two), || rate(&one));
+    runtime.block_on(database.batch_execute("DROP TABLE load_ours")).expect("a table of ours");
+    vec![Line {
+        path: "file to TimescaleDB by two connections, to one".to_owned(),
+        unit: "rows/s",
+        ours,
+        limit,
+        target: Target::None,
+        more: "devices dealt out by `partition` to two sinks of one table, or all to one".to_owned(),
+    }]
 }
 
 pub fn to_lake(options: &Options) -> Vec<Line> {

@@ -94,9 +94,10 @@ fn main() {
         std::process::exit(2);
     });
     let mut table = Table::new();
-    let paths: [(&str, Measure); 7] = [
+    let paths: [(&str, Measure); 8] = [
         ("engine", engine::measure),
         ("file", files::to_table),
+        ("connections", files::by_two_connections),
         ("lake", files::to_lake),
         ("drain", queue::drain),
         ("live", queue::live),
