@@ -94,6 +94,13 @@ fn main() {
         std::process::exit(2);
     });
     let mut table = Table::new();
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("benches");
+    // After each path: a run takes half an hour, and may be cut short.
+    let write = |table: &Table| {
+        if options.write {
+            table.write(&folder);
+        }
+    };
     let paths: [(&str, Measure); 8] = [
         ("engine", engine::measure),
         ("file", files::to_table),
@@ -107,16 +114,14 @@ fn main() {
     for (name, measure) in paths.into_iter().filter(|(name, _)| options.wants(name)) {
         eprintln!("== {name}");
         measure(&options).into_iter().for_each(|line| table.add(line));
+        write(&table);
     }
     if let Some(time) = options.hold {
         eprintln!("== hold");
         latency::hold(time).into_iter().for_each(|line| table.add(line));
+        write(&table);
     }
     println!("{table}");
-    if options.write {
-        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("benches");
-        table.write(&folder);
-    }
 }
 
 /// The middle of some figures.

@@ -28,6 +28,7 @@ mod outside;
 mod packages;
 mod parquet;
 mod pipeline_file;
+mod ports;
 mod process;
 mod prometheus;
 mod reload;
