@@ -77,7 +77,8 @@ pub struct MqttSourceConfig {
     keep_alive: DurationText,
     /// How many messages the broker may send before the first of them is on disk and acknowledged. With
     /// MQTT 3.1.1 the broker decides (Mosquitto: 20). So many of the newest are looked through at a start, for the broker may send
-    /// them again: where messages are large and the disk is slow, take less.
+    /// them again: where messages are large and the disk is slow, take less. Where the broker itself allows fewer (some allow 10),
+    /// name their number: half of it is never lingered for.
     #[serde(default = "default_receive_maximum")]
     receive_maximum: u16,
     /// A larger payload is not decoded: its beginning leaves by `rejected`, with the reason `oversize`.
