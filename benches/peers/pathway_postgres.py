@@ -1,8 +1,8 @@
 """The job of the load harness done with Pathway (https://pathway.com): readings, by MQTT or from a file, checked and stored.
 
-    python -m venv peers && peers/bin/pip install pathway==0.33.0 'psycopg[binary]'
-    cargo bench --bench load -- --only drain --peer 'drain:peers/bin/python benches/peers/pathway_postgres.py'
-    cargo bench --bench load -- --only file --peer 'file:peers/bin/python benches/peers/pathway_postgres.py'
+    python -m venv ../peers && ../peers/bin/pip install pathway==0.33.0 'psycopg[binary]'
+    cargo bench --bench load -- --only drain --peer 'drain:../peers/bin/python benches/peers/pathway_postgres.py'
+    cargo bench --bench load -- --only file --peer 'file:../peers/bin/python benches/peers/pathway_postgres.py'
 """
 
 import logging
