@@ -226,7 +226,7 @@ impl StageStats {
         self.all_ports().find(|known| known.port == port)
     }
 
-    /// Rows that a transform was given and has passed on by neither the main port nor `rejected`.
+    /// Rows that a transform was given and has passed on by neither the main port, `rejected`, nor one that the configuration names.
     pub fn rows_filtered(&self) -> u64 {
         self.rows_filtered.load(Relaxed)
     }

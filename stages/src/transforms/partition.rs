@@ -12,8 +12,9 @@
 //! devices has a core to itself in each part, a sink a connection of its own. Which part a key belongs to depends on the key and on
 //! `parts` alone: on no machine, run or version.
 //!
-//! With another number of `parts` devices change places: transforms then know those that are new to them no more than any new
-//! device, and a sink may be given rows again that another one has stored just before the restart. A table's `key` makes one row of them.
+//! **With another `parts` or `key`, give the stage another name** (and its readers the new ports). Devices change places then, and a sink's position is
+//! kept by the name of its input: under the old name a sink that is ahead would leave out, as stored, rows of a device that was another sink's
+//! and is behind there. Under a new name it begins anew: rows may come again, and a table's `key` makes one row of them.
 
 use arrow::array::UInt32Array;
 use arrow::compute::take_record_batch;

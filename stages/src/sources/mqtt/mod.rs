@@ -121,7 +121,7 @@ fn default_keep_alive() -> DurationText {
     DurationText::secs(30)
 }
 
-/// As many as there are packet ids. A broker with a queue then sends on while a group is synced and stored, and the spool's
+/// As many as there are packet ids. A broker with a queue then sends on while a group is synced, and the spool's
 /// buffer bounds what that takes of memory.
 fn default_receive_maximum() -> u16 {
     u16::MAX
