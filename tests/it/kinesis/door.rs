@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -29,6 +30,8 @@ pub struct Faults {
     pub not_taken: f64,
     /// No request is answered at all.
     pub silent: bool,
+    /// So long any change of an item of DynamoDB is on its way to it.
+    pub update_delay: Duration,
 }
 
 /// An open door. It ends with its runtime.
@@ -114,6 +117,9 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
         let is_sudden = shared.chance.lock().unwrap().random_bool(0.5);
         let code = if is_sudden { "ThrottlingException" } else { "ProvisionedThroughputExceededException" };
         return refused(StatusCode::BAD_REQUEST, code);
+    }
+    if operation == "UpdateItem" {
+        tokio::time::sleep(faults.update_delay).await;
     }
     let reads = ["GetRecords", "GetShardIterator", "ListShards"].contains(&operation);
     if operation == "GetRecords" && shared.strikes(faults.expired) {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::task::JoinHandle;
@@ -102,6 +103,34 @@ fn a_table_of_leases_that_throttles_and_loses_answers_costs_no_row_and_no_lease(
         assert!(source["counters"]["throttled"].as_u64() > Some(0), "{source:#}");
         assert_eq!(source["counters"]["leases_lost"], 0, "{source:#}\n{}", worker.process.log());
     }
+    pair.assert_nothing_lost();
+}
+
+/// The first worker is at most of the time between reading the table and renewing one of its leases, so that the second one asks for it
+/// just then.
+#[test]
+fn a_shard_that_is_asked_for_while_its_lease_is_being_renewed_is_handed_over() {
+    let mut site = Site::new("asked", 4);
+    site.lease = "12s";
+    let store = site.store("asked");
+    let slow = Faults { update_delay: Duration::from_secs(1), ..Faults::default() };
+    let doors =
+        [slow, Faults::default()].map(|faults| site.runtime.block_on(Door::before(&site.leases_endpoint, 7, faults)));
+    let finish = Arc::new(AtomicBool::new(false));
+    let putting = site.keep_putting(&finish);
+    let first = Worker::start(&site, &store, "a", &doors[0]);
+    wait_until("the first to read them all", || (first.source()["partitions"] == 4).then_some(()));
+    let second = Worker::start(&site, &store, "b", &doors[1]);
+    site.wait_until_balanced(&["a", "b"], 4);
+    let [slow, _] = doors;
+    slow.play(Faults::default());
+    wait_until("two shards to have been handed over", || {
+        let counters = first.source()["counters"].clone();
+        assert_eq!(counters["leases_lost"], 0, "{}", first.process.log());
+        (counters["leases_handed_over"] == 2).then_some(())
+    });
+    let pair = Pair { site, store, door: slow, workers: [first, second], finish, putting };
+    pair.wait_for_rows(1_000);
     pair.assert_nothing_lost();
 }
 

@@ -153,8 +153,8 @@ impl SharedReading {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !(self.is_stopping && self.held.is_empty()) {
             self.counters.shards.set(self.held.values().filter(|held| held.is_read()).count() as u64);
+            // In no fixed order: where the table is slow the next tick is always due, and what tasks have come to would wait forever.
             tokio::select! {
-                biased;
                 () = shared.sending.stop_requested(), if !self.is_stopping => self.stop().await,
                 _ = tick.tick() => {
                     // Whatever of it is given up midway shows in the table with the next one.

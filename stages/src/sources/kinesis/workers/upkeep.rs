@@ -28,12 +28,11 @@ impl SharedReading {
         self.sightings.note(&leases, self.lasts, Instant::now());
         let ours: Vec<String> = self.held.keys().cloned().collect();
         let mut outcome = Ok(());
-        for shard in ours {
-            match self.renew(&shard, leases.iter().find(|lease| lease.shard == shard)).await {
-                // Each lease is an item of its own, and none is to be lost for another.
-                Err(error) if may_pass(&error) => outcome = Err(error),
-                other => other?,
-            }
+        let changed = self.renew_all(ours, &leases, &mut outcome).await?;
+        if !changed.is_empty() {
+            leases = self.table.leases(self.origin()).await?;
+            // What was changed once more is looked at with the next tick.
+            self.renew_all(changed, &leases, &mut outcome).await?;
         }
         // Behind the renewals: no lease is to be lost for a stream that does not answer.
         if self.list_at <= Instant::now() || self.has_childless_end(&leases) {
@@ -46,6 +45,27 @@ impl SharedReading {
         shared.lag.show();
         self.retention.look(&shared.stage, Duration::from_millis(shared.sending.cx.behind_ms().get()));
         outcome
+    }
+
+    /// Looks after these leases of ours. Gives those that were changed since they were read, by a worker that asks for one or has
+    /// taken it: which of the two, the table says.
+    async fn renew_all(
+        &mut self,
+        ours: Vec<String>,
+        leases: &[Lease],
+        outcome: &mut Result<(), StageError>,
+    ) -> Result<Vec<String>, StageError> {
+        let mut changed = Vec::new();
+        for shard in ours {
+            match self.renew(&shard, leases.iter().find(|lease| lease.shard == shard)).await {
+                Ok(true) => {}
+                Ok(false) => changed.push(shard),
+                // Each lease is an item of its own, and none is to be lost for another.
+                Err(error) if may_pass(&error) => *outcome = Err(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(changed)
     }
 
     /// Renews what is ours while the table can't be read: it may take changes all the same. Where it does not, that shows once it
@@ -128,12 +148,12 @@ impl SharedReading {
         });
     }
 
-    /// Looks after one lease of ours, as the table has it.
-    async fn renew(&mut self, shard: &str, lease: Option<&Lease>) -> Result<(), StageError> {
-        let Some(held) = self.held.get_mut(shard) else { return Ok(()) };
+    /// Looks after one lease of ours, as the table had it when it was read. False where it has been changed since.
+    async fn renew(&mut self, shard: &str, lease: Option<&Lease>) -> Result<bool, StageError> {
+        let Some(held) = self.held.get_mut(shard) else { return Ok(true) };
         let Some(lease) = lease.filter(|lease| lease.is_of(&self.worker)) else {
             let is_asked_for = lease.is_some_and(|lease| lease.checkpoint_owner.as_deref() == Some(&self.worker));
-            return self.give_way(shard, is_asked_for).await;
+            return self.give_way(shard, is_asked_for).await.map(|()| true);
         };
         // Ours, so whatever moved it was a renewal whose answer was lost.
         held.counter = lease.counter;
@@ -149,23 +169,19 @@ impl SharedReading {
                     self.hold(lease, counter);
                     self.claim(shard);
                 }
-                return Ok(());
+                return Ok(true);
             }
         }
         if matches!(self.held.get(shard), Some(Held { standing: Standing::Over(_), .. })) {
-            return self.end(shard).await;
+            return self.end(shard).await.map(|()| true);
         }
-        let Some(held) = self.held.get_mut(shard) else { return Ok(()) };
+        let Some(held) = self.held.get_mut(shard) else { return Ok(true) };
         let moved = held.moved();
         let renewed = self.table.renew(shard, &self.worker, held.counter, moved).await?;
-        match renewed {
-            Some(counter) => {
-                (held.counter, held.renewed_at) = (counter, Instant::now());
-                held.checkpoint = moved.unwrap_or(held.checkpoint);
-            }
-            None => self.lose(shard, Lost::Taken),
-        }
-        Ok(())
+        let Some(counter) = renewed else { return Ok(false) };
+        (held.counter, held.renewed_at) = (counter, Instant::now());
+        held.checkpoint = moved.unwrap_or(held.checkpoint);
+        Ok(true)
     }
 
     /// The lease is another worker's by now: one that waits for us, or one that does not.
