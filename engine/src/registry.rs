@@ -64,6 +64,11 @@ pub(crate) trait Buildable: Send {
         let _ = (input, cx);
         None
     }
+
+    /// See [`TransformConfig::ways`].
+    fn ways(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
 }
 
 /// Builds a transform once more, without what another instance of it remembers.
@@ -90,6 +95,10 @@ impl<C: TransformConfig> Buildable for Typed<C, OfTransform> {
     fn again(&self, input: Option<&SchemaRef>, cx: &BuildContext) -> Option<Anew> {
         let (config, input, cx) = (self.0.clone(), input?.clone(), cx.clone());
         Some(Box::new(move || config.clone().build(&input, &cx)))
+    }
+
+    fn ways(&self) -> Vec<(String, String)> {
+        self.0.ways()
     }
 }
 

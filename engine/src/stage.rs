@@ -593,6 +593,13 @@ pub trait TransformConfig: DeserializeOwned + JsonSchema + Clone + Send + 'stati
     /// # Errors
     /// The key that is wrong, and a way out.
     fn build(self, input: &SchemaRef, cx: &BuildContext) -> Result<BuiltTransform, BuildError>;
+
+    /// For a transform that sends each row one way or another: by port, what decides which rows take it, in a text that changes whenever
+    /// a row may. A sink behind such a port keeps its position under the port *and* that text: with another one rows that were on their
+    /// way to another sink, which is behind, come to this one, which is not to leave them out as stored.
+    fn ways(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
 }
 
 /// The configuration of a sink: `[sinks.NAME]`. See [`SourceConfig`].

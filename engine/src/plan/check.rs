@@ -200,14 +200,14 @@ fn build(
         if input.is_none() && stage.kind != Kind::Source {
             continue;
         }
-        let anew = config.again(input.as_ref(), &cx);
+        let (anew, ways) = (config.again(input.as_ref(), &cx), config.ways().into_iter().collect());
         match config.build(input.as_ref(), &cx) {
             Ok(built) => {
                 let to = nodes.len();
                 edges.extend(inputs.into_iter().map(|(from, port, _)| Edge { from, port, to }));
                 built_at[index] = Some(to);
                 places.push(stage.places.of(""));
-                nodes.push(node(stage, built, anew, stats));
+                nodes.push(node(stage, built, ways, anew, stats));
             }
             Err(error) => mistakes.extend(all_mistakes(&mut stage, error, input.as_ref(), &cx)),
         }
@@ -260,7 +260,13 @@ fn ports_of(stage: &DraftStage<'_>) -> Vec<Port> {
     if stage.kind == Kind::Sink { named.collect() } else { std::iter::once(Port::MAIN).chain(named).collect() }
 }
 
-fn node(stage: DraftStage<'_>, built: Built, anew: Option<Anew>, stats: Arc<StageStats>) -> Node {
+fn node(
+    stage: DraftStage<'_>,
+    built: Built,
+    ways: BTreeMap<String, String>,
+    anew: Option<Anew>,
+    stats: Arc<StageStats>,
+) -> Node {
     let outputs: Outputs = match &built {
         Built::Source(source) => source.outputs.clone(),
         Built::Transform(transform) => transform.outputs.clone(),
@@ -268,7 +274,7 @@ fn node(stage: DraftStage<'_>, built: Built, anew: Option<Anew>, stats: Arc<Stag
     };
     let DraftStage { name, kind, type_name, required, .. } = stage;
     stats.set_ports(outputs.iter().map(|(port, _)| *port));
-    Node { name, kind, type_name, outputs, required, built, anew, stats }
+    Node { name, kind, type_name, outputs, required, built, ways, anew, stats }
 }
 
 type Input = (usize, Port, SchemaRef);

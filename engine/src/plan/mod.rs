@@ -132,6 +132,8 @@ pub(crate) struct Node {
     pub(crate) outputs: Outputs,
     pub(crate) required: bool,
     pub(crate) built: Built,
+    /// By port, what decides which rows take it. See [`TransformConfig::ways`](crate::stage::TransformConfig::ways).
+    pub(crate) ways: BTreeMap<String, String>,
     /// How to build a transform once more: one for each partition that several workers share.
     pub(crate) anew: Option<Anew>,
     pub(crate) stats: Arc<StageStats>,

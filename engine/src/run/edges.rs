@@ -1,6 +1,6 @@
 //! The edges of a run: a queue for each, and room on disk before sinks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -47,14 +47,13 @@ pub(super) fn connect(nodes: &[Node], run: &Run, resumes: bool) -> Edges {
         overflows: Vec::new(),
     };
     let ordered = ordered(nodes, &run.plan.edges);
-    for ((edge, stats), is_ordered) in run.plan.edges.iter().zip(&run.edges).zip(ordered) {
+    let names = names(nodes, &run.plan.edges);
+    for (((edge, stats), is_ordered), name) in run.plan.edges.iter().zip(&run.edges).zip(ordered).zip(names) {
         let (mut sender, receiver) = queue(settings.queue_rows, stats.clone());
-        let (from, to) = (&nodes[edge.from], &nodes[edge.to]);
-        let name =
-            if edge.port == Port::MAIN { from.name.clone() } else { format!("{}.{}", from.name, edge.port.name()) };
+        let to = &nodes[edge.to];
         if to.kind == Kind::Sink && (resumes || !to.required) {
             let overflow = Overflow {
-                dir: settings.data_dir.join(&to.name).join("overflow").join(&name),
+                dir: settings.data_dir.join(&to.name).join("overflow").join(name_of(nodes, edge)),
                 bytes_max: if resumes { settings.overflow_bytes_max } else { 0 },
                 loans: (!to.required).then(|| Loans::new(linger_of(to) + OPTIONAL_PATIENCE)),
                 stats: stats.clone(),
@@ -78,6 +77,35 @@ fn linger_of(sink: &Node) -> Duration {
         Built::Sink(built) => built.grouping.linger,
         Built::Source(_) | Built::Transform(_) => Duration::ZERO,
     }
+}
+
+/// The stage and port that an edge reads, as the pipeline file names them.
+fn name_of(nodes: &[Node], edge: &Edge) -> String {
+    let from = &nodes[edge.from].name;
+    if edge.port == Port::MAIN { from.clone() } else { format!("{from}.{}", edge.port.name()) }
+}
+
+/// What each edge is called on record: the stage and port that it reads. Where ways part before it, what decides who takes which is
+/// part of the name: decided otherwise, it is another input, of which nothing is stored yet.
+fn names(nodes: &[Node], edges: &[Edge]) -> Vec<String> {
+    // By stage, all that was decided on the way to it; stages come after those they read.
+    let mut decided: Vec<BTreeSet<String>> = vec![BTreeSet::new(); nodes.len()];
+    let mut names = Vec::new();
+    for edge in edges {
+        let name = name_of(nodes, edge);
+        let mut here = decided[edge.from].clone();
+        here.extend(nodes[edge.from].ways.get(edge.port.name()).map(|way| format!("{name} {way}")));
+        names.push(match here.is_empty() {
+            true => name,
+            false => {
+                let mut hasher = crc32fast::Hasher::new();
+                here.iter().for_each(|way| hasher.update(format!("{way}\n").as_bytes()));
+                format!("{name}#{:08x}", hasher.finalize())
+            }
+        });
+        decided[edge.to].extend(here);
+    }
+    names
 }
 
 /// For each edge whether the positions on it only go up: no source's rows come to it by two ways.

@@ -29,7 +29,7 @@ const LONG: Duration = Duration::from_secs(30);
 
 /// One edge into a sink.
 pub(super) struct Input {
-    /// As the pipeline file names it.
+    /// What its positions are kept under: the stage and port that the pipeline file names, and what is decided on the way.
     pub name: String,
     /// Positions on it only go up. They don't where a source's rows come by two ways that join before it:
     /// then a row is known by its key alone.

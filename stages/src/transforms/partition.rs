@@ -12,9 +12,9 @@
 //! devices has a core to itself in each part, a sink a connection of its own. Which part a key belongs to depends on the key and on
 //! `parts` alone: on no machine, run or version.
 //!
-//! **With another `parts` or `key`, give the stage another name** (and its readers the new ports). Devices change places then, and a sink's position is
-//! kept by the name of its input: under the old name a sink that is ahead would leave out, as stored, rows of a device that was another sink's
-//! and is behind there. Under a new name it begins anew: rows may come again, and a table's `key` makes one row of them.
+//! With another `parts` or `key` devices change places. Rows that were on their way then come again, so that none is left out by a sink
+//! that was ahead of the one it was meant for: a table's `key` makes one row of them. What a transform behind the parts remembers of a device
+//! stays in its old place, and an open window of it is closed there without the rows of the new one.
 
 use arrow::array::UInt32Array;
 use arrow::compute::take_record_batch;
@@ -60,6 +60,11 @@ impl TransformConfig for PartitionConfig {
         let outputs = ports.iter().map(|port| (*port, input.clone())).collect();
         let rows = ports.iter().map(|_| Vec::new()).collect();
         Ok(BuiltTransform { transform: Box::new(Partition { key, ports, rows, bytes: Vec::new() }), outputs })
+    }
+
+    fn ways(&self) -> Vec<(String, String)> {
+        let dealt = format!("{} by {:?}", self.parts, self.key);
+        (0..self.parts).map(|part| (part.to_string(), dealt.clone())).collect()
     }
 }
 

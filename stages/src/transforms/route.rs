@@ -67,6 +67,11 @@ impl TransformConfig for RouteConfig {
         }
         Ok(BuiltTransform { transform: Box::new(Route { routes }), outputs })
     }
+
+    fn ways(&self) -> Vec<(String, String)> {
+        let rest = (Port::MAIN.name().to_owned(), format!("none of {:?}", self.routes.values()));
+        self.routes.iter().map(|(name, condition)| (name.clone(), condition.clone())).chain([rest]).collect()
+    }
 }
 
 struct Route {

@@ -24,6 +24,7 @@ mod resumed;
 mod shared;
 mod simulation;
 mod stopped;
+mod ways;
 
 const DOC: StageDoc = StageDoc { type_name: "test", summary: "", ports: &[("rejected", "")], failure: "" };
 
