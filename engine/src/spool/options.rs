@@ -55,7 +55,7 @@ pub(crate) enum PlantedBug {
 }
 
 impl SpoolOptions {
-    /// Records within one linger that show a source to be busy; 25,000 a second with the default.
+    /// Records within one linger that show a source to be busy.
     pub const BUSY_RECORDS: usize = 128;
 
     /// The defaults: 64 MiB segments, groups of 1 MiB or 5 ms, 20 GiB in all, 1 GiB left free.

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use pipeline_engine::dead_letter;
 use pipeline_engine::secret::SECRET;
-use pipeline_engine::spool::RECORD_BYTES_MAX;
+use pipeline_engine::spool::{RECORD_BYTES_MAX, SpoolOptions};
 use pipeline_engine::stage::{BuildContext, BuildError, BuiltSource, Port, SourceConfig, StageDoc};
 use pipeline_engine::units::SizeText;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -119,7 +119,7 @@ impl SourceConfig for HttpSourceConfig {
             return Err(BuildError::invalid("payload_max", format!("the spool holds messages up to {PAYLOAD_MAX}")));
         }
         let bounds = self.bounds()?;
-        let spool = self.spool.options(cx)?;
+        let spool = self.spool.options(cx, SpoolOptions::new("", "").group_linger)?;
         let schema = self.schema.as_deref().map(|name| cx.schema("schema", name)).transpose()?;
         let decoder = decoder(cx, schema.as_deref(), self.format, self.unknown_fields)?;
         let mut outputs = decoder.outputs();

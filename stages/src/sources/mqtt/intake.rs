@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::ceiling::Ceiling;
 use super::recent::Recent;
 use super::redelivery::Redeliveries;
 use super::subscriptions::{Subscriptions, check_answer};
@@ -66,6 +67,7 @@ pub(super) struct Intake {
 /// A connection that the broker has accepted.
 struct Connection {
     window: AckWindow,
+    ceiling: Ceiling,
     since: Instant,
 }
 
@@ -231,7 +233,7 @@ impl Intake {
             self.tell_lost_session(outage);
         }
         course.subscriptions.renew(session_present, &self.filters, self.qos, commands);
-        Connection { window: AckWindow::new(), since: Instant::now() }
+        Connection { window: AckWindow::new(), ceiling: Ceiling::default(), since: Instant::now() }
     }
 
     /// Says so if the broker should have had our session.
@@ -288,7 +290,9 @@ impl Intake {
             course.redeliveries.note(&record, course.last_lsn);
             connection.window.note(course.last_lsn, receipt);
             // The broker may soon have to wait for us.
-            if connection.window.unacked() * 2 >= self.settings.direction.likely_window(self.settings.protocol) {
+            let unacked = connection.window.unacked();
+            let likely_window = self.settings.direction.likely_window(self.settings.protocol);
+            if unacked * 2 >= likely_window || connection.ceiling.is_reached(unacked) {
                 course.writer.flush();
             }
         }
@@ -380,7 +384,11 @@ impl Course {
     fn acknowledge(&mut self, commands: &Commands) {
         let durable_lsn = *self.durable.borrow_and_update();
         if let Some(connection) = &mut self.connection {
+            let unacked = connection.window.unacked();
             connection.window.release(durable_lsn, |receipt| commands.acknowledge(receipt));
+            if connection.window.unacked() < unacked {
+                connection.ceiling.note(unacked);
+            }
         }
     }
 }

@@ -1,5 +1,7 @@
 //! `[sources.NAME.spool]`: where received messages wait until every sink has them.
 
+use std::time::Duration;
+
 use pipeline_engine::spool::SpoolOptions;
 use pipeline_engine::stage::{BuildContext, BuildError};
 use pipeline_engine::units::{DurationText, SizeText};
@@ -20,8 +22,9 @@ pub struct SpoolConfig {
     /// a dump. Given up when the spool is full.
     retain: DurationText,
     /// How long a message may wait for others before all are synced to disk together. It is
-    /// acknowledged after that. Of a broker, four times as long where 128 or more have come by then.
-    linger: DurationText,
+    /// acknowledged after that. Default: 5 ms of what is posted; of a broker 10 ms, 20 where 128 or more have come by then, and less
+    /// where the broker waits for us.
+    linger: Option<DurationText>,
     /// The size of one file of the spool. Only whole files are deleted.
     segment: SizeText,
 }
@@ -33,7 +36,7 @@ impl Default for SpoolConfig {
             max: SizeText(options.bytes_max),
             min_free: SizeText(options.free_space_min),
             retain: DurationText(options.retain),
-            linger: DurationText(options.group_linger),
+            linger: None,
             segment: SizeText(options.segment_bytes),
         }
     }
@@ -45,11 +48,11 @@ const SEGMENT_MAX: SizeText = SizeText(1 << 30);
 const SEGMENT_MIN: SizeText = SizeText(64 << 10);
 
 impl SpoolConfig {
-    /// The options of the spool of a stage.
+    /// The options of the spool of a stage. `linger`: where the file names none.
     ///
     /// # Errors
     /// The key that is wrong.
-    pub(crate) fn options(&self, cx: &BuildContext) -> Result<SpoolOptions, BuildError> {
+    pub(crate) fn options(&self, cx: &BuildContext, linger: Duration) -> Result<SpoolOptions, BuildError> {
         if !(SEGMENT_MIN.0..=SEGMENT_MAX.0).contains(&self.segment.0) {
             return Err(BuildError::invalid(
                 "spool.segment",
@@ -65,7 +68,7 @@ impl SpoolConfig {
             bytes_max: self.max.0,
             free_space_min: self.min_free.0,
             retain: self.retain.0,
-            group_linger: self.linger.0,
+            group_linger: self.linger.map_or(linger, |linger| linger.0),
             ..SpoolOptions::new(&cx.pipeline, &cx.stage)
         })
     }
