@@ -21,7 +21,6 @@ pub fn description(bench: &str) -> String {
     let commit = output(Command::new("git").args(["log", "-1", "--format=%h of %cs"]));
     let profile = if cfg!(debug_assertions) { "a DEBUG build, no figure of which counts" } else { "optimised" };
     let binary = match std::env::var_os("PIPELINE_BINARY") {
-        Some(path) if Path::new(&path).components().any(|part| part.as_os_str() == "release") => "a release build",
         Some(_) => "the binary that PIPELINE_BINARY names",
         None => "a binary of the same profile",
     };

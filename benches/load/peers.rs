@@ -7,7 +7,7 @@
 //!
 //! It is ended when the table has every good row: what it makes of the bad ones is not looked at.
 
-use std::process::Command;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use crate::table::{Line, Target};
@@ -49,6 +49,17 @@ pub fn lines(
     commands.map(|(_, command)| line(command)).collect()
 }
 
+/// A peer at work, which is ended in any case: it would take from what is measured after it.
+struct Peer(Child);
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        // Where it has ended by itself already, there is nothing to kill.
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
 /// How long the command takes to fill the table.
 fn fill(command: &str, messages: u64, variables: &[(&str, String)]) -> Duration {
     let runtime = machine::runtime();
@@ -59,11 +70,11 @@ fn fill(command: &str, messages: u64, variables: &[(&str, String)]) -> Duration 
     shell.args(["-c", &format!("exec {command}")]);
     shell.env("MQTT_URL", machine::service("TEST_MQTT_URL")).env("DATABASE_URL", machine::service("TEST_DATABASE_URL"));
     shell.envs(variables.iter().map(|(name, value)| (name, value)));
-    let mut child = shell.spawn().expect("a shell");
+    let mut peer = Peer(shell.spawn().expect("a shell"));
     let good = fleet::good(messages) as i64;
     let count = format!("SELECT count(*) FROM {TABLE}");
     let took = loop {
-        let ended = child.try_wait().expect("a child of ours");
+        let ended = peer.0.try_wait().expect("a child of ours");
         let row = runtime.block_on(database.query_one(&count, &[])).expect("a count");
         if row.get::<_, i64>(0) >= good {
             break started.elapsed();
@@ -73,9 +84,7 @@ fn fill(command: &str, messages: u64, variables: &[(&str, String)]) -> Duration 
         // Not so often that what counts is measured.
         std::thread::sleep(Duration::from_millis(50));
     };
-    // Where it has ended by itself already, there is nothing to kill.
-    child.kill().ok();
-    child.wait().expect("a child of ours");
+    drop(peer);
     runtime.block_on(database.batch_execute(&format!("DROP TABLE {TABLE}"))).expect("a table of ours");
     took
 }

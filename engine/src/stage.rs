@@ -6,8 +6,9 @@
 //! every edge before anything starts, and a running stage can't meet a missing column.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
@@ -44,9 +45,17 @@ impl Port {
         self.0
     }
 
-    /// A port that the configuration names, once for the life of the program: there are as many as the file has.
+    /// A port that the configuration names.
     pub fn configured(name: impl Into<String>) -> Self {
-        Self(Box::leak(name.into().into_boxed_str()))
+        // A name is kept for the life of the program, but once, however often stages are built.
+        static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+        let (name, mut names) = (name.into(), NAMES.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(known) = names.get(name.as_str()) {
+            return Self(known);
+        }
+        let name: &'static str = Box::leak(name.into_boxed_str());
+        names.insert(name);
+        Self(name)
     }
 
     /// Whether it stands in a [`StageDoc`] for ports that the configuration names.
