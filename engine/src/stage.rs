@@ -386,12 +386,16 @@ pub struct Group {
     advances: Vec<Advance>,
 }
 
+/// What stands between an input and the mark of what decides who comes by it: in no name of a stage.
+pub(crate) const WAY_MARK: char = '#';
+
 /// How far a group takes one input of a sink along one partition.
 ///
 /// An input is ordered: whatever is at or before `to` on it is in this group or was in an earlier one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Advance {
-    /// The input as the pipeline file names it: `valid`, `valid.rejected`.
+    /// The input as the pipeline file names it: `valid`, `valid.rejected`; where rows are dealt out on the way, with a mark of what decides
+    /// that: `split.0#1f3a9c2e`. See [`TransformConfig::ways`].
     pub input: String,
     /// The source and its partition: `telemetry/3f2a90c1`. The same after a restart.
     pub partition: String,
@@ -401,6 +405,13 @@ pub struct Advance {
     pub to: Position,
     /// Of a partition that several workers share: the tenure under which this is stored.
     pub tenure: Option<u64>,
+}
+
+impl Advance {
+    /// What the input reads, as the pipeline file names it: without the mark.
+    pub fn reads(&self) -> &str {
+        self.input.split(WAY_MARK).next().unwrap_or_default()
+    }
 }
 
 /// A sink's own record of how far it has come on one input along one partition.

@@ -13,7 +13,7 @@ use crate::overflow::{Loans, Overflow};
 use crate::plan::{Edge, Node};
 use crate::queue::{Inbox, Receiver, Sender, queue};
 use crate::registry::{Built, Kind};
-use crate::stage::Port;
+use crate::stage::{Port, WAY_MARK};
 use crate::stats::EdgeStats;
 
 /// How long rows that an optional sink has taken in are waited for, beyond what the sink waits itself for a
@@ -100,7 +100,7 @@ fn names(nodes: &[Node], edges: &[Edge]) -> Vec<String> {
             false => {
                 let mut hasher = crc32fast::Hasher::new();
                 here.iter().for_each(|way| hasher.update(format!("{way}\n").as_bytes()));
-                format!("{name}#{:08x}", hasher.finalize())
+                format!("{name}{WAY_MARK}{:08x}", hasher.finalize())
             }
         });
         decided[edge.to].extend(here);

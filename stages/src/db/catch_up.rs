@@ -14,7 +14,7 @@ use arrow::datatypes::{DataType, Field};
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use futures::{SinkExt, pin_mut};
-use pipeline_engine::stage::StageError;
+use pipeline_engine::stage::{Advance, StageError};
 use pipeline_engine::{Declared, Plan, Position};
 use serde::Serialize;
 use tokio_postgres::{Client, CopyInSink};
@@ -120,7 +120,7 @@ impl PipelineDatabase {
                 done.rows_read += rows.num_rows() as u64;
                 given += if partly { 0 } else { rows.num_rows() as u64 };
             }
-            for advance in object.advances.iter().flatten().filter(|advance| inputs.contains(&advance.input)) {
+            for advance in object.advances.iter().flatten().filter(|advance| takes(advance, inputs)) {
                 let place = reached.entry((advance.input.clone(), advance.partition.clone())).or_default();
                 *place = advance.to.max(*place);
             }
@@ -200,6 +200,11 @@ fn holds(lake: &SinkLake, sink: &str, inputs: &[String]) -> bool {
         && lake.inputs.iter().all(|input| inputs.contains(input) || *input == own)
 }
 
+/// Whether it is of one of these inputs, as the pipeline file names them.
+fn takes(advance: &Advance, inputs: &[String]) -> bool {
+    inputs.iter().any(|input| input == advance.reads())
+}
+
 /// The objects that take an input of the table beyond what is known, the first of them first.
 ///
 /// The newest are read first, until one goes on from what is known: groups follow on each other.
@@ -215,10 +220,8 @@ async fn objects_beyond(lake: &mut Lake, inputs: &[String], known: &Positions) -
             beyond.push(object);
             continue;
         };
-        let of_ours = || advances.iter().filter(|advance| inputs.contains(&advance.input));
-        let at = |advance: &pipeline_engine::stage::Advance| {
-            known.get(&(advance.input.clone(), advance.partition.clone())).copied()
-        };
+        let of_ours = || advances.iter().filter(|advance| takes(advance, inputs));
+        let at = |advance: &Advance| known.get(&(advance.input.clone(), advance.partition.clone())).copied();
         if of_ours().any(|advance| at(advance).is_none_or(|position| position < advance.to)) {
             beyond.push(object);
         } else if enough_at_us.is_none() && of_ours().next().is_some() {
@@ -234,7 +237,7 @@ async fn objects_beyond(lake: &mut Lake, inputs: &[String], known: &Positions) -
 
 /// Whether some of the object's rows are at or before what is known, and some behind it.
 fn is_partly_known(object: &LakeObject, inputs: &[String], known: &Positions) -> bool {
-    object.advances.iter().flatten().filter(|advance| inputs.contains(&advance.input)).any(|advance| {
+    object.advances.iter().flatten().filter(|advance| takes(advance, inputs)).any(|advance| {
         let known = known.get(&(advance.input.clone(), advance.partition.clone())).copied();
         known.is_some_and(|position| advance.from.is_none_or(|from| from < position))
     })
