@@ -95,13 +95,12 @@ fn names(nodes: &[Node], edges: &[Edge]) -> Vec<String> {
         let name = name_of(nodes, edge);
         let mut here = decided[edge.from].clone();
         here.extend(nodes[edge.from].ways.get(edge.port.name()).map(|way| format!("{name} {way}")));
-        names.push(match here.is_empty() {
-            true => name,
-            false => {
-                let mut hasher = crc32fast::Hasher::new();
-                here.iter().for_each(|way| hasher.update(format!("{way}\n").as_bytes()));
-                format!("{name}{WAY_MARK}{:08x}", hasher.finalize())
-            }
+        names.push(if here.is_empty() {
+            name
+        } else {
+            let mut hasher = crc32fast::Hasher::new();
+            here.iter().for_each(|way| hasher.update(format!("{way}\n").as_bytes()));
+            format!("{name}{WAY_MARK}{:08x}", hasher.finalize())
         });
         decided[edge.to].extend(here);
     }

@@ -55,6 +55,8 @@ pub(crate) enum PlantedBug {
 }
 
 impl SpoolOptions {
+    /// How long the first record of a group waits for more, unless somebody says otherwise.
+    pub const GROUP_LINGER: Duration = Duration::from_millis(5);
     /// Records within one linger that show a source to be busy.
     pub const BUSY_RECORDS: usize = 128;
 
@@ -67,7 +69,7 @@ impl SpoolOptions {
             group_bytes_max: 1 << 20,
             // What 1 MiB holds of the usual 115 bytes.
             group_records_max: 8192,
-            group_linger: Duration::from_millis(5),
+            group_linger: Self::GROUP_LINGER,
             group_linger_busy: Duration::ZERO,
             buffer_bytes_max: 8 << 20,
             // At 1,000 messages of 170 bytes a second, more than a day of outage.

@@ -43,25 +43,6 @@ impl Transform for Fork {
     }
 }
 
-/// Passes rows on, between the fork and a sink.
-#[derive(Clone, Deserialize, JsonSchema)]
-struct Same;
-
-impl TransformConfig for Same {
-    const DOC: StageDoc = DOC;
-
-    fn build(self, input: &SchemaRef, _: &BuildContext) -> Result<BuiltTransform, BuildError> {
-        Ok(BuiltTransform { transform: Box::new(self), outputs: vec![(Port::MAIN, input.clone())] })
-    }
-}
-
-impl Transform for Same {
-    fn apply(&mut self, batch: Batch, out: &mut Emitter) -> Result<(), StageError> {
-        out.emit(batch);
-        Ok(())
-    }
-}
-
 /// A sink that stores nothing in the first run, and one that stores everything. The second run has another limit, or the same.
 struct World {
     disk: SimulatedDisk,
@@ -79,7 +60,7 @@ impl World {
             .checkpoint_interval(Duration::from_millis(3))
             .source("log", Log)
             .transform("fork", &["log"], Fork { limit })
-            .transform("same", &["fork.far"], Same)
+            .transform("same", &["fork.far"], Table { failures: Arc::default() })
             .sink("near", &["fork.near"], ledger(near_wait_ms, &self.near))
             .sink("far", &[far_input], ledger(0, &self.far))
             .sink("other", &[if far_input == "same" { "fork.far" } else { "same" }], Memory::default())

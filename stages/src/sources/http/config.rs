@@ -119,7 +119,7 @@ impl SourceConfig for HttpSourceConfig {
             return Err(BuildError::invalid("payload_max", format!("the spool holds messages up to {PAYLOAD_MAX}")));
         }
         let bounds = self.bounds()?;
-        let spool = self.spool.options(cx, SpoolOptions::new("", "").group_linger)?;
+        let spool = self.spool.options(cx, SpoolOptions::GROUP_LINGER)?;
         let schema = self.schema.as_deref().map(|name| cx.schema("schema", name)).transpose()?;
         let decoder = decoder(cx, schema.as_deref(), self.format, self.unknown_fields)?;
         let mut outputs = decoder.outputs();

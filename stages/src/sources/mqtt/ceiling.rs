@@ -2,7 +2,7 @@
 
 /// So often in a row a broker has stopped at the same number before that is taken for its ceiling.
 const STOPS: u32 = 4;
-/// Brokers allow more than this; and so few messages come together by chance.
+/// Brokers allow at least so many; and fewer messages come together by chance.
 const UNACKED_MIN: usize = 8;
 
 /// The ceiling of one connection, as far as it is known. A wrong guess costs a sync that could have waited for a few messages more, and
